@@ -1,0 +1,1 @@
+"""Compress MLflow models and promote the best variant to each edge target."""

@@ -1,0 +1,77 @@
+"""The project's errors: one tree, a leaf per cause, each with the CLI's exit code.
+
+A message is one line that says what was wrong, with the value, and what to do about it.
+"""
+
+__all__ = [
+    "CompressError",
+    "ConfigError",
+    "DataError",
+    "DataNotFoundError",
+    "MissingDependencyError",
+    "PackedFormatError",
+    "SourceError",
+    "SourceNotFoundError",
+    "TechniqueError",
+    "UnreachableError",
+]
+
+
+class CompressError(Exception):
+    """Root of every error this project raises on purpose.
+
+    Attributes:
+        exit_code: what the command line exits with when this error ends it.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(CompressError):
+    """The configuration or a command's arguments are wrong (exit 2)."""
+
+    exit_code = 2
+
+
+class DataError(CompressError):
+    """The data are there, but do not fit: labels, names, shapes, dtypes (exit 2)."""
+
+    exit_code = 2
+
+
+class SourceError(CompressError):
+    """The source is there, but is no model that can be compressed (exit 2)."""
+
+    exit_code = 2
+
+
+class SourceNotFoundError(CompressError):
+    """The source model does not exist (exit 4)."""
+
+    exit_code = 4
+
+
+class DataNotFoundError(CompressError):
+    """A data file or data function does not exist (exit 4)."""
+
+    exit_code = 4
+
+
+class UnreachableError(CompressError):
+    """The tracking server, its store, or a device cannot be reached (exit 5)."""
+
+    exit_code = 5
+
+
+class TechniqueError(CompressError):
+    """A technique refuses or fails on a model; the message names the step and the cause."""
+
+
+class PackedFormatError(CompressError):
+    """A packed file is damaged, hostile or of an unknown version; names the tensor."""
+
+
+class MissingDependencyError(CompressError):
+    """An optional library is needed here; the message names the extra to install (exit 2)."""
+
+    exit_code = 2

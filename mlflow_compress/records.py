@@ -1,0 +1,302 @@
+"""What the rooms hand to each other: plain, frozen, JSON-able records.
+
+Units: sizes in bytes, latencies in milliseconds, times in seconds, accuracies and drops as
+fractions (0.01 is one point), entropies in bits per weight, KL divergence in nats.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = [
+    "Accuracy",
+    "DatasetRef",
+    "Decision",
+    "Fidelity",
+    "Gate",
+    "Interval",
+    "Latency",
+    "LayerReport",
+    "Recipe",
+    "Report",
+    "StageReport",
+    "Step",
+    "Trial",
+    "Variant",
+    "canonical_json",
+    "digest_of",
+    "to_dict",
+]
+
+Profile = Literal["portable", "compact"]
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise plain data so that equal data give equal text (sorted keys, no spaces)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """Return the sha256 (64 hex digits) of plain data's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """Turn any record of this module into plain data (dicts, lists, numbers, strings)."""
+    return asdict(record)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, both ends included."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """Named rows of a named dataset; ``digest`` is the project's own full sha256."""
+
+    name: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One technique of a recipe with its settings as plain data."""
+
+    technique: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """A short text a person can read: the technique and its telling settings."""
+        values = [
+            f"{value:g}" if isinstance(value, float) else str(value)
+            for value in self.settings.values()
+            if not isinstance(value, bool | dict | list) and value is not None
+        ]
+        return " ".join([self.technique, *values])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An ordered list of techniques with their settings, then packing in one profile."""
+
+    steps: tuple[Step, ...] = ()
+    profile: Profile = "compact"
+
+    @property
+    def label(self) -> str:
+        """For example ``prune 0.9 · share 16`` (the portable profile is named, compact is not)."""
+        parts = [step.label for step in self.steps] or ["lossless"]
+        if self.profile != "compact":
+            parts.append(self.profile)
+        return " · ".join(parts)
+
+    def to_json(self) -> str:
+        """Return the canonical JSON of the recipe; equal recipes give equal text."""
+        return canonical_json(to_dict(self))
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of :meth:`to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One weight tensor of the source and what became of it in the variant.
+
+    Attributes:
+        name: the initializer's name in the source.
+        shape: its shape in the source.
+        dtype: what it is stored as in the variant (``float32``, ``int8``, …).
+        encoding: how the packed file codes it (``raw``, ``huffman``, ``codebook``, ``gaps``, …).
+        source_bytes: bytes of the tensor as stored in the source.
+        packed_bytes: bytes the variant spends on it, tables and scales included.
+        sparsity: share of exact zeros, 0 to 1.
+        distinct: number of distinct values.
+        entropy: Shannon entropy (order 0) of its values, bits per weight.
+        bits_spent: 8 * packed_bytes / number of weights, bits per weight.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    source_bytes: int
+    packed_bytes: int
+    sparsity: float
+    distinct: int
+    entropy: float
+    bits_spent: float
+
+    @property
+    def rate(self) -> float:
+        """Compression rate of this layer: a high one shows a redundant layer."""
+        return self.source_bytes / self.packed_bytes if self.packed_bytes else float("inf")
+
+    @property
+    def redundancy(self) -> float:
+        """Bits per weight spent beyond the entropy: the KL divergence of the data from the code."""
+        return self.bits_spent - self.entropy
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """The model after one stage of the recipe (source, pruned, + shared, + Huffman …).
+
+    ``bytes`` is the size of the weights in the most natural storage of that stage, and
+    ``entropy`` the mean bits per weight over all weight tensors.
+    """
+
+    name: str
+    bytes: int
+    rate: float
+    sparsity: float
+    entropy: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A metric of variant and source on the *same* rows, and the paired drop between them."""
+
+    metric: str
+    value: float
+    source: float
+    drop: float
+    drop_interval: Interval
+    dataset: DatasetRef
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Closeness of the variant's outputs to the source's; needs no labels.
+
+    Attributes:
+        agreement: share of rows with the same top-1 class, 0 to 1.
+        kl: mean KL divergence of the variant's distribution from the source's, nats.
+        dataset: the rows it was measured on.
+    """
+
+    agreement: float
+    kl: float
+    dataset: DatasetRef
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per call, measured interleaved with the source on one device.
+
+    ``ratio`` is variant / source (below 1 is faster), with its bootstrap interval over rounds.
+    """
+
+    device: str
+    threads: int
+    batch: int
+    p50: float
+    p95: float
+    source_p50: float
+    ratio: float
+    ratio_interval: Interval
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every number of one variant; what was not measured is None, never invented."""
+
+    size_bytes: int
+    source_bytes: int
+    rate: float
+    entropy: float
+    sha256: str
+    layers: tuple[LayerReport, ...] = ()
+    stages: tuple[StageReport, ...] = ()
+    accuracy: Accuracy | None = None
+    fidelity: Fidelity | None = None
+    latency: tuple[Latency, ...] = ()
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A packed model and its report.
+
+    Attributes:
+        key: the trial's key (digest of source, recipe, data, evaluator, versions).
+        recipe: what made it.
+        report: its numbers.
+        source: URI of the source with the version resolved (``models:/lenet/3``).
+        model_uri: where MLflow keeps it (``models:/m-…``), empty before it is logged.
+        run_id: the trial's run, empty before it is logged.
+        version: the registered version, None before it is registered.
+        quarantined: targets for which this version was rolled back.
+    """
+
+    key: str
+    recipe: Recipe
+    report: Report
+    source: str = ""
+    model_uri: str = ""
+    run_id: str = ""
+    version: int | None = None
+    quarantined: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe tried: what came of it, and the packed file while it is still local.
+
+    ``state`` is ``complete`` (measured now), ``reused`` (finished in an earlier search) or
+    ``failed`` (``error`` says why, in one line).
+    """
+
+    number: int
+    key: str
+    recipe: Recipe
+    state: Literal["complete", "reused", "failed"]
+    seconds: float = 0.0
+    variant: Variant | None = None
+    path: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One limit checked on one variant; ``value`` is None when the metric is missing."""
+
+    name: str
+    passed: bool
+    value: float | None
+    limit: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What promotion did for one target, and why.
+
+    Attributes:
+        target: the target's name, which is also the alias.
+        outcome: ``promoted``, ``kept`` or ``none feasible``.
+        version: the version the alias should point to, None when none is feasible and
+            nothing is there to be kept.
+        incumbent: the version the alias pointed to before, or None.
+        reason: one sentence.
+        gates: every gate of every variant considered, by version.
+        best_gap: for ``none feasible``, the version that came closest.
+    """
+
+    target: str
+    outcome: Literal["promoted", "kept", "none feasible"]
+    version: int | None
+    incumbent: int | None
+    reason: str
+    gates: Mapping[int, tuple[Gate, ...]] = field(default_factory=dict)
+    best_gap: int | None = None

@@ -1,0 +1,1 @@
+"""Search: spaces, strategies, the study that drives them, the trial that measures."""

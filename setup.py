@@ -1,0 +1,68 @@
+"""Package metadata, extras, entry points and the optional C extension."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# The versions named here are the oldest that the suite has been run with, not guesses.
+INSTALL = [
+    "mlflow>=3.17",
+    "onnx>=1.23",
+    "onnxruntime>=1.32",
+    "numpy>=2.0",
+    "scipy>=1.15",
+    "optuna>=5.0",
+    "click>=8.1",
+    "pydantic>=2.10",
+    "PyYAML>=6.0",
+    "rich>=14.0",
+    "plotly>=6.0",
+    "tenacity>=9.0",
+]
+TORCH = ["torch>=2.13", "onnxscript>=0.7"]
+TEST = ["pytest>=9.0", "hypothesis>=6.100", "mlxtend>=0.25"]
+LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
+
+setup(
+    name="mlflow-compress",
+    version="0.1.0",
+    description="Compress MLflow models and promote the best variant to each edge target",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["mlflow_compress", "mlflow_compress.*"]),
+    package_data={"mlflow_compress": ["py.typed", "targets/profiles/*.yaml"]},
+    install_requires=INSTALL,
+    extras_require={
+        "torch": TORCH,
+        "demo": [*TORCH, "mlxtend>=0.25"],
+        "test": TEST,
+        "lint": LINT,
+        "all": TORCH,
+    },
+    entry_points={
+        "console_scripts": ["mlflow-compress = mlflow_compress.cli.main:main"],
+        "mlflow_compress.techniques": [
+            "prune = mlflow_compress.techniques.prune:TECHNIQUE",
+            "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",
+            "share = mlflow_compress.techniques.share:TECHNIQUE",
+        ],
+        "mlflow_compress.strategies": [
+            "manual = mlflow_compress.search.strategies:Manual",
+            "grid = mlflow_compress.search.strategies:Grid",
+            "random = mlflow_compress.search.strategies:Random",
+        ],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
