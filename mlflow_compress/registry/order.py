@@ -1,0 +1,148 @@
+"""How feasible variants are ordered: dominance, objectives, ties, generations of the source."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from mlflow_compress.records import Latency, Variant
+from mlflow_compress.registry.gates import latency_for
+from mlflow_compress.targets import Target, format_size
+
+__all__ = [
+    "best_of",
+    "dominates",
+    "generation",
+    "improvement",
+    "objective_text",
+    "quality",
+    "strictly_faster",
+]
+
+
+def generation(variant: Variant) -> int:
+    """Return the source's registered version (``models:/lenet/3`` is 3), 0 when it has none."""
+    match = re.fullmatch(r"models:/.+/(\d+)", variant.source)
+    return int(match.group(1)) if match else 0
+
+
+def quality(variant: Variant) -> float:
+    """Return accuracy, or agreement with the source where no labels are, else -inf."""
+    report = variant.report
+    if report.accuracy is not None:
+        value = report.accuracy.value
+    elif report.fidelity is not None:
+        value = report.fidelity.agreement
+    else:
+        return -math.inf
+    return value if math.isfinite(value) else -math.inf
+
+
+def _usable(latency: Latency | None) -> bool:
+    if latency is None:
+        return False
+    low, high = latency.ratio_interval.low, latency.ratio_interval.high
+    return math.isfinite(latency.ratio) and latency.ratio > 0 and 0 < low <= high < math.inf
+
+
+def strictly_faster(one: Variant, other: Variant, target: Target) -> bool:
+    """Say whether ``one`` is faster beyond the intervals; overlapping intervals are a tie."""
+    a, b = latency_for(one, target), latency_for(other, target)
+    if a is None or b is None or not _usable(a) or not _usable(b):
+        return False
+    return a.ratio_interval.high < b.ratio_interval.low
+
+
+def dominates(one: Variant, other: Variant, target: Target) -> bool:
+    """Say whether ``one`` is nowhere worse than ``other`` and somewhere better.
+
+    Compared are size, quality and latency (where a tie is neither). Free of cycles: a cycle
+    would need equal sizes and qualities all around, and then each strictly faster than the next.
+    """
+    size_a, size_b = one.report.size_bytes, other.report.size_bytes
+    quality_a, quality_b = quality(one), quality(other)
+    if size_a > size_b or quality_a < quality_b or strictly_faster(other, one, target):
+        return False
+    return size_a < size_b or quality_a > quality_b or strictly_faster(one, other, target)
+
+
+def _reward(variant: Variant, target: Target) -> float:
+    """MnasNet, section 3, equation 2: accuracy * (latency / T) ** w."""
+    latency, reward = latency_for(variant, target), target.reward
+    if latency is None or reward is None or not latency.p50 > 0:
+        return -math.inf
+    return quality(variant) * (latency.p50 / reward.latency_ms) ** reward.weight
+
+
+def _score(variant: Variant, target: Target) -> float:
+    """Return the objective's value with more being better; latency is handled by intervals."""
+    if target.objective == "size":
+        return -float(variant.report.size_bytes)
+    if target.objective == "rate":
+        return variant.report.rate
+    if target.objective == "reward":
+        return _reward(variant, target)
+    return quality(variant)
+
+
+def _tail(variant: Variant) -> tuple[float, float, int, str]:
+    """What decides among equals: quality, size, then the older version, then the key."""
+    version = variant.version if variant.version is not None else 2**62
+    return (-quality(variant), variant.report.size_bytes, version, variant.key)
+
+
+def best_of(variants: Sequence[Variant], target: Target) -> Variant | None:
+    """Return the best by the target's objective among those that no other dominates.
+
+    Args:
+        variants: feasible variants of one generation, in any order.
+        target: the edge target.
+    """
+    front = [
+        one
+        for one in variants
+        if not any(dominates(other, one, target) for other in variants if other is not one)
+    ]
+    if target.objective == "latency":
+        # Only a variant that is slower beyond the intervals is out; a tie does not decide.
+        front = [
+            one for one in front if not any(strictly_faster(other, one, target) for other in front)
+        ]
+        return min(front, key=_tail, default=None)
+    return min(front, key=lambda one: (-_score(one, target), *_tail(one)), default=None)
+
+
+def improvement(challenger: Variant, incumbent: Variant, target: Target) -> float:
+    """Return how much better the challenger is on the objective.
+
+    Returns:
+        A fraction of the incumbent's size, latency, rate or reward; points for accuracy
+        (0.01 is one point). Latencies with overlapping intervals give 0.
+    """
+    if target.objective == "latency":
+        a, b = latency_for(challenger, target), latency_for(incumbent, target)
+        if a is None or b is None:
+            return 0.0
+        if strictly_faster(challenger, incumbent, target):
+            return 1.0 - a.ratio / b.ratio
+        return a.ratio / b.ratio - 1.0 if strictly_faster(incumbent, challenger, target) else 0.0
+    new, old = _score(challenger, target), _score(incumbent, target)
+    if target.objective == "accuracy":
+        return new - old
+    return (new - old) / abs(old) if old else new - old
+
+
+def objective_text(variant: Variant, target: Target) -> str:
+    """Return the objective's value for a person, such as ``size 28.1 kB``."""
+    texts: dict[str, Callable[[], str]] = {
+        "size": lambda: f"size {format_size(variant.report.size_bytes)}",
+        "rate": lambda: f"rate {variant.report.rate:.1f}x",
+        "accuracy": lambda: f"accuracy {quality(variant):.4f}",
+        "reward": lambda: f"reward {_reward(variant, target):.4f}",
+        "latency": lambda: _latency_text(variant, target),
+    }
+    return texts[target.objective]()
+
+
+def _latency_text(variant: Variant, target: Target) -> str:
+    latency = latency_for(variant, target)
+    return "latency unknown" if latency is None else f"latency {latency.ratio:.2f}x the source's"

@@ -1,0 +1,283 @@
+"""Edge device profiles: what a target can run, its limits, its objective."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from mlflow_compress.errors import ConfigError
+from mlflow_compress.targets.schema import TargetSchema, check_target
+
+__all__ = [
+    "AccuracyLimits",
+    "Execution",
+    "Limits",
+    "Objective",
+    "Reward",
+    "Target",
+    "alias_problem",
+    "load_target",
+    "shipped_names",
+]
+
+Objective = Literal["size", "latency", "accuracy", "rate", "reward"]
+
+PREVIOUS = "-previous"
+
+
+def alias_problem(name: str) -> str | None:
+    """Say why ``name`` cannot be a target, which is an MLflow alias, or None when it can.
+
+    Args:
+        name: the target's name.
+    """
+    if not re.fullmatch(r"[\w\-]+", name):
+        return "only letters, digits, '_' and '-' are allowed in an alias"
+    if len(name) > 255 - len(PREVIOUS):
+        return f"an alias has at most {255 - len(PREVIOUS)} characters here, this has {len(name)}"
+    if name.lower() == "latest" or re.fullmatch(r"v\d+", name, re.IGNORECASE):
+        return "MLflow reserves this alias"
+    if name.endswith(PREVIOUS):
+        return f"names ending in '{PREVIOUS}' are kept for rollback"
+    return None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper limits of a device; None is no limit.
+
+    Attributes:
+        size_bytes: bytes of the variant's file.
+        latency_p50_ms: median milliseconds per call.
+        latency_p95_ms: 95th percentile of milliseconds per call.
+        memory_bytes: peak resident memory of a process that runs the variant.
+    """
+
+    size_bytes: int | None = None
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class AccuracyLimits:
+    """How good a variant has to be; None is no limit.
+
+    Attributes:
+        min: least accuracy, 0 to 1.
+        max_drop: largest drop from the source on the same rows, 0 to 1.
+        confidence: when set, the upper bound of the drop's interval at this level is what
+            ``max_drop`` limits, not the drop itself.
+        min_agreement: least share of rows with the source's top-1 class; needs no labels.
+        max_kl: largest mean KL divergence from the source's outputs, nats; needs no labels.
+    """
+
+    min: float | None = None
+    max_drop: float | None = None
+    confidence: float | None = None
+    min_agreement: float | None = None
+    max_kl: float | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything bounds how wrong a variant may be."""
+        bounds = (self.min, self.max_drop, self.min_agreement, self.max_kl)
+        return any(bound is not None for bound in bounds)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What a device runs models with.
+
+    Attributes:
+        runtime: name of the inference runtime.
+        providers: onnxruntime execution providers, in order of preference.
+        threads: threads that a call may use, and that latency is measured with.
+        profiles: the packed profiles it can load.
+        opset: highest opset of the default ONNX domain it takes, None when any.
+        dtypes: tensor types it takes, empty when any.
+        cores: processor cores of the device, None when it may be any.
+        memory_bytes: RAM of the device, None when it may be any.
+    """
+
+    runtime: str = "onnxruntime"
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: int = 1
+    profiles: tuple[str, ...] = ("portable", "compact")
+    opset: int | None = None
+    dtypes: tuple[str, ...] = ()
+    cores: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Reward:
+    """MnasNet's objective ``accuracy * (latency / latency_ms) ** weight`` (section 3, eq. 2).
+
+    Attributes:
+        latency_ms: the latency T at which accuracy counts in full.
+        weight: the exponent w, not above 0; MnasNet uses -0.07.
+    """
+
+    latency_ms: float
+    weight: float = -0.07
+
+
+@dataclass(frozen=True)
+class Target:
+    """An edge device profile; its name is also the alias that promotion moves.
+
+    Attributes:
+        name: the alias.
+        limits: upper limits of size, latency and memory.
+        accuracy: limits of accuracy and fidelity.
+        objective: what is made best among the variants that pass every gate.
+        reward: parameters of the objective ``reward``, else None.
+        execution: what the device runs models with.
+        measured_on: ``local``, ``ssh://user@host`` or ``cmd:<template>``.
+        min_improvement: how much better than the incumbent a variant has to be to replace
+            it: a fraction of size, rate or latency, points of accuracy (0.01 is one point).
+        description: one line for people.
+    """
+
+    name: str
+    limits: Limits = field(default_factory=Limits)
+    accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
+    objective: Objective = "size"
+    reward: Reward | None = None
+    execution: Execution = field(default_factory=Execution)
+    measured_on: str = "local"
+    min_improvement: float = 0.01
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a name that MLflow does not take as an alias.
+
+        Raises:
+            ConfigError: with the name and the rule it breaks.
+        """
+        problem = alias_problem(self.name)
+        if problem:
+            raise ConfigError(f"target {self.name!r}: the name cannot be an alias: {problem}")
+
+
+ENTRY_POINTS = "mlflow_compress.targets"
+
+
+def _shipped() -> dict[str, Path]:
+    folder = resources.files("mlflow_compress.targets") / "profiles"
+    return {Path(str(item)).stem: Path(str(item)) for item in folder.iterdir()}
+
+
+def _plugged_in() -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of all profiles known without a file, sorted."""
+    return tuple(sorted({*_shipped(), *_plugged_in()}))
+
+
+def load_target(spec: str | Mapping[str, Any], base_dir: str | Path = ".") -> Target:
+    """Build a target from a known profile's name, a YAML file, or a mapping.
+
+    Args:
+        spec: ``"raspberry-pi-4"``, ``"devices/kiosk.yaml"``, or a mapping of the same keys,
+            which takes over another profile's with ``extends: raspberry-pi-4`` (or a file);
+            its own keys win, and null removes a limit.
+        base_dir: folder that relative paths start from.
+
+    Raises:
+        ConfigError: one line with the target, the key, the value and what is allowed.
+    """
+    return _to_target(check_target(_resolve(spec, Path(base_dir), ())))
+
+
+def _resolve(
+    spec: str | Mapping[str, Any], base_dir: Path, seen: tuple[str, ...]
+) -> dict[str, Any]:
+    """Read the data behind ``spec`` and merge what it extends."""
+    if isinstance(spec, str):
+        if spec in seen:
+            raise ConfigError(f"target {spec!r} extends itself: {' -> '.join((*seen, spec))}")
+        data, base_dir = _read(spec, base_dir)
+        seen = (*seen, spec)
+    elif isinstance(spec, Mapping):
+        data = dict(spec)
+    else:
+        raise ConfigError(f"a target is a name, a path or a mapping, got {spec!r}")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise ConfigError(f"target {data.get('name')!r}: extends must be a name, got {parent!r}")
+    return _merge(_resolve(parent, base_dir, seen), data)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _read(spec: str, base_dir: Path) -> tuple[dict[str, Any], Path]:
+    """Return the plain data of a known profile or a YAML file, and where its paths start."""
+    shipped = _shipped()
+    if spec in shipped:
+        path = shipped[spec]
+    elif spec in (plugged := _plugged_in()):
+        loaded = plugged[spec].load()
+        if isinstance(loaded, Mapping):
+            return {"name": spec, **loaded}, base_dir
+        path = Path(loaded)
+    elif "/" in spec or spec.endswith((".yaml", ".yml")):
+        path = base_dir / spec
+    else:
+        names = shipped_names()
+        near = difflib.get_close_matches(spec, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        raise ConfigError(f"unknown target {spec!r} ({hint}; or give a path to a .yaml)")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"target file {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"target file {path} is not YAML: {line}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"target file {path}: must be a mapping of keys, got {data!r}")
+    return {"name": path.stem, **data}, path.parent
+
+
+def _to_target(schema: TargetSchema) -> Target:
+    limits, accuracy, execution = schema.limits, schema.accuracy, schema.execution
+    reward = schema.reward
+    return Target(
+        name=schema.name,
+        limits=Limits(limits.size, limits.latency_p50, limits.latency_p95, limits.memory),
+        accuracy=AccuracyLimits(**accuracy.model_dump()),
+        objective=cast(Objective, schema.objective),
+        reward=Reward(reward.latency, reward.weight) if reward else None,
+        execution=Execution(
+            runtime=execution.runtime,
+            providers=tuple(execution.providers),
+            threads=execution.threads,
+            profiles=tuple(execution.profiles),
+            opset=execution.opset,
+            dtypes=tuple(execution.dtypes),
+            cores=execution.cores,
+            memory_bytes=execution.memory,
+        ),
+        measured_on=schema.measured_on,
+        min_improvement=schema.min_improvement,
+        description=schema.description,
+    )

@@ -1,0 +1,188 @@
+"""The YAML of a target, checked: unknown keys refused, units parsed, one line per error."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mlflow_compress.errors import ConfigError
+from mlflow_compress.targets.units import parse_ms, parse_size
+
+__all__ = ["TargetSchema", "check_target"]
+
+
+def _fraction(value: object) -> float:
+    """Accept 0 to 1; for anything that looks like a percentage say what was likely meant."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"must be a number between 0 and 1, got {value!r}")
+    if not 0 <= value <= 1:
+        hint = f" (did you mean {value / 100:g}?)" if 1 < value <= 100 else ""
+        raise ValueError(f"must be between 0 and 1, got {value!r}{hint}")
+    return float(value)
+
+
+def _one_of(*allowed: str) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        if value not in allowed:
+            near = difflib.get_close_matches(str(value), allowed, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"must be one of {', '.join(allowed)}, got {value!r}{hint}")
+        return value
+
+    return check
+
+
+def _place(value: object) -> str:
+    if not isinstance(value, str) or not (
+        value == "local" or (value.startswith(("ssh://", "cmd:")) and len(value) > 6)
+    ):
+        raise ValueError(f"must be local, ssh://user@host or cmd:<template>, got {value!r}")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Milliseconds = Annotated[float, BeforeValidator(parse_ms)]
+Fraction = Annotated[float, BeforeValidator(_fraction)]
+PackedProfile = Annotated[str, BeforeValidator(_one_of("portable", "compact"))]
+Goal = Annotated[str, BeforeValidator(_one_of("size", "latency", "accuracy", "rate", "reward"))]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class LimitsSchema(_Strict):
+    """Upper limits; each has a unit."""
+
+    size: Size | None = Field(default=None, description="bytes of the variant's file, e.g. 60kB")
+    latency_p50: Milliseconds | None = Field(
+        default=None, description="median time per call, e.g. 15ms"
+    )
+    latency_p95: Milliseconds | None = Field(default=None, description="95th percentile, e.g. 30ms")
+    memory: Size | None = Field(default=None, description="peak resident memory, e.g. 256MB")
+
+
+class AccuracySchema(_Strict):
+    """How good a variant has to be."""
+
+    min: Fraction | None = Field(default=None, description="least accuracy, 0 to 1")
+    max_drop: Fraction | None = Field(
+        default=None, description="largest drop from the source, 0 to 1"
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+        default=None, description="limit the upper bound of the drop's interval at this level"
+    )
+    min_agreement: Fraction | None = Field(
+        default=None, description="least top-1 agreement, 0 to 1"
+    )
+    max_kl: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="largest KL, nats"
+    )
+
+
+class ExecutionSchema(_Strict):
+    """What the device runs models with."""
+
+    runtime: str = "onnxruntime"
+    providers: list[str] = Field(default=["CPUExecutionProvider"], min_length=1)
+    threads: int = Field(default=1, ge=1, le=1024)
+    profiles: list[PackedProfile] = Field(default=["portable", "compact"], min_length=1)
+    opset: int | None = Field(default=None, ge=7)
+    dtypes: list[str] = []
+    cores: int | None = Field(default=None, ge=1)
+    memory: Size | None = Field(default=None, description="RAM of the device, e.g. 1GB")
+
+
+class RewardSchema(_Strict):
+    """Parameters of ``objective: reward``: accuracy * (latency / T) ** w."""
+
+    latency: Milliseconds
+    weight: Annotated[float, Field(le=0, ge=-1)] = -0.07
+
+
+class TargetSchema(_Strict):
+    """One edge target."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    limits: LimitsSchema = LimitsSchema()
+    accuracy: AccuracySchema = AccuracySchema()
+    objective: Goal = "size"
+    reward: RewardSchema | None = None
+    execution: ExecutionSchema = ExecutionSchema()
+    measured_on: Annotated[str, BeforeValidator(_place)] = "local"
+    min_improvement: Fraction = 0.01
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TargetSchema":
+        bounds = self.accuracy
+        if (self.objective == "reward") != (self.reward is not None):
+            raise ValueError(
+                "objective 'reward' and the section 'reward' (latency, weight) go together"
+            )
+        if bounds.confidence is not None and bounds.max_drop is None:
+            raise ValueError("confidence bounds the drop: set max_drop too")
+        unbounded = (bounds.min, bounds.max_drop, bounds.min_agreement, bounds.max_kl)
+        if self.objective not in ("accuracy", "reward") and all(v is None for v in unbounded):
+            raise ValueError(
+                f"objective {self.objective!r} with no accuracy limit would promote the smallest "
+                "wrong model: set accuracy.max_drop, min, min_agreement or max_kl"
+            )
+        return self
+
+
+# Sections whose keys say all by themselves: `max_drop`, not `accuracy.max_drop`.
+_PLAIN_SECTIONS = ("accuracy", "limits")
+
+
+def _one_line(error: ValidationError) -> str:
+    """Turn pydantic's first finding into one line with the key, the value and the rule."""
+    first = error.errors(include_url=False)[0]
+    where = [str(part) for part in first["loc"]]
+    key = ".".join(where[1:] if len(where) > 1 and where[0] in _PLAIN_SECTIONS else where)
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "extra_forbidden":
+        names = _keys_at(where[:-1])
+        near = difflib.get_close_matches(where[-1], names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
+        return f"unknown key '{'.'.join(where)}' ({hint})"
+    if kind == "value_error":
+        return f"{key} {context['error']}" if key else str(context["error"])
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "model_type":
+        return f"{key} must be a mapping of keys, got {first['input']!r}"
+    if kind == "too_short":
+        return f"{key} must not be empty"
+    rule = first["msg"][0].lower() + first["msg"][1:]
+    rule = rule.replace("input should", "must")
+    return f"{key} {rule}, got {first['input']!r}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "limits": LimitsSchema,
+        "accuracy": AccuracySchema,
+        "execution": ExecutionSchema,
+        "reward": RewardSchema,
+    }
+    return list((sections[path[0]] if path else TargetSchema).model_fields)
+
+
+def check_target(data: Mapping[str, Any]) -> TargetSchema:
+    """Validate a target's plain data.
+
+    Args:
+        data: the keys of one target, with ``extends`` already resolved.
+
+    Raises:
+        ConfigError: one line that names the target, the key and the value.
+    """
+    name = data.get("name")
+    label = f"target {name!r}" if isinstance(name, str) else "target"
+    try:
+        # A section set to null takes all of its inherited keys back.
+        return TargetSchema.model_validate({k: v for k, v in data.items() if v is not None})
+    except ValidationError as error:
+        raise ConfigError(f"{label}: {_one_line(error)}") from None
