@@ -1,0 +1,215 @@
+"""What a technique is: settings, a place in the order, and one transform.
+
+A technique is lossy, takes a model and returns a new one, and knows nothing of search or MLflow.
+Its settings are a frozen dataclass with real types; nothing heavy is imported to validate them.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from mlflow_compress.errors import ConfigError, TechniqueError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+__all__ = [
+    "Context",
+    "OrderError",
+    "Phase",
+    "Result",
+    "Technique",
+    "at_least",
+    "between",
+    "check_choices",
+    "closest",
+    "one_of",
+    "parse_settings",
+    "plain_settings",
+]
+
+S = TypeVar("S")
+
+
+class OrderError(TechniqueError, ConfigError):
+    """The steps of a recipe are in an order that makes no sense (exit 2)."""
+
+
+class Phase(IntEnum):
+    """Where a technique belongs in a recipe: phases must not go back from step to step.
+
+    Two techniques of the phases ``SHARE`` or ``QUANTIZE`` never follow one another within the
+    same phase: the second would undo the first.
+    """
+
+    FOLD = 0
+    STRUCTURE = 10
+    EQUALIZE = 20
+    PRUNE = 30
+    SHARE = 40
+    QUANTIZE = 50
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a technique may use besides the model.
+
+    Attributes:
+        calibration: unlabelled inputs by input name, arrays of [rows, ...]; None when there
+            are none. A technique that needs them refuses by name.
+        seed: seeds everything random.
+        work_dir: a folder for temporary files; None means the system's.
+    """
+
+    calibration: "Mapping[str, np.ndarray] | None" = None
+    seed: int = 0
+    work_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a technique made.
+
+    Attributes:
+        model: a new model; the one passed in is not changed.
+        origin: for each initializer that is new, the initializer of the input model that it
+            comes from (``fc1.weight_quantized`` → ``fc1.weight``). Unchanged names are left out.
+        notes: what a person should know, one sentence each.
+    """
+
+    model: "onnx.ModelProto"
+    origin: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Technique(ABC, Generic[S]):
+    """One transform. Subclasses set the class attributes and implement :meth:`apply`.
+
+    Attributes:
+        name: the word used in recipes.
+        settings: a frozen dataclass; its ``__post_init__`` raises ConfigError on bad values.
+            A field with ``metadata={"telling": True}`` stays in a recipe even at its default.
+        phase: its place in the order.
+        space: a sensible search space by setting: a list of choices, or
+            ``{"low": …, "high": …}`` (with ``"log": True`` or ``"step": …``).
+    """
+
+    name: ClassVar[str]
+    settings: type[S]
+    phase: ClassVar[Phase]
+    space: ClassVar[Mapping[str, Any]] = {}
+
+    def needs_calibration(self, settings: S) -> bool:
+        """Whether :meth:`apply` refuses to work without calibration inputs."""
+        return False
+
+    @abstractmethod
+    def apply(self, model: "onnx.ModelProto", settings: S, context: Context) -> Result:
+        """Transform a normalised model.
+
+        Raises:
+            TechniqueError: the model cannot be handled; names the node or tensor and the reason.
+        """
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def between(key: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless ``low <= value <= high``; offers the percentage as a fraction."""
+    if low <= value <= high:
+        return
+    hint = ""
+    if high <= 1 and low <= value / 100 <= high:
+        hint = f" (did you mean {value / 100:g}?)"
+    raise ConfigError(f"{key} must be between {low:g} and {high:g}, got {value!r}{hint}")
+
+
+def at_least(key: str, value: float, low: float) -> None:
+    """Raise ConfigError unless ``value >= low``."""
+    if not value >= low:
+        raise ConfigError(f"{key} must be at least {low:g}, got {value!r}")
+
+
+def one_of(key: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise ConfigError unless ``value`` is among ``allowed``."""
+    allowed = list(allowed)
+    if value not in allowed:
+        listed = ", ".join(str(item) for item in allowed)
+        raise ConfigError(
+            f"{key} must be one of {listed}, got {value!r}{closest(str(value), map(str, allowed))}"
+        )
+
+
+def check_choices(technique: str, settings: Any) -> None:
+    """Raise ConfigError when a ``Literal`` field of a settings dataclass holds anything else."""
+    for key, hint in typing.get_type_hints(type(settings)).items():
+        if typing.get_origin(hint) is Literal:
+            one_of(f"{technique}.{key}", getattr(settings, key), typing.get_args(hint))
+
+
+def parse_settings(technique: Technique[S], values: Mapping[str, Any]) -> S:
+    """Build a technique's settings from plain data.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or out of range; the message
+            names ``technique.key``, the value and what is allowed.
+    """
+    cls: Any = technique.settings
+    hints = typing.get_type_hints(cls)
+    names = [item.name for item in dataclasses.fields(cls)]
+    parsed: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ConfigError(
+                f"{technique.name}.{key}: no such setting{closest(str(key), names)}; "
+                f"{technique.name} knows {', '.join(names) or 'none'}"
+            )
+        parsed[key] = _coerce(f"{technique.name}.{key}", value, hints[key])
+    made: S = cls(**parsed)
+    return made
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """Return settings as plain data in canonical form: defaults left out, unless telling."""
+    plain: dict[str, Any] = {}
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if value != item.default or item.metadata.get("telling"):
+            plain[item.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    """Return ``value`` as the type of ``hint``; JSON and YAML know no tuples and mix 1 and 1.0."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value  # the settings check their choices themselves
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(key, value, next(arg for arg in args if arg is not type(None)))
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise ConfigError(f"{key} must be a list, got {value!r}")
+        return tuple(_coerce(key, item, args[0]) for item in value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number:
+        return float(value)
+    if hint is int and is_number and float(value).is_integer():
+        return int(value)
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    kind = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    raise ConfigError(f"{key} must be {kind.get(hint, hint)}, got {value!r}")

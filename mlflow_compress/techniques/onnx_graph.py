@@ -1,0 +1,161 @@
+"""Small helpers on ONNX graphs that the techniques share."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+__all__ = [
+    "Use",
+    "Weight",
+    "clone",
+    "float_weights",
+    "initializers",
+    "node_label",
+    "opset",
+    "set_initializer",
+    "subgraphs",
+    "unique_name",
+    "uses",
+    "walk_graphs",
+    "walk_nodes",
+]
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+
+_WEIGHT_INPUTS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+}
+"""The inputs of each operator that hold its weights when they are initializers."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place where a value goes into a node."""
+
+    node: NodeProto
+    index: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A float initializer that at least one operator uses as its weight."""
+
+    name: str
+    tensor: TensorProto
+    uses: tuple[Use, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.tensor.dims, dtype=np.int64))
+
+    def array(self) -> np.ndarray:
+        """The values, in a copy."""
+        return np.array(numpy_helper.to_array(self.tensor))
+
+
+def clone(model: ModelProto) -> ModelProto:
+    """Return a deep copy; techniques never change the model they are given."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs a node holds directly (the branches of an If, the body of a Loop)."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def walk_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield a graph and every graph nested in it, outer before inner."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from walk_graphs(inner)
+
+
+def walk_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Yield every node of a graph and of the graphs nested in it."""
+    for inner in walk_graphs(graph):
+        yield from inner.node
+
+
+def initializers(model: ModelProto) -> dict[str, TensorProto]:
+    """Return the main graph's initializers by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def uses(model: ModelProto) -> dict[str, list[Use]]:
+    """Return where each value is used, nested graphs included."""
+    found: dict[str, list[Use]] = defaultdict(list)
+    for node in walk_nodes(model.graph):
+        for index, name in enumerate(node.input):
+            if name:
+                found[name].append(Use(node, index))
+    return found
+
+
+def float_weights(model: ModelProto, *, min_size: int = 1) -> list[Weight]:
+    """Return the float initializers used as weights, in the order in which they are stored.
+
+    Weights are those of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN with at least
+    ``min_size`` elements; biases, embeddings and normalisation parameters are not among them.
+    """
+    where = uses(model)
+    found = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in FLOATS or len(tensor.dims) < 2:
+            continue
+        roles = tuple(
+            use
+            for use in where.get(tensor.name, ())
+            if use.index in _WEIGHT_INPUTS.get(use.node.op_type, ())
+        )
+        weight = Weight(tensor.name, tensor, roles)
+        if roles and weight.size >= min_size:
+            found.append(weight)
+    return found
+
+
+def set_initializer(tensor: TensorProto, array: np.ndarray) -> None:
+    """Overwrite a tensor's values in place; the dtype it has is kept."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array, dtype), tensor.name))
+
+
+def opset(model: ModelProto) -> int:
+    """Return the version of the standard operators that the model imports."""
+    return max(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        default=1,
+    )
+
+
+def unique_name(wanted: str, taken: set[str]) -> str:
+    """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2`` … that is free; takes it."""
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    taken.add(name)
+    return name
+
+
+def node_label(node: NodeProto) -> str:
+    """Name a node for a person: its operator and its name, or its first output."""
+    name = node.name or next((output for output in node.output if output), "?")
+    return f"{node.op_type} {name!r}"

@@ -1,0 +1,201 @@
+"""Static int8 quantization in QDQ form, by ``onnxruntime.quantization``."""
+
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, version_converter
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    calibrate,
+    quantize_static,
+)
+
+from mlflow_compress.errors import ConfigError, TechniqueError
+from mlflow_compress.techniques.base import Context, Result, closest
+from mlflow_compress.techniques.onnx_graph import clone, initializers, opset, walk_nodes
+from mlflow_compress.techniques.onnx_run import batches, check_calibration
+from mlflow_compress.techniques.quantize import QuantizeSettings
+
+__all__ = ["quantize", "quantized_origin"]
+
+_METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}
+_MIN_OPSET = 13
+"""The first version whose DequantizeLinear has an axis, which per-channel scales need."""
+
+_QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul",
+                  "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
+                  "MatMulNBits", "DynamicQuantizeLSTM")  # fmt: skip
+
+_SUFFIXES = ("_quantized_scale", "_quantized_zero_point", "_quantized", "_scale", "_zero_point")
+
+
+def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) -> Result:
+    """Quantize weights and activations to 8 bits.
+
+    Raises:
+        ConfigError: ``exclude`` names a node that the model does not have.
+        TechniqueError: no calibration inputs, the model is quantized already, has nothing to
+            quantize in its main graph, or is refused by onnxruntime.
+    """
+    calibration = check_calibration(model, context.calibration)
+    _refuse(model, settings)
+    named = _prepared(model)
+    reader = _Reader(model, calibration, settings.rows)
+    with tempfile.TemporaryDirectory(dir=context.work_dir) as folder, _quiet():
+        path = Path(folder, "quantized.onnx")
+        _run(named, path, reader, settings)
+        made = onnx.load(path)
+    _tidy(made)
+    origin = quantized_origin(model, made)
+    if not any(t.data_type in (TensorProto.INT8, TensorProto.UINT8) for t in _new(model, made)):
+        raise TechniqueError("onnxruntime found no weights to quantize in the main graph")
+    return Result(made, origin)
+
+
+def quantized_origin(source: ModelProto, made: ModelProto) -> dict[str, str]:
+    """Map each initializer that quantization made from a source's weight to that weight."""
+    known = initializers(source)
+    origin = {}
+    for tensor in _new(source, made):
+        stems = (tensor.name.removesuffix(s) for s in _SUFFIXES if tensor.name.endswith(s))
+        stem = next((stem for stem in stems if stem in known), None)
+        if stem is not None:
+            origin[tensor.name] = stem
+    return origin
+
+
+class _Reader(CalibrationDataReader):
+    """Feeds calibration rows to onnxruntime's calibrators."""
+
+    def __init__(self, model: ModelProto, inputs: Mapping[str, np.ndarray], rows: int) -> None:
+        self._make = lambda: batches(model, inputs, rows=rows)
+        self._left = self._make()
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._left, None)
+
+    @property
+    def chunk(self) -> int:
+        """How many batches onnxruntime may hold at a time.
+
+        It finds "no data" when the batches are a whole number of such chunks, so they never are.
+        """
+        count = sum(1 for _ in self._make())
+        return next(size for size in range(4, count + 5) if count % size)
+
+    def rewind(self) -> None:
+        self._left = self._make()
+
+
+def _run(model: ModelProto, path: Path, reader: _Reader, settings: QuantizeSettings) -> None:
+    options: dict[str, Any] = {}
+    if settings.method == "minmax":
+        options["CalibMaxIntermediateOutputs"] = reader.chunk
+    if settings.method == "percentile":
+        options["CalibPercentile"] = settings.percentile
+    try:
+        quantize_static(
+            model,
+            path,
+            reader,
+            quant_format=QuantFormat.QDQ,
+            per_channel=settings.per_channel,
+            reduce_range=settings.reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(settings.exclude),
+            calibrate_method=_METHODS[settings.method],
+            extra_options=options,
+        )
+    # onnxruntime's tools raise what they meet: bare RuntimeErrors, lookups, asserts
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TechniqueError(f"onnxruntime.quantization fails on this model: {first}") from error
+
+
+def _refuse(model: ModelProto, settings: QuantizeSettings) -> None:
+    for node in walk_nodes(model.graph):
+        if node.op_type in _QUANTIZED_OPS:
+            raise TechniqueError(
+                f"the model is quantized already: node {node.name or node.output[0]!r} is a "
+                f"{node.op_type}"
+            )
+    known = [node.name for node in model.graph.node]
+    for name in settings.exclude:
+        if name not in known:
+            raise ConfigError(f"quantize.exclude: no node {name!r}{closest(name, known)}")
+
+
+def _prepared(model: ModelProto) -> ModelProto:
+    """Give every node a name, and the operators a version with per-channel scales."""
+    model = clone(model)
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    if opset(model) >= _MIN_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, _MIN_OPSET)
+    except (RuntimeError, version_converter.ConvertError) as error:
+        raise TechniqueError(
+            f"the model's operators are of version {opset(model)}, quantization needs "
+            f"{_MIN_OPSET}, and converting fails: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _tidy(model: ModelProto) -> None:
+    """Drop what only a person reads: node names and annotations cost bytes in small files."""
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+
+
+def _new(source: ModelProto, made: ModelProto) -> list[TensorProto]:
+    known = initializers(source)
+    return [tensor for tensor in made.graph.initializer if tensor.name not in known]
+
+
+_lock = threading.Lock()
+_depth = 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep onnxruntime.quantization's advice and prints from the user's terminal.
+
+    The advice goes to the root logger: only records logged on it directly are held back, and a
+    handler is lent to it, because ``logging.warning`` would install one for good when it has none.
+    The prints are taken from the one module that makes them, so that nobody else's are lost.
+    """
+    global _depth
+    root, lent = logging.getLogger(), logging.NullHandler()
+    with _lock:
+        _depth += 1
+        root.disabled = True
+        root.addHandler(lent)
+        vars(calibrate)["print"] = _no_print
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            root.disabled = _depth > 0
+            root.removeHandler(lent)
+            if not _depth:
+                del vars(calibrate)["print"]
+
+
+def _no_print(*values: object, **options: object) -> None:
+    """Print nothing."""

@@ -1,0 +1,61 @@
+"""``prune``: set the weights that matter least to zero."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mlflow_compress.techniques.base import (
+    Context,
+    Phase,
+    Result,
+    Technique,
+    between,
+    check_choices,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["TECHNIQUE", "Prune", "PruneSettings"]
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Settings of ``prune``.
+
+    Attributes:
+        sparsity: share of the weights that become zero, 0 to 1.
+        scope: ``global`` ranks all weights of the model together, so that each layer keeps what
+            it needs; ``layer`` prunes each tensor to the same sparsity.
+        method: how a weight's importance is told; ``magnitude`` is its absolute value.
+        exclude: names of weight tensors to leave alone.
+    """
+
+    sparsity: float = field(default=0.8, metadata={"telling": True})
+    scope: Literal["global", "layer"] = "global"
+    method: Literal["magnitude"] = "magnitude"
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choices("prune", self)
+        between("prune.sparsity", self.sparsity, 0, 1)
+
+
+class Prune(Technique[PruneSettings]):
+    """Sets weights of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN to exact zeros."""
+
+    name = "prune"
+    settings = PruneSettings
+    phase = Phase.PRUNE
+    space: ClassVar[dict[str, Any]] = {
+        "sparsity": {"low": 0.5, "high": 0.97},
+        "scope": {"choices": ["global", "layer"]},
+    }
+
+    def apply(self, model: "onnx.ModelProto", settings: PruneSettings, context: Context) -> Result:
+        """See :func:`mlflow_compress.techniques.onnx_prune.prune`."""
+        from mlflow_compress.techniques.onnx_prune import prune
+
+        return prune(model, settings, context)
+
+
+TECHNIQUE = Prune()

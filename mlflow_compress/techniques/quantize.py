@@ -1,0 +1,75 @@
+"""``quantize``: 8-bit weights and activations, the variant that is also fast."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mlflow_compress.techniques.base import (
+    Context,
+    Phase,
+    Result,
+    Technique,
+    at_least,
+    between,
+    check_choices,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["TECHNIQUE", "Quantize", "QuantizeSettings"]
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """Settings of ``quantize``.
+
+    Attributes:
+        method: how the range of each activation is read from the calibration inputs: ``minmax``,
+            ``percentile``, or ``entropy`` (the range whose histogram has the least KL divergence
+            from its quantized self).
+        per_channel: one scale per output channel of a weight rather than one per tensor.
+        rows: at most so many calibration rows are used.
+        percentile: share of the values that ``percentile`` keeps in range, in percent.
+        reduce_range: 7-bit weights, for x86 processors without VNNI, whose 8-bit products can
+            saturate.
+        exclude: names of nodes that stay in float.
+    """
+
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    per_channel: bool = True
+    rows: int = 128
+    percentile: float = 99.999
+    reduce_range: bool = False
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choices("quantize", self)  # onnxruntime's "distribution" method ruins models
+        at_least("quantize.rows", self.rows, 1)
+        between("quantize.percentile", self.percentile, 50, 100)
+
+
+class Quantize(Technique[QuantizeSettings]):
+    """Static int8 in QDQ form, by onnxruntime; weights symmetric, so pruned zeros stay zeros."""
+
+    name = "quantize"
+    settings = QuantizeSettings
+    phase = Phase.QUANTIZE
+    space: ClassVar[dict[str, Any]] = {
+        "method": {"choices": ["minmax", "percentile", "entropy"]},
+        "per_channel": {"choices": [True, False]},
+    }
+
+    def needs_calibration(self, settings: QuantizeSettings) -> bool:
+        """Activation ranges come from calibration inputs."""
+        return True
+
+    def apply(
+        self, model: "onnx.ModelProto", settings: QuantizeSettings, context: Context
+    ) -> Result:
+        """See :func:`mlflow_compress.techniques.onnx_quantize.quantize`."""
+        from mlflow_compress.techniques.onnx_quantize import quantize
+
+        return quantize(model, settings, context)
+
+
+TECHNIQUE = Quantize()

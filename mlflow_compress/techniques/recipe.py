@@ -1,0 +1,132 @@
+"""Validates a recipe, and runs its steps in order on one model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from mlflow_compress.errors import CompressError, TechniqueError
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.techniques import registry
+from mlflow_compress.techniques.base import (
+    Context,
+    OrderError,
+    Phase,
+    Result,
+    parse_settings,
+    plain_settings,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["RecipeResult", "apply_recipe", "needs_calibration", "validate_recipe"]
+
+_ONCE = (Phase.SHARE, Phase.QUANTIZE)
+"""Phases in which a second technique would undo the first."""
+
+
+@dataclass(frozen=True)
+class RecipeResult:
+    """What a recipe made of a model.
+
+    Attributes:
+        model: the model after the last step, not packed yet.
+        origin: source initializer of each initializer that the source does not have.
+        stages: the model before the first step (``source``) and after each step (the
+            technique's name), in order.
+        notes: what the techniques had to say, each with the step's name in front.
+    """
+
+    model: "onnx.ModelProto"
+    origin: Mapping[str, str]
+    stages: tuple[tuple[str, "onnx.ModelProto"], ...]
+    notes: tuple[str, ...] = ()
+
+
+def validate_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe in canonical form: equal recipes have equal digests.
+
+    Raises:
+        ConfigError: an unknown technique or setting, or a value that is not allowed.
+        OrderError: the steps are in an order that makes no sense.
+    """
+    steps = []
+    for step in recipe.steps:
+        settings = parse_settings(registry.get(step.technique), step.settings)
+        steps.append(Step(step.technique, plain_settings(settings)))
+    _check_order(recipe)
+    return replace(recipe, steps=tuple(steps))
+
+
+def needs_calibration(recipe: Recipe) -> bool:
+    """Whether any step of the recipe refuses to work without calibration inputs."""
+    for step in recipe.steps:
+        technique = registry.get(step.technique)
+        if technique.needs_calibration(parse_settings(technique, step.settings)):
+            return True
+    return False
+
+
+def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> RecipeResult:
+    """Run the steps on a normalised model (see :func:`normalize`); the model is not changed.
+
+    Raises:
+        ConfigError: as :func:`validate_recipe`.
+        TechniqueError: a step refuses or makes an invalid model; the message names the step
+            and the steps before it.
+    """
+    recipe = validate_recipe(recipe)
+    origin: dict[str, str] = {}
+    stages = [("source", model)]
+    notes: list[str] = []
+    for index, step in enumerate(recipe.steps):
+        try:
+            result = _apply_step(model, step, context)
+        except CompressError as error:
+            raise type(error)(f"{_where(recipe, index)}: {error}") from error
+        origin |= {new: origin.get(old, old) for new, old in result.origin.items()}
+        model = result.model
+        stages.append((step.technique, model))
+        notes += [f"{step.technique}: {note}" for note in result.notes]
+    held = {tensor.name for tensor in model.graph.initializer}
+    origin = {new: old for new, old in origin.items() if new in held}
+    return RecipeResult(model, origin, tuple(stages), tuple(notes))
+
+
+def _apply_step(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
+    from onnx import checker
+
+    technique: Any = registry.get(step.technique)
+    settings = parse_settings(technique, step.settings)
+    if technique.needs_calibration(settings) and not context.calibration:
+        raise TechniqueError("needs calibration inputs, and there are none (data.calibration)")
+    result: Result = technique.apply(model, settings, context)
+    try:
+        checker.check_model(result.model)
+    except checker.ValidationError as error:
+        first = str(error).strip().splitlines()[0]
+        raise TechniqueError(f"made a model that is not valid ONNX: {first}") from error
+    return result
+
+
+def _check_order(recipe: Recipe) -> None:
+    for earlier, later in pairwise(recipe.steps):
+        before, after = registry.get(earlier.technique).phase, registry.get(later.technique).phase
+        if after < before:
+            raise OrderError(
+                f"{later.technique} cannot come after {earlier.technique}: "
+                f"put {later.technique} first"
+            )
+        if before == after and after in _ONCE:
+            raise OrderError(
+                f"{later.technique} cannot come after {earlier.technique}: "
+                f"it would undo it, use one of the two"
+            )
+
+
+def _where(recipe: Recipe, index: int) -> str:
+    """Name a step and what came before it: ``step 2 'share' (after prune)``."""
+    before = " · ".join(step.technique for step in recipe.steps[:index])
+    name = recipe.steps[index].technique
+    return f"step {index + 1} {name!r}" + (f" (after {before})" if before else "")
