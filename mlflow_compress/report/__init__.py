@@ -1,1 +1,18 @@
 """Figures and tables, made from records only."""
+
+from mlflow_compress.report.figures import front_figure, layers_figure
+from mlflow_compress.report.tables import (
+    front_markdown,
+    layer_rows,
+    stage_markdown,
+    trial_rows,
+)
+
+__all__ = [
+    "front_figure",
+    "front_markdown",
+    "layer_rows",
+    "layers_figure",
+    "stage_markdown",
+    "trial_rows",
+]

@@ -1,0 +1,161 @@
+"""Tables of trials, layers and stages, as plain rows and as Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mlflow_compress.records import Report, Trial, Variant
+
+__all__ = [
+    "format_bytes",
+    "format_drop",
+    "format_latency",
+    "front_markdown",
+    "layer_rows",
+    "markdown_table",
+    "stage_markdown",
+    "trial_rows",
+]
+
+
+def format_bytes(count: float) -> str:
+    """Return a size for people: ``812 B``, ``24.1 kB``, ``3.20 MB`` (powers of 1000)."""
+    for unit, scale, digits in (("MB", 1e6, 2), ("kB", 1e3, 1)):
+        if count >= scale:
+            return f"{count / scale:.{digits}f} {unit}"
+    return f"{count:.0f} B"
+
+
+def format_drop(report: Report) -> str:
+    """Return the drop in points with its interval: ``0.40 [-0.35, 1.15]``."""
+    if report.accuracy is None:
+        return "-"
+    drop, interval = report.accuracy.drop, report.accuracy.drop_interval
+    low, high = 100 * interval.low, 100 * interval.high
+    return f"{100 * drop + 0:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def format_latency(report: Report) -> str:
+    """Return the median latency and its ratio to the source: ``0.021 ms (0.55x)``."""
+    if not report.latency:
+        return "-"
+    latency = report.latency[0]
+    return f"{latency.p50:.3g} ms ({latency.ratio:.2f}x)"
+
+
+def _quality(report: Report) -> str:
+    if report.accuracy is not None:
+        return f"{100 * report.accuracy.value:.2f} %"
+    if report.fidelity is not None:
+        return f"{100 * report.fidelity.agreement:.2f} % agree"
+    return "-"
+
+
+def trial_rows(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """Return one row per trial: what was tried and what came of it; None where not measured."""
+    return [_trial_row(trial) for trial in trials]
+
+
+def _trial_row(trial: Trial) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "trial": trial.number,
+        "recipe": trial.recipe.label,
+        "state": trial.state,
+        "rate": None,
+        "size_bytes": None,
+        "accuracy": None,
+        "accuracy_drop": None,
+        "drop_low": None,
+        "drop_high": None,
+        "agreement": None,
+        "kl": None,
+        "latency_p50_ms": None,
+        "latency_ratio": None,
+        "entropy": None,
+        "error": trial.error,
+    }
+    if trial.variant is None:
+        return row
+    report = trial.variant.report
+    row |= {"rate": report.rate, "size_bytes": report.size_bytes, "entropy": report.entropy}
+    if (accuracy := report.accuracy) is not None:
+        row |= {
+            "accuracy": accuracy.value,
+            "accuracy_drop": accuracy.drop,
+            "drop_low": accuracy.drop_interval.low,
+            "drop_high": accuracy.drop_interval.high,
+        }
+    if report.fidelity is not None:
+        row |= {"agreement": report.fidelity.agreement, "kl": report.fidelity.kl}
+    if report.latency:
+        row["latency_p50_ms"] = report.latency[0].p50
+        row["latency_ratio"] = report.latency[0].ratio
+    return row
+
+
+def layer_rows(report: Report) -> list[dict[str, Any]]:
+    """Return one row per weight tensor; a high rate shows a redundant layer."""
+    return [
+        {
+            "layer": layer.name,
+            "shape": "x".join(map(str, layer.shape)),
+            "dtype": layer.dtype,
+            "encoding": layer.encoding,
+            "source_bytes": layer.source_bytes,
+            "packed_bytes": layer.packed_bytes,
+            "rate": round(layer.rate, 3),
+            "sparsity": round(layer.sparsity, 4),
+            "distinct": layer.distinct,
+            "entropy_bits": round(layer.entropy, 4),
+            "spent_bits": round(layer.bits_spent, 4),
+            "redundancy_bits": round(layer.redundancy, 4),
+        }
+        for layer in report.layers
+    ]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; every column after the first is right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def front_markdown(trials: Iterable[Trial], wins: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return the variants as a Markdown table, smallest first.
+
+    Args:
+        trials: the trials to list, those without a variant are left out.
+        wins: names of the targets that a variant won, by the variant's key.
+    """
+    variants = [trial.variant for trial in trials if trial.variant is not None]
+    variants.sort(key=lambda variant: (variant.report.size_bytes, variant.key))
+    head = ["variant", "rate", "accuracy", "drop, points [95 %]", "size", "latency", "won"]
+    return markdown_table(head, (_front_row(variant, wins or {}) for variant in variants))
+
+
+def _front_row(variant: Variant, wins: Mapping[str, Sequence[str]]) -> list[str]:
+    report = variant.report
+    return [
+        variant.recipe.label,
+        f"{report.rate:.1f}x",
+        _quality(report),
+        format_drop(report),
+        format_bytes(report.size_bytes),
+        format_latency(report),
+        ", ".join(wins.get(variant.key, ())),
+    ]
+
+
+def stage_markdown(report: Report) -> str:
+    """Return the stages (source, pruned, + shared, + Huffman …) as a Markdown table."""
+    head = ["stage", "bytes", "rate", "sparsity", "entropy, bits/weight"]
+    rows = (
+        [
+            stage.name,
+            str(stage.bytes),
+            f"{stage.rate:.2f}x",
+            f"{100 * stage.sparsity:.1f} %",
+            f"{stage.entropy:.3f}",
+        ]
+        for stage in report.stages
+    )
+    return markdown_table(head, rows)

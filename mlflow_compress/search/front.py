@@ -1,0 +1,58 @@
+"""The front: the variants that no other beats on all objectives (Pareto)."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from mlflow_compress.records import Trial, Variant
+
+__all__ = ["OBJECTIVES", "front", "objective_values"]
+
+
+def _accuracy(variant: Variant) -> float:
+    accuracy = variant.report.accuracy
+    return math.nan if accuracy is None else accuracy.value
+
+
+def _agreement(variant: Variant) -> float:
+    fidelity = variant.report.fidelity
+    return math.nan if fidelity is None else fidelity.agreement
+
+
+def _speed(variant: Variant) -> float:
+    latency = variant.report.latency
+    return -latency[0].ratio if latency else math.nan
+
+
+OBJECTIVES: Mapping[str, Callable[[Variant], float]] = {
+    "rate": lambda variant: variant.report.rate,
+    "accuracy": _accuracy,
+    "agreement": _agreement,
+    "latency": _speed,
+}
+"""What a search can go for, each as a number of which more is better."""
+
+
+def objective_values(variant: Variant, objectives: Sequence[str]) -> tuple[float, ...]:
+    """Return a variant's numbers for ``objectives``; more is better, NaN is missing."""
+    return tuple(OBJECTIVES[name](variant) for name in objectives)
+
+
+def front(trials: Sequence[Trial], objectives: Sequence[str]) -> tuple[Trial, ...]:
+    """Return the trials whose variant no other beats or equals on every objective.
+
+    Of trials with the same numbers the first stands for all. A variant that lacks an objective
+    (NaN) is never on the front.
+    """
+    scored = [(t, objective_values(t.variant, objectives)) for t in trials if t.variant is not None]
+    scored = [(t, values) for t, values in scored if not any(map(math.isnan, values))]
+    chosen = []
+    for index, (trial, values) in enumerate(scored):
+        beaten = any(
+            all(o >= v for o, v in zip(other, values, strict=True))
+            and (other != values or position < index)
+            for position, (_, other) in enumerate(scored)
+            if position != index
+        )
+        if not beaten:
+            chosen.append(trial)
+    return tuple(chosen)

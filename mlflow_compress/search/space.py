@@ -1,0 +1,267 @@
+"""The space of recipes: recipes whose settings may have ranges, and the points in it.
+
+A space is one or more alternatives. Each alternative is a recipe whose settings are values,
+choices or ranges; a point names the alternative and a value for each of its open settings.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from mlflow_compress.errors import ConfigError
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.techniques import validate_recipe
+
+__all__ = ["ALTERNATIVE", "Alternative", "Choice", "Dimension", "Point", "Range", "Space"]
+
+Point = dict[str, Any]
+
+ALTERNATIVE = "recipe"
+"""Name of the dimension that chooses among the alternatives of a space."""
+
+_PACK = "pack"
+_PROFILES = ("compact", "portable")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An open setting that takes one of a few values."""
+
+    values: tuple[Any, ...]
+
+    def expand(self) -> tuple[Any, ...] | None:
+        """Return all values."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Range:
+    """An open setting that takes a number from ``low`` to ``high``, both included."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    @property
+    def integer(self) -> bool:
+        """Whether only whole numbers are drawn (both ends, and the step, are whole)."""
+        return all(isinstance(n, int) for n in (self.low, self.high, self.step or 1))
+
+    def expand(self) -> tuple[Any, ...] | None:
+        """Return all values, or None when there are infinitely many."""
+        step = self.step if self.step is not None else (1 if self.integer and not self.log else None)
+        if step is None:
+            return None
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        values = (self.low + index * step for index in range(count))
+        return tuple(int(v) if self.integer else round(v, 12) for v in values)
+
+
+Dimension = Choice | Range
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One recipe with open settings.
+
+    Attributes:
+        steps: technique names with their fixed or open settings, in order.
+        profile: the packing profile, fixed or open.
+        dimensions: the open settings by the name that points use.
+    """
+
+    steps: tuple[tuple[str, Mapping[str, Any]], ...]
+    profile: str | Choice
+    dimensions: Mapping[str, Dimension]
+
+    def recipe(self, point: Point, prefix: str) -> Recipe:
+        """Fill the open settings from ``point``."""
+        steps = tuple(
+            Step(
+                name,
+                {
+                    key: point[f"{prefix}.{index}.{name}.{key}"]
+                    if isinstance(value, Choice | Range)
+                    else value
+                    for key, value in settings.items()
+                },
+            )
+            for index, (name, settings) in enumerate(self.steps)
+        )
+        open_profile = isinstance(self.profile, Choice)
+        profile = point[f"{prefix}.{_PACK}.profile"] if open_profile else self.profile
+        return Recipe(steps, profile)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Alternatives to draw recipes from."""
+
+    alternatives: tuple[Alternative, ...]
+
+    @classmethod
+    def parse(cls, recipes: Sequence[Any], where: str = "recipes") -> "Space":
+        """Read recipes as they stand in a configuration.
+
+        Each recipe is a list of steps; a step is a technique's name, or a mapping from the name
+        to its settings. A setting is a value, ``{choices: […]}`` or
+        ``{low: …, high: …, step: …, log: …}``. The last step may be ``pack: {profile: …}``.
+
+        Raises:
+            ConfigError: a step, a range or a setting is wrong; the message names its path.
+        """
+        if not recipes:
+            raise ConfigError(f"{where}: no recipe given; name at least one technique")
+        space = cls(
+            tuple(
+                _alternative(recipe, f"{where}[{i}]", f"r{i}") for i, recipe in enumerate(recipes)
+            )
+        )
+        space._check_corners(where)
+        return space
+
+    def dimensions_of(self, index: int) -> Mapping[str, Dimension]:
+        """The open settings of one alternative."""
+        return self.alternatives[index].dimensions
+
+    def recipe(self, point: Point) -> Recipe:
+        """Return the recipe that a point stands for, validated, defaults settled."""
+        index = point.get(ALTERNATIVE, 0)
+        return validate_recipe(self.alternatives[index].recipe(point, f"r{index}"))
+
+    @property
+    def size(self) -> float:
+        """How many points there are; infinite when a range has no step."""
+        total = 0.0
+        for alternative in self.alternatives:
+            counts = [d.expand() for d in alternative.dimensions.values()]
+            total += math.prod(math.inf if c is None else len(c) for c in counts)
+        return total
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no setting is open: a plain list of recipes."""
+        return not any(alternative.dimensions for alternative in self.alternatives)
+
+    def points(self) -> Iterator[Point]:
+        """Yield every point, the last setting running fastest.
+
+        Raises:
+            ConfigError: a range without a step has infinitely many points.
+        """
+        for index, alternative in enumerate(self.alternatives):
+            names, columns = list(alternative.dimensions), []
+            for name, dimension in alternative.dimensions.items():
+                values = dimension.expand()
+                if values is None:
+                    raise ConfigError(
+                        f"search.strategy grid: {name} has no step, so its range has infinitely "
+                        "many values; give it a step or choices"
+                    )
+                columns.append(values)
+            for values in product(*columns):
+                yield {ALTERNATIVE: index, **dict(zip(names, values, strict=True))}
+
+    def _check_corners(self, where: str) -> None:
+        """Validate the extreme points, so that a bad range is refused before any work."""
+        for index, alternative in enumerate(self.alternatives):
+            for pick in (_first, _last):
+                point = {ALTERNATIVE: index}
+                point |= {name: pick(d) for name, d in alternative.dimensions.items()}
+                try:
+                    self.recipe(point)
+                except ConfigError as error:
+                    raise ConfigError(f"{where}[{index}]: {error}") from error
+
+
+def _first(dimension: Dimension) -> Any:
+    return dimension.values[0] if isinstance(dimension, Choice) else dimension.low
+
+
+def _last(dimension: Dimension) -> Any:
+    return dimension.values[-1] if isinstance(dimension, Choice) else dimension.high
+
+
+def _alternative(recipe: Any, where: str, prefix: str) -> Alternative:
+    if not isinstance(recipe, list | tuple):
+        raise ConfigError(f"{where}: a recipe is a list of steps, got {recipe!r}")
+    steps: list[tuple[str, Mapping[str, Any]]] = []
+    profile: str | Choice = "compact"
+    dimensions: dict[str, Dimension] = {}
+    for index, entry in enumerate(recipe):
+        name, settings = _step(entry, f"{where}[{index}]")
+        parsed = {key: _setting(v, f"{where}[{index}].{name}.{key}") for key, v in settings.items()}
+        if name == _PACK:
+            if index != len(recipe) - 1:
+                raise ConfigError(f"{where}[{index}]: pack must be the last step")
+            profile = _profile(parsed, f"{where}[{index}].pack")
+            if isinstance(profile, Choice):
+                dimensions[f"{prefix}.{_PACK}.profile"] = profile
+            continue
+        for key, value in parsed.items():
+            if isinstance(value, Choice | Range):
+                dimensions[f"{prefix}.{index}.{name}.{key}"] = value
+        steps.append((name, parsed))
+    return Alternative(tuple(steps), profile, dimensions)
+
+
+def _step(entry: Any, where: str) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        name, settings = next(iter(entry.items()))
+        if settings is None:
+            return str(name), {}
+        if isinstance(settings, Mapping):
+            return str(name), settings
+    raise ConfigError(
+        f"{where}: a step is a technique's name or one mapping such as "
+        f"'prune: {{sparsity: 0.8}}', got {entry!r}"
+    )
+
+
+def _profile(settings: Mapping[str, Any], where: str) -> str | Choice:
+    unknown = set(settings) - {"profile"}
+    if unknown:
+        raise ConfigError(f"{where}: unknown setting {sorted(unknown)[0]!r}; allowed: profile")
+    profile = settings.get("profile", "compact")
+    for value in profile.values if isinstance(profile, Choice) else (profile,):
+        if value not in _PROFILES:
+            raise ConfigError(f"{where}.profile: must be compact or portable, got {value!r}")
+    return profile
+
+
+def _setting(value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "choices" in value:
+        return _choice(value, where)
+    if "low" in value or "high" in value:
+        return _range(value, where)
+    return value
+
+
+def _choice(value: Mapping[str, Any], where: str) -> Choice:
+    choices = value["choices"]
+    if len(value) != 1 or not isinstance(choices, list | tuple) or not choices:
+        raise ConfigError(f"{where}: choices must be a list that is not empty, got {value!r}")
+    return Choice(tuple(choices))
+
+
+def _range(value: Mapping[str, Any], where: str) -> Range:
+    unknown = set(value) - {"low", "high", "step", "log"}
+    if unknown or "low" not in value or "high" not in value:
+        raise ConfigError(f"{where}: a range has low, high and perhaps step or log, got {value!r}")
+    low, high, step = value["low"], value["high"], value.get("step")
+    log = value.get("log", False)
+    numbers = [low, high] + ([] if step is None else [step])
+    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        raise ConfigError(f"{where}: low, high and step must be numbers, got {value!r}")
+    if not all(math.isfinite(n) for n in numbers) or low > high or (step is not None and step <= 0):
+        raise ConfigError(f"{where}: needs low <= high and step > 0, got {value!r}")
+    if not isinstance(log, bool) or (log and (step is not None or low <= 0)):
+        raise ConfigError(f"{where}: a log range needs low > 0 and no step, got {value!r}")
+    return Range(low, high, step, log)

@@ -1,0 +1,83 @@
+"""A trial: one recipe applied to the source, packed, and measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from mlflow_compress import measure, packed
+from mlflow_compress.records import Recipe, Report, Variant, digest_of
+from mlflow_compress.techniques import Context, apply_recipe
+
+__all__ = ["TrialEvaluator"]
+
+_VERSIONS = ("mlflow-compress", "onnx", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class TrialEvaluator:
+    """Applies recipes to one source and measures the variants on the same rows.
+
+    Attributes:
+        source: the source as ONNX, normalised.
+        uri: the source's URI with its version resolved.
+        source_digest: sha256 of the source's ONNX bytes.
+        evaluation: the rows that variants are scored on.
+        calibration: the rows that techniques may look at, or None.
+        work_dir: folder that the packed files are written to.
+        metric: name of the accuracy metric; unused when the evaluation rows have no labels.
+        threads: onnxruntime's threads when latency is measured.
+        latency_rounds: interleaved rounds per latency measurement; 0 measures none.
+        seed: seed of techniques and bootstraps.
+    """
+
+    source: onnx.ModelProto
+    uri: str
+    source_digest: str
+    evaluation: measure.Dataset
+    work_dir: Path
+    calibration: measure.Dataset | None = None
+    metric: str = "accuracy"
+    threads: int = 1
+    latency_rounds: int = 15
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
+
+    def key(self, recipe: Recipe) -> str:
+        """Return the digest of everything that the trial's outcome depends on."""
+        calibration = self.calibration
+        return digest_of(
+            {
+                "source": self.source_digest,
+                "recipe": recipe.to_json(),
+                "evaluation": self.evaluation.digest,
+                "calibration": None if calibration is None else calibration.digest,
+                "metric": self.metric,
+                "threads": self.threads,
+                "latency_rounds": self.latency_rounds,
+                "seed": self.seed,
+                "versions": dict(self.versions),
+            }
+        )
+
+    def evaluate(self, recipe: Recipe, key: str) -> tuple[Variant, str]:
+        """Apply, pack, measure; return the variant and the path of its packed file.
+
+        Raises:
+            TechniqueError: the recipe cannot be applied to this model.
+        """
+        inputs: Mapping[str, np.ndarray] | None = None
+        if self.calibration is not None:
+            inputs = self.calibration.inputs
+        result = apply_recipe(
+            self.source, recipe, Context(calibration=inputs, seed=self.seed, work_dir=self.work_dir)
+        )
+        path = self.work_dir / f"{key[:16]}.onnx"
+        packed.save(packed.pack(result.model, recipe.profile), path)
+        variant = Variant(key, recipe, self._report(result, path), source=self.uri)
+        return variant, str(path)
