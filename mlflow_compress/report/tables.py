@@ -9,6 +9,7 @@ __all__ = [
     "format_bytes",
     "format_drop",
     "format_latency",
+    "format_quality",
     "front_markdown",
     "layer_rows",
     "markdown_table",
@@ -42,7 +43,8 @@ def format_latency(report: Report) -> str:
     return f"{latency.p50:.3g} ms ({latency.ratio:.2f}x)"
 
 
-def _quality(report: Report) -> str:
+def format_quality(report: Report) -> str:
+    """Return the accuracy, or without labels the agreement with the source: ``94.60 %``."""
     if report.accuracy is not None:
         return f"{100 * report.accuracy.value:.2f} %"
     if report.fidelity is not None:
@@ -137,7 +139,7 @@ def _front_row(variant: Variant, wins: Mapping[str, Sequence[str]]) -> list[str]
     return [
         variant.recipe.label,
         f"{report.rate:.1f}x",
-        _quality(report),
+        format_quality(report),
         format_drop(report),
         format_bytes(report.size_bytes),
         format_latency(report),

@@ -1,0 +1,39 @@
+# make demo · make test · make lint · make bench
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of torch: left to itself, pip fetches gigabytes of CUDA.
+TORCH ?= torch==2.13.0
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format bench clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/python examples/lenet_mnist/prepare.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mlflow-compress run examples/lenet_mnist/compress.yaml
+
+test: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info examples/lenet_mnist/out benchmarks/out
+	find mlflow_compress -name '*.so' -delete
+
+# One install serves everything; it is repeated only when what is installed changes.
+$(STAMP): setup.py pyproject.toml $(wildcard mlflow_compress/packed/*.c mlflow_compress/packed/*.h)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name one with make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes, once"
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH) -e '.[torch,demo,test,lint]'
+	touch $@

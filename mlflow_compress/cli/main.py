@@ -1,0 +1,86 @@
+"""The ``mlflow-compress`` command: loads each subcommand when it is used, and turns errors into
+one line on stderr and a documented exit code, here and nowhere else.
+"""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from mlflow_compress.errors import CompressError
+
+__all__ = ["EXIT_CODES", "cli", "main"]
+
+EXIT_CODES = {
+    0: "every target promoted or rightly kept",
+    1: "anything not named here",
+    2: "bad usage or configuration",
+    3: "some target has no feasible variant",
+    4: "source or data not found",
+    5: "tracking server or device out of reach",
+    130: "ended by Ctrl-C; what was finished is kept",
+}
+
+_COMMANDS = {
+    "run": ("mlflow_compress.cli.run", "run", "Search, register and promote as compress.yaml says."),
+    "schema": ("mlflow_compress.cli.run", "schema", "Print the JSON schema of compress.yaml."),
+}
+"""Command: its module, its name there, and the line that ``--help`` shows without loading it."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CompressError as error:
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("stopped by Ctrl-C; finished trials are kept and will be reused", 130)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    """Print one line on stderr and leave."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(exit_code)
+
+
+def _epilog() -> str:
+    codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
+    return f"\b\nExit codes:\n{codes}"
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_epilog(),
+)
+@click.version_option(package_name="mlflow-compress")
+def cli() -> None:
+    """Compress MLflow models and promote the best variant to each edge target."""
+    # MLflow and alembic tell of every migration and default; a person needs none of it.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; the console script's entry point."""
+    cli.main(args=None if args is None else list(args), prog_name="mlflow-compress")

@@ -1,0 +1,68 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mlflow_compress.job import Watcher
+from mlflow_compress.records import Trial
+from mlflow_compress.report.tables import format_bytes, format_drop
+
+__all__ = ["progress"]
+
+
+@contextmanager
+def progress() -> Iterator[Watcher]:
+    """Yield a watcher that shows a job's progress on stderr."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        yield _Bar(bar)
+
+
+def _outcome(trial: Trial) -> str:
+    """Say in one line what came of a trial."""
+    if trial.variant is None:
+        return f"failed: {trial.error}"
+    report = trial.variant.report
+    text = f"{report.rate:.1f}x, {format_bytes(report.size_bytes)}"
+    if report.accuracy is not None:
+        text += f", {100 * report.accuracy.value:.2f} %, drop {format_drop(report)} points"
+    elif report.fidelity is not None:
+        text += f", {100 * report.fidelity.agreement:.2f} % agree with the source"
+    return text + (" (reused)" if trial.state == "reused" else "")
+
+
+class _Lines(Watcher):
+    """One line per event, for logs."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def stage(self, text: str, total: int | None = None) -> None:
+        self._console.print(text, markup=False)
+
+    def trial(self, trial: Trial) -> None:
+        line = f"trial {trial.number}: {trial.recipe.label}: {_outcome(trial)}"
+        self._console.print(line, markup=False)
+
+
+class _Bar(Watcher):
+    """A bar that counts trials, with each trial's outcome scrolling above it."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("starting", total=None)
+
+    def stage(self, text: str, total: int | None = None) -> None:
+        self._bar.reset(self._task, total=total, description=text)
+
+    def trial(self, trial: Trial) -> None:
+        line = f"  {trial.recipe.label}: {_outcome(trial)}"
+        self._bar.console.print(line, markup=False)
+        self._bar.advance(self._task)

@@ -1,0 +1,45 @@
+"""``mlflow-compress run`` and ``schema``."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+__all__ = ["run", "schema"]
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the config, such as --set search.trials=20; may be repeated.",
+)
+def run(config: Path, overrides: tuple[str, ...]) -> None:
+    """Search, register and promote as CONFIG (a compress.yaml) says.
+
+    Reads the source model, tries recipes, logs each as an MLflow run, registers the best
+    variants, and moves the alias of each target to the best version for it. Running it again
+    reuses what is finished.
+    """
+    from mlflow_compress import job
+    from mlflow_compress.cli.progress import progress
+    from mlflow_compress.cli.show import show_outcome
+    from mlflow_compress.config import load_config
+
+    checked = load_config(config, overrides)
+    with progress() as watcher:
+        outcome = job.run(checked, watcher=watcher)
+    show_outcome(outcome)
+    sys.exit(outcome.exit_code)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON schema of compress.yaml, for editors."""
+    from mlflow_compress.config import config_schema
+
+    click.echo(json.dumps(config_schema(), indent=2))

@@ -1,0 +1,87 @@
+"""What the terminal shows of a finished job."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from mlflow_compress.job import Outcome
+from mlflow_compress.records import Variant
+from mlflow_compress.report.tables import (
+    format_bytes,
+    format_drop,
+    format_latency,
+    format_quality,
+)
+
+__all__ = ["show_outcome"]
+
+_WIDTH_WHEN_PIPED = 160
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Print the table of registered variants, each target's decision, and where to look."""
+    _print_table(outcome)
+    counts = {
+        state: sum(t.state == state for t in outcome.trials)
+        for state in ("complete", "reused", "failed")
+    }
+    click.echo(
+        f"\n{len(outcome.trials)} trials: {counts['complete']} run now, "
+        f"{counts['reused']} reused, {counts['failed']} failed"
+    )
+    for decision in outcome.decisions:
+        click.echo(f"{decision.target}: {decision.outcome}: {decision.reason}")
+    click.echo(f"\nlook at it:  {_ui_command(outcome.tracking_uri)}")
+    click.echo(f"then open:   {_ui_link(outcome)}")
+
+
+def _print_table(outcome: Outcome) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH_WHEN_PIPED)
+    table = Table(title=f"{outcome.registered_as}: variants of {outcome.source}")
+    table.add_column("version", justify="right")
+    table.add_column("variant")
+    for name in ("rate", "accuracy", "drop, points [95 %]", "size", "latency"):
+        table.add_column(name, justify="right")
+    table.add_column("won")
+    for variant in sorted(outcome.registered, key=lambda v: v.report.size_bytes):
+        table.add_row(*_row(variant, outcome))
+    console.print(table)
+
+
+def _row(variant: Variant, outcome: Outcome) -> list[str]:
+    report = variant.report
+    return [
+        str(variant.version),
+        variant.recipe.label,
+        f"{report.rate:.1f}x",
+        format_quality(report),
+        format_drop(report),
+        format_bytes(report.size_bytes),
+        format_latency(report),
+        ", ".join(outcome.targets_of(variant)),
+    ]
+
+
+def _is_server(tracking_uri: str) -> bool:
+    return urlsplit(tracking_uri).scheme in ("http", "https")
+
+
+def _ui_command(tracking_uri: str) -> str:
+    if _is_server(tracking_uri):
+        return f"the server at {tracking_uri}"
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if tracking_uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
+        tracking_uri = f"sqlite:///{path.relative_to(Path.cwd())}"
+    return f"mlflow ui --backend-store-uri {tracking_uri} --port 5000"
+
+
+def _ui_link(outcome: Outcome) -> str:
+    base = outcome.tracking_uri if _is_server(outcome.tracking_uri) else "http://127.0.0.1:5000"
+    # Without this parameter MLflow opens in its GenAI mode, which hides models and the registry.
+    query = "?workflowType=machine_learning"
+    return f"{base.rstrip('/')}/#/models/{outcome.registered_as}{query}"

@@ -1,0 +1,242 @@
+"""The schema of ``compress.yaml``: pydantic models, one-line errors, ``--set`` overrides.
+
+Paths in the file are relative to the file's folder.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mlflow_compress.errors import ConfigError
+
+__all__ = ["Config", "DataConfig", "DataRef", "SearchConfig", "config_schema", "load_config"]
+
+_SQLITE = "sqlite:///"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataRef(_Strict):
+    """Rows to use: a file or a function."""
+
+    path: str = Field(min_length=1, description=".npz, .csv, .parquet, or module:function")
+    rows: int | None = Field(None, ge=1, description="use only the first so many rows")
+    name: str | None = Field(None, description="what the dataset is called in MLflow")
+
+
+class DataConfig(_Strict):
+    """What techniques may look at, and what variants are scored on."""
+
+    calibration: str | DataRef | None = Field(
+        None, description="inputs that techniques may look at; no labels are used"
+    )
+    evaluation: str | DataRef = Field(description="rows that source and variants are scored on")
+    metric: str = Field("accuracy", description="a metric's name, or module:function")
+
+    @staticmethod
+    def ref(value: str | DataRef) -> DataRef:
+        """Return the long form of a data reference."""
+        return DataRef(path=value) if isinstance(value, str) else value
+
+
+class SearchConfig(_Strict):
+    """How recipes are chosen and how many are tried."""
+
+    strategy: str | None = Field(
+        None, description="manual, grid, random, …; by default what fits the recipes"
+    )
+    trials: int = Field(50, ge=1, description="the most recipes to try")
+    seed: int = Field(0, ge=0)
+    objectives: tuple[str, ...] | None = Field(
+        None, min_length=1, description="rate, accuracy, agreement, latency"
+    )
+    latency_rounds: int = Field(
+        15, ge=0, description="interleaved rounds of each latency measurement; 0 measures none"
+    )
+    threads: int = Field(1, ge=1, description="onnxruntime's threads when latency is measured")
+
+
+RecipeSpec = Annotated[
+    list[str | dict[str, dict[str, Any] | None]],
+    Field(description="steps in order; the last may be pack: {profile: compact|portable}"),
+]
+TargetSpec = Annotated[
+    str | dict[str, Any],
+    Field(description="a shipped profile's name, a YAML file, or a profile written out"),
+]
+
+
+class Config(_Strict):
+    """One job: compress a source, register its variants, promote the best per target."""
+
+    source: str = Field(
+        min_length=1, description="models:/name@alias, models:/name/3, runs:/…, or an .onnx file"
+    )
+    register_as: str | None = Field(
+        None,
+        pattern=r"^[^/:.%\"']+$",
+        max_length=256,
+        description="registered model of the variants; by default the source's name and -edge",
+    )
+    experiment: str | None = Field(None, min_length=1, description="by default register_as")
+    tracking_uri: str | None = Field(
+        None, description="by default MLFLOW_TRACKING_URI; sqlite:/// paths are relative to here"
+    )
+    data: DataConfig
+    recipe: RecipeSpec | None = Field(None, description="the only recipe, perhaps with ranges")
+    recipes: list[RecipeSpec] | None = Field(None, min_length=1, description="several recipes")
+    search: SearchConfig = SearchConfig()
+    targets: list[TargetSpec] = Field(default=[], description="edge targets to promote for")
+
+    @model_validator(mode="after")
+    def _one_recipe_key(self) -> "Config":
+        if self.recipe is not None and self.recipes is not None:
+            raise ValueError("recipe and recipes exclude each other: keep one of them")
+        return self
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON schema of ``compress.yaml``, for editors."""
+    schema = Config.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``KEY=VALUE`` texts; the key is dotted (``search.trials``, ``targets.0``), the
+            value is YAML.
+
+    Raises:
+        ConfigError: one line with the key's path, the value and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"config {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path}: must be a mapping of keys, got {data!r}")
+    for override in overrides:
+        _override(data, override)
+    config = parse_config(data, str(path))
+    return _with_absolute_paths(config, path.resolve().parent)
+
+
+def parse_config(data: Mapping[str, Any], label: str = "config") -> Config:
+    """Check a configuration that is plain data already.
+
+    Raises:
+        ConfigError: one line with the key's path, the value and what is allowed.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{label}: {_one_line(error)}") from None
+
+
+def _override(data: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: must be KEY=VALUE, such as search.trials=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value {text!r} is not YAML") from None
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(data, dict):
+            if data.get(part) is None:
+                data[part] = {}
+            elif isinstance(data[part], str):
+                # The short form of a section, such as `evaluation: rows.npz`.
+                data[part] = {"path": data[part]}
+        data = data[_index(data, part, override)]
+    if not isinstance(data, dict | list):
+        raise ConfigError(f"--set {override}: {key} lies below a value that has no keys: {data!r}")
+    data[_index(data, last, override)] = value
+
+
+def _index(data: Any, part: str, override: str) -> Any:
+    if not isinstance(data, list):
+        return part
+    if part.isdecimal() and int(part) < len(data):
+        return int(part)
+    raise ConfigError(f"--set {override}: {part!r} must be an index below {len(data)}")
+
+
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
+    data = config.data
+    update: dict[str, Any] = {
+        "evaluation": _absolute_ref(data.evaluation, folder),
+        "calibration": None if data.calibration is None else _absolute_ref(data.calibration, folder),
+    }
+    changes: dict[str, Any] = {"data": data.model_copy(update=update)}
+    if config.source.endswith(".onnx") and "://" not in config.source:
+        if not config.source.startswith(("models:/", "runs:/")):
+            changes["source"] = str(folder / config.source)
+    uri = config.tracking_uri
+    if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
+        changes["tracking_uri"] = _SQLITE + str(folder / uri.removeprefix(_SQLITE))
+    changes["targets"] = [
+        str(folder / target) if isinstance(target, str) and _is_file(target) else target
+        for target in config.targets
+    ]
+    return config.model_copy(update=changes)
+
+
+def _absolute_ref(value: str | DataRef, folder: Path) -> DataRef:
+    ref = DataConfig.ref(value)
+    is_function = ":" in ref.path and not Path(ref.path).suffix
+    return ref if is_function else ref.model_copy(update={"path": str(folder / ref.path)})
+
+
+def _is_file(target: str) -> bool:
+    return "/" in target or target.endswith((".yaml", ".yml"))
+
+
+def _one_line(error: ValidationError) -> str:
+    """Turn pydantic's most telling finding into one line: key, rule, value."""
+    findings = error.errors(include_url=False)
+    # Of a union's branches the one that got deepest into the data says most.
+    first = max(findings, key=lambda finding: len(finding["loc"]))
+    if findings[0]["type"] in ("missing", "extra_forbidden"):
+        first = findings[0]
+    where = ".".join(_path(first["loc"]))
+    kind, value = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        return f"unknown key {where}{_did_you_mean(first['loc'])}"
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind == "value_error":
+        text = str(first.get("ctx", {}).get("error", first["msg"]))
+        return f"{where} {text}".strip()
+    rule = first["msg"][0].lower() + first["msg"][1:]
+    return f"{where}: {rule.replace('input should', 'must')}, got {value!r}"
+
+
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """Drop what pydantic puts in for the branches of a union (``DataRef``, ``str``, ``dict[…]``)."""
+    branches = ("DataRef", "str", "list", "dict")
+    return [str(part) for part in loc if not str(part).startswith(branches)]
+
+
+def _did_you_mean(loc: tuple[int | str, ...]) -> str:
+    path = _path(loc)
+    models = {"data": DataConfig, "search": SearchConfig}
+    model: type[BaseModel] = Config
+    if len(path) > 1:
+        model = DataRef if len(path) > 2 else models.get(path[0], Config)
+    names = list(model.model_fields)
+    close = difflib.get_close_matches(path[-1], names, n=1)
+    return f" (did you mean {close[0]}?)" if close else f"; known keys: {', '.join(names)}"
