@@ -1,0 +1,36 @@
+"""Measuring: datasets, accuracy, fidelity, latency, size, entropy, layers."""
+
+from mlflow_compress.measure.accuracy import measure_accuracy, score
+from mlflow_compress.measure.data import Dataset
+from mlflow_compress.measure.entropy import code_bits, entropy, kl_divergence, redundancy
+from mlflow_compress.measure.fidelity import measure_fidelity
+from mlflow_compress.measure.latency import is_tie, measure_latency
+from mlflow_compress.measure.layers import layer_reports, stage_reports
+from mlflow_compress.measure.load import check_fits, load_dataset
+from mlflow_compress.measure.metrics import find_metric, metric_names
+from mlflow_compress.measure.runner import Runnable, open_session, run, session_options
+from mlflow_compress.measure.size import weight_bytes
+
+__all__ = [
+    "Dataset",
+    "Runnable",
+    "check_fits",
+    "code_bits",
+    "entropy",
+    "find_metric",
+    "is_tie",
+    "kl_divergence",
+    "layer_reports",
+    "load_dataset",
+    "measure_accuracy",
+    "measure_fidelity",
+    "measure_latency",
+    "metric_names",
+    "open_session",
+    "redundancy",
+    "run",
+    "score",
+    "session_options",
+    "stage_reports",
+    "weight_bytes",
+]

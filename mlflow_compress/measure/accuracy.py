@@ -1,0 +1,87 @@
+"""Accuracy of a variant and its source on the same rows, and the drop with its interval."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mlflow_compress.errors import DataError
+from mlflow_compress.measure.data import Dataset
+from mlflow_compress.measure.intervals import bootstrap_interval, paired_proportions_interval
+from mlflow_compress.measure.metrics import Metric, find_metric
+from mlflow_compress.records import Accuracy, Interval
+
+__all__ = ["measure_accuracy", "score"]
+
+
+def score(outputs: Mapping[str, np.ndarray], dataset: Dataset, metric: str = "accuracy") -> float:
+    """Return a metric's value.
+
+    Raises:
+        ConfigError: the metric does not exist.
+        DataError: the dataset has no labels, or they do not fit the outputs.
+    """
+    chosen = find_metric(metric)
+    return chosen.combine(_rows(chosen, outputs, dataset))
+
+
+def measure_accuracy(
+    variant: Mapping[str, np.ndarray],
+    source: Mapping[str, np.ndarray],
+    dataset: Dataset,
+    metric: str = "accuracy",
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Accuracy:
+    """Score both models' outputs on the dataset's rows.
+
+    The drop is positive when the variant is worse, for errors such as ``rmse`` too. Its interval
+    is paired: the score interval for metrics that are right or wrong per row (never of zero
+    width), the bootstrap over rows otherwise.
+
+    Args:
+        variant: the variant's outputs by name, of [rows, ...].
+        source: the source's outputs by name, of [rows, ...].
+        dataset: rows with labels.
+        metric: see :func:`find_metric`.
+        level: the interval's confidence level.
+        seed: seeds the bootstrap.
+
+    Raises:
+        ConfigError: the metric does not exist.
+        DataError: the dataset has no labels, or they do not fit the outputs.
+    """
+    chosen = find_metric(metric)
+    ours, theirs = _rows(chosen, variant, dataset), _rows(chosen, source, dataset)
+    sign = 1.0 if chosen.higher_is_better else -1.0
+    value, reference = chosen.combine(ours), chosen.combine(theirs)
+    return Accuracy(
+        metric=metric,
+        value=value,
+        source=reference,
+        drop=sign * (reference - value),
+        drop_interval=_interval(chosen, ours, theirs, sign, level, seed),
+        dataset=dataset.ref,
+    )
+
+
+def _rows(metric: Metric, outputs: Mapping[str, np.ndarray], dataset: Dataset) -> np.ndarray:
+    if dataset.labels is None:
+        raise DataError(
+            f"data {dataset.name!r} have no labels, so {metric.name!r} cannot be measured; add "
+            f"'labels', or gate on agreement with the source instead"
+        )
+    return np.asarray(metric.per_row(outputs, dataset.labels))
+
+
+def _interval(
+    metric: Metric, ours: np.ndarray, theirs: np.ndarray, sign: float, level: float, seed: int
+) -> Interval:
+    if ours.dtype == bool and theirs.dtype == bool and ours.ndim == 1:
+        lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
+        return paired_proportions_interval(lost, won, len(ours), level)
+
+    def drop(rows: np.ndarray) -> float:
+        return sign * (metric.combine(theirs[rows]) - metric.combine(ours[rows]))
+
+    return bootstrap_interval(drop, len(ours), level=level, seed=seed)

@@ -1,0 +1,114 @@
+"""Datasets: named rows of inputs and labels, with a digest of their own."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from mlflow_compress.errors import DataError
+from mlflow_compress.records import DatasetRef
+
+__all__ = ["LABELS", "Dataset"]
+
+LABELS = "labels"
+"""The key, or column, that holds the labels; every other one is an input."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows that models are run on.
+
+    Attributes:
+        inputs: arrays of [rows, ...] by input name.
+        labels: [rows, ...], or None when there are none.
+        name: what a person calls it.
+        is_table: whether the inputs are the columns of a table, which still have to be matched
+            with a model's inputs (:func:`check_fits` does).
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    labels: np.ndarray | None = None
+    name: str = "data"
+    is_table: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check that every array has the same rows, at least one, and plain numbers or text.
+
+        Raises:
+            DataError: names the array, and says what it has and what is allowed.
+        """
+        if not self.inputs:
+            raise DataError(f"data {self.name!r}: there are no inputs")
+        arrays = {key: _plain(self.name, key, np.asarray(a)) for key, a in self.inputs.items()}
+        object.__setattr__(self, "inputs", arrays)
+        first, rows = next(iter(arrays)), 0
+        for key, array in arrays.items():
+            if array.ndim == 0:
+                raise DataError(f"data {self.name!r}: {key!r} is one number, expected [rows, ...]")
+            rows = len(arrays[first])
+            if len(array) != rows:
+                raise DataError(
+                    f"data {self.name!r}: {key!r} has {len(array)} rows, {first!r} has {rows}"
+                )
+        if rows == 0:
+            raise DataError(f"data {self.name!r}: there are no rows")
+        if self.labels is not None:
+            labels = _plain(self.name, LABELS, np.asarray(self.labels))
+            object.__setattr__(self, "labels", labels)
+            if labels.ndim == 0 or len(labels) != rows:
+                count = "no axis" if labels.ndim == 0 else str(len(labels))
+                raise DataError(
+                    f"data {self.name!r}: labels do not match the inputs: {count} labels for "
+                    f"{rows} rows"
+                )
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.inputs.values())))
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 over names, dtypes, shapes and bytes of the inputs and labels."""
+        sha = hashlib.sha256()
+        parts = dict(self.inputs) | ({} if self.labels is None else {LABELS: self.labels})
+        for key in sorted(parts):
+            array = np.ascontiguousarray(parts[key])
+            sha.update(f"{key}\0{array.dtype.str}\0{array.shape}\0".encode())
+            sha.update(array.tobytes())
+        return sha.hexdigest()
+
+    @property
+    def ref(self) -> DatasetRef:
+        """The record that stands for these rows in reports."""
+        return DatasetRef(self.name, self.digest, self.rows)
+
+    def head(self, rows: int) -> "Dataset":
+        """Return the first ``rows`` rows."""
+        labels = None if self.labels is None else self.labels[:rows]
+        return replace(self, inputs={k: a[:rows] for k, a in self.inputs.items()}, labels=labels)
+
+
+def _plain(name: str, key: str, array: np.ndarray) -> np.ndarray:
+    """Return the array with text as fixed-width unicode; refuse objects and numbers that are NaN.
+
+    Raises:
+        DataError: object dtype that is not text, or a float that is NaN or infinite.
+    """
+    if array.dtype == object:
+        if not all(isinstance(item, str) for item in array.ravel()):
+            raise DataError(
+                f"data {name!r}: {key!r} holds Python objects; expected numbers or text of one "
+                f"shape per row"
+            )
+        array = array.astype(np.str_)
+    if array.dtype.kind not in "biufUSc":
+        raise DataError(f"data {name!r}: {key!r} has dtype {array.dtype}, expected numbers or text")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        rows = np.unique(np.nonzero(~np.isfinite(array))[0])
+        raise DataError(
+            f"data {name!r}: {key!r} has NaN or infinite values, first in row {rows[0]}"
+        )
+    return array

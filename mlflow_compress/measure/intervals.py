@@ -1,0 +1,76 @@
+"""Confidence intervals of paired differences, honest on few rows."""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+
+from mlflow_compress.records import Interval
+
+__all__ = ["bootstrap_interval", "paired_proportions_interval"]
+
+
+def paired_proportions_interval(lost: int, won: int, rows: int, level: float = 0.95) -> Interval:
+    """Return the score interval of the drop ``(lost - won) / rows`` of a 0/1 score.
+
+    Never of zero width: when both models score every row alike, the rows still only rule out
+    drops larger than about ``z^2 / rows``. Tango, "Equivalence test and confidence interval for
+    the difference in proportions for the paired-sample design", 1998, equations 4 to 6.
+
+    Args:
+        lost: rows that only the source has right.
+        won: rows that only the variant has right.
+        rows: all rows, at least 1.
+        level: the confidence level.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    drop = (lost - won) / rows
+
+    def score(delta: float) -> float:
+        a = 2.0 * rows
+        b = -lost - won + (2.0 * rows - lost + won) * delta
+        c = -won * delta * (1.0 - delta)
+        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        variance = rows * (2 * q + delta * (1 - delta))
+        if variance <= 0:
+            return math.inf if lost - won > rows * delta else -math.inf
+        return (lost - won - rows * delta) / math.sqrt(variance)
+
+    low = _cross(score, z, -1.0, drop)
+    high = _cross(score, -z, drop, 1.0)
+    return Interval(low, high, level)
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float],
+    rows: int,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Return the percentile bootstrap interval of a statistic of rows drawn with replacement.
+
+    Args:
+        statistic: takes row indices of shape [rows] and returns a number.
+        rows: how many rows there are.
+        level: the confidence level.
+        draws: number of resamples.
+        seed: seeds the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.integers(0, rows, rows)) for _ in range(draws)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level)
+
+
+def _cross(score: Callable[[float], float], level: float, low: float, high: float) -> float:
+    """Find where the falling function ``score`` crosses ``level``, by bisection."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        if score(middle) > level:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

@@ -1,0 +1,112 @@
+"""Latency of a variant against its source, measured so that two equal models come out equal."""
+
+import math
+import time
+from collections.abc import Mapping
+from itertools import cycle, islice
+
+import numpy as np
+
+from mlflow_compress.measure.data import Dataset
+from mlflow_compress.measure.intervals import bootstrap_interval
+from mlflow_compress.measure.runner import Runnable
+from mlflow_compress.records import Latency
+
+__all__ = ["is_tie", "measure_latency"]
+
+_REPEATS, _WARMUPS = 20, 5
+_ROUND_SECONDS = 0.25
+"""Slow models get fewer calls per round: about so many seconds per model and round."""
+
+Feed = Mapping[str, np.ndarray]
+
+
+def measure_latency(
+    variant: Runnable,
+    source: Runnable,
+    dataset: Dataset,
+    *,
+    rounds: int = 15,
+    batch: int = 1,
+    threads: int = 1,
+    device: str = "local",
+    seed: int = 0,
+    level: float = 0.95,
+) -> Latency:
+    """Measure both models interleaved on the first rows of a dataset.
+
+    Each round times both in shuffled order, after warm-up calls, and keeps each one's fastest
+    call; the ratio is the median over rounds, its interval comes from the bootstrap over rounds.
+    The percentiles are over all timed calls.
+
+    Args:
+        variant: an open session.
+        source: an open session with the same threads.
+        dataset: rows to run; calls go through up to eight different batches of them.
+        rounds: how many rounds; 15 keeps two equal models within 5 %, fewer is quicker.
+        batch: rows per call.
+        threads: the sessions' threads, for the record.
+        device: the device's name, for the record.
+        seed: seeds the order and the bootstrap.
+        level: the interval's confidence level.
+    """
+    feeds = _feeds(dataset, batch)
+    models = (variant, source)
+    counts = [_calls(model, feeds[0]) for model in models]
+    rng = np.random.default_rng(seed)
+    fastest = np.empty((rounds, 2))
+    times: tuple[list[float], list[float]] = ([], [])
+    for index in range(rounds):
+        for which in rng.permutation(2):
+            spent = _time(models[which], feeds, *counts[which])
+            fastest[index, which] = min(spent)
+            times[which].extend(spent)
+    ratios = fastest[:, 0] / fastest[:, 1]
+    interval = bootstrap_interval(
+        lambda rows: float(np.median(ratios[rows])), rounds, level=level, seed=seed
+    )
+    p50, p95 = np.quantile(times[0], [0.5, 0.95]) * 1e3
+    return Latency(
+        device=device,
+        threads=threads,
+        batch=batch,
+        p50=float(p50),
+        p95=float(p95),
+        source_p50=float(np.median(times[1]) * 1e3),
+        ratio=float(np.median(ratios)),
+        ratio_interval=interval,
+    )
+
+
+def is_tie(latency: Latency) -> bool:
+    """Whether variant and source cannot be told apart: the ratio's interval holds 1."""
+    return latency.ratio_interval.low <= 1 <= latency.ratio_interval.high
+
+
+def _feeds(dataset: Dataset, batch: int) -> list[Feed]:
+    count = max(1, min(8, dataset.rows // batch))
+    return [
+        {k: np.resize(a[i * batch : (i + 1) * batch], (batch, *a.shape[1:]))
+         for k, a in dataset.inputs.items()}
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def _calls(model: Runnable, feed: Feed) -> tuple[int, int]:
+    """Return warm-up and timed calls per round, from the time of one call after a first."""
+    once = min(_time(model, [feed], 1, 2))
+    share = min(1.0, _ROUND_SECONDS / (once * (_REPEATS + _WARMUPS)))
+    return max(1, math.floor(_WARMUPS * share)), max(5, math.floor(_REPEATS * share))
+
+
+def _time(model: Runnable, feeds: list[Feed], warmups: int, repeats: int) -> list[float]:
+    """Return the seconds of each timed call."""
+    ready = islice(cycle(feeds), warmups + repeats)
+    for feed in islice(ready, warmups):
+        model.run(None, feed)
+    spent = []
+    for feed in ready:
+        begin = time.perf_counter()
+        model.run(None, feed)
+        spent.append(time.perf_counter() - begin)
+    return spent

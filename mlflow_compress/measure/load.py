@@ -1,0 +1,226 @@
+"""Loads datasets from files and functions, and fits them to a model's inputs."""
+
+import importlib
+import importlib.util
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+
+from mlflow_compress.errors import DataError, DataNotFoundError
+from mlflow_compress.measure.data import LABELS, Dataset
+
+__all__ = ["check_fits", "load_dataset", "load_function"]
+
+
+def load_dataset(spec: str, *, name: str | None = None, limit: int | None = None) -> Dataset:
+    """Load a dataset.
+
+    Args:
+        spec: an ``.npz`` file (arrays by input name), a ``.csv`` or ``.parquet`` file (columns),
+            or ``module:function`` or ``file.py:function``, which returns a :class:`Dataset` or a
+            mapping of arrays. Labels are under ``labels``. Modules are also looked for in the
+            current directory.
+        name: what to call it; the file's or function's name when None.
+        limit: keep only the first so many rows.
+
+    Raises:
+        DataNotFoundError: the file, module or function does not exist.
+        DataError: it exists and is no dataset; the message says why.
+    """
+    suffix = Path(spec).suffix.lower()
+    if suffix in _READERS:
+        path = Path(spec)
+        if not path.is_file():
+            raise DataNotFoundError(f"data file {spec!r} does not exist")
+        data = _READERS[suffix](path, name or path.stem)
+    elif ":" in spec:
+        data = _from_function(spec, name or spec.rpartition(":")[2])
+    else:
+        raise DataError(
+            f"data {spec!r}: expected a file that ends in {', '.join(_READERS)}, or module:function"
+        )
+    return data if limit is None or limit >= data.rows else data.head(limit)
+
+
+def check_fits(dataset: Dataset, model: onnx.ModelProto) -> Dataset:
+    """Return the dataset with exactly the inputs the model takes, in their dtypes.
+
+    A table whose columns are not the model's inputs is stacked into the model's single input, in
+    the order of its columns. Numbers change their width (float64 to float32), never their kind.
+    The digest of the returned dataset is that of its arrays.
+
+    Raises:
+        DataError: an input is missing, or its dtype or shape does not fit; the message says
+            what the model takes.
+    """
+    wanted = {value.name: value.type.tensor_type for value in model.graph.input}
+    inputs = dict(dataset.inputs)
+    if dataset.is_table and not set(wanted) <= set(inputs):
+        inputs = _stack(dataset, list(wanted))
+    missing = [key for key in wanted if key not in inputs]
+    if missing:
+        raise DataError(
+            f"data {dataset.name!r}: the model's input {missing[0]!r} is missing; the data have "
+            f"{', '.join(inputs)}, the model takes {', '.join(wanted)}"
+        )
+    extra = [key for key in inputs if key not in wanted]
+    if extra and not dataset.is_table:
+        raise DataError(
+            f"data {dataset.name!r}: the model has no input {extra[0]!r}; it takes "
+            f"{', '.join(wanted)} (labels go under {LABELS!r})"
+        )
+    fitted = {key: _fit(dataset.name, key, inputs[key], kind) for key, kind in wanted.items()}
+    return replace(dataset, inputs=fitted, is_table=False)
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """Import ``module:function`` or ``file.py:function``; the current directory is importable.
+
+    Raises:
+        DataNotFoundError: the module or the function does not exist.
+    """
+    place, _, attribute = spec.rpartition(":")
+    with _importable_cwd():
+        module = _module_of_file(place) if place.endswith(".py") else _module(place, spec)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise DataNotFoundError(f"{spec!r}: {place!r} has no function {attribute!r}")
+    return function
+
+
+def _from_function(spec: str, name: str) -> Dataset:
+    made = load_function(spec)()
+    if isinstance(made, Dataset):
+        return made
+    if not isinstance(made, Mapping):
+        raise DataError(
+            f"data {spec!r}: the function returned a {type(made).__name__}, expected a mapping "
+            f"from input names to arrays (and {LABELS!r})"
+        )
+    return _dataset(dict(made), name)
+
+
+def _read_npz(path: Path, name: str) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return _dataset(dict(file), name)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise DataError(f"data file {str(path)!r} is no .npz of plain arrays: {error}") from error
+
+
+def _read_table(path: Path, name: str) -> Dataset:
+    import pandas
+
+    reader = pandas.read_csv if path.suffix.lower() == ".csv" else pandas.read_parquet
+    try:
+        frame = reader(path)
+    # pandas' parser errors are ValueErrors; pyarrow's are ValueErrors and OSErrors
+    except (ValueError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"data file {str(path)!r} cannot be read: {first}") from error
+    columns = {str(key): frame[key].to_numpy() for key in frame.columns}
+    return replace(_dataset(columns, name), is_table=True)
+
+
+_READERS: dict[str, Callable[[Path, str], Dataset]] = {
+    ".npz": _read_npz,
+    ".csv": _read_table,
+    ".parquet": _read_table,
+}
+
+
+def _dataset(arrays: dict[str, Any], name: str) -> Dataset:
+    labels = arrays.pop(LABELS, None)
+    return Dataset({str(key): np.asarray(array) for key, array in arrays.items()}, labels, name)
+
+
+def _stack(dataset: Dataset, wanted: list[str]) -> dict[str, np.ndarray]:
+    if len(wanted) != 1:
+        raise DataError(
+            f"data {dataset.name!r}: the columns must be named after the model's inputs "
+            f"{', '.join(wanted)}; they are {', '.join(list(dataset.inputs)[:8])}"
+        )
+    for key, column in dataset.inputs.items():
+        if column.dtype.kind not in "biuf":
+            raise DataError(f"data {dataset.name!r}: column {key!r} holds no numbers")
+    columns = [np.asarray(column, np.float32) for column in dataset.inputs.values()]
+    return {wanted[0]: np.stack(columns, axis=1)}
+
+
+def _fit(name: str, key: str, array: np.ndarray, kind: onnx.TypeProto.Tensor) -> np.ndarray:
+    """Return the array in the input's dtype; raise DataError when dtype or shape do not fit."""
+    if kind.elem_type == onnx.TensorProto.STRING:
+        if array.dtype.kind not in "US":
+            raise DataError(f"data {name!r}: {key!r} is {array.dtype}, the model takes text")
+        return array
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    widths = {"i": "iu", "u": "iu"}.get(dtype.kind, dtype.kind)
+    if array.dtype.kind not in widths:
+        raise DataError(f"data {name!r}: {key!r} is {array.dtype}, the model takes {dtype}")
+    if kind.HasField("shape"):
+        _fit_shape(name, key, array, kind)
+    if dtype.kind in "iu" and array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
+            raise DataError(f"data {name!r}: {key!r} has values that do not fit into {dtype}")
+    return array.astype(dtype, copy=False)
+
+
+def _fit_shape(name: str, key: str, array: np.ndarray, kind: onnx.TypeProto.Tensor) -> None:
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    shown = f"[{', '.join(['rows', *('any' if d is None else str(d) for d in dims[1:])])}]"
+    fits = len(dims) == array.ndim and all(
+        size in (None, got) for size, got in zip(dims[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"data {name!r}: {key!r} has shape {list(array.shape)}, the model takes {shown}"
+        )
+    if dims and dims[0] is not None and len(array) < dims[0]:
+        raise DataError(
+            f"data {name!r}: {key!r} has {len(array)} rows, the model's batch is fixed to {dims[0]}"
+        )
+
+
+def _module(place: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        missing = error.name or place
+        if place == missing or place.startswith(f"{missing}."):
+            raise DataNotFoundError(
+                f"{spec!r}: there is no module {missing!r} (looked in the current directory too)"
+            ) from error
+        raise
+    except ValueError as error:
+        raise DataNotFoundError(f"{spec!r} is no module:function") from error
+
+
+def _module_of_file(place: str) -> ModuleType:
+    path = Path(place)
+    if not path.is_file():
+        raise DataNotFoundError(f"Python file {place!r} does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise DataNotFoundError(f"Python file {place!r} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _importable_cwd() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

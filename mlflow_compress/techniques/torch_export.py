@@ -1,0 +1,151 @@
+"""Exports PyTorch modules to ONNX, quietly, and checks the result against PyTorch."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import numpy as np
+import onnx
+import torch
+
+from mlflow_compress.errors import DataError, SourceError
+from mlflow_compress.techniques.onnx_run import session
+
+__all__ = ["export_torch"]
+
+Inputs = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
+
+_TOLERANCE = 1e-4
+"""Largest allowed difference between PyTorch's and onnxruntime's outputs, relative to the
+largest output: float32 sums in another order stay two orders of magnitude below it."""
+
+_LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def export_torch(
+    module: torch.nn.Module,
+    example_inputs: Inputs,
+    *,
+    input_names: Sequence[str] | None = None,
+    check: bool = True,
+) -> onnx.ModelProto:
+    """Export a module in evaluation mode; the first axis of every input is an open batch axis.
+
+    Takes class instances and the graph modules that ``mlflow.pytorch.load_model`` makes of pt2
+    files. The module's training flag is put back afterwards.
+
+    Args:
+        module: what to export.
+        example_inputs: rows of [batch, ...] to trace with and to check on, at least two: one
+            array, a sequence in the order of ``forward``, or a mapping from input names.
+        input_names: names of the inputs in the model, in order; taken from the mapping when
+            there is one, otherwise ``input`` or ``input_0``, ``input_1`` ….
+        check: compare onnxruntime's outputs with PyTorch's on the example rows.
+
+    Raises:
+        DataError: fewer than two example rows.
+        SourceError: PyTorch cannot export the module, or the exported model's outputs differ.
+    """
+    arrays, names = _inputs(example_inputs, input_names)
+    tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    was_training = module.training
+    _set_training(module, False)
+    try:
+        with _quiet(), torch.no_grad():
+            model = _export(module, tensors, names)
+            expected = module(*tensors) if check else None
+    finally:
+        _set_training(module, was_training)
+    if expected is not None:
+        _compare(model, dict(zip(names, arrays, strict=True)), expected)
+    return model
+
+
+def _inputs(
+    example: Inputs, input_names: Sequence[str] | None
+) -> tuple[list[np.ndarray], list[str]]:
+    if isinstance(example, Mapping):
+        arrays, names = list(example.values()), list(example)
+    else:
+        arrays = [example] if isinstance(example, np.ndarray) else list(example)
+        names = ["input"] if len(arrays) == 1 else [f"input_{i}" for i in range(len(arrays))]
+    if not arrays or any(len(array) < 2 for array in arrays):
+        raise DataError("exporting needs at least two example rows, to find the batch axis")
+    return arrays, list(input_names) if input_names else names
+
+
+def _export(
+    module: torch.nn.Module, tensors: tuple[torch.Tensor, ...], names: list[str]
+) -> onnx.ModelProto:
+    batch = torch.export.Dim("batch")
+    try:
+        program = torch.onnx.export(
+            module,
+            tensors,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=tuple({0: batch} for _ in tensors),
+            input_names=names,
+            verbose=False,
+        )
+    except (torch.onnx.OnnxExporterError, torch._dynamo.exc.UserError, RuntimeError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "unknown")
+        raise SourceError(f"PyTorch cannot export the module to ONNX: {first.strip()}") from error
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _compare(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], expected: object) -> None:
+    wanted = [expected] if isinstance(expected, torch.Tensor) else _leaves(expected)
+    got = session(model).run(None, dict(inputs))
+    for value, tensor, output in zip(model.graph.output, wanted, got, strict=True):
+        reference = tensor.numpy()
+        scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
+        worst = float(np.abs(output - reference).max(initial=0.0))
+        if not worst <= _TOLERANCE * scale:
+            raise SourceError(
+                f"the exported model's output {value.name!r} differs from PyTorch's by {worst:.3g} "
+                f"(allowed: {_TOLERANCE * scale:.3g})"
+            )
+
+
+def _leaves(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value
+    return [leaf for item in items for leaf in _leaves(item)]  # type: ignore[attr-defined]
+
+
+def _set_training(module: torch.nn.Module, mode: bool) -> None:
+    """Switch the mode; modules out of ``torch.export`` are fixed in theirs and refuse."""
+    try:
+        module.train(mode)
+    except NotImplementedError:
+        return
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch's export warnings, log lines and prints from the user's terminal."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    loggers += [
+        log
+        for name, log in logging.root.manager.loggerDict.items()
+        if isinstance(log, logging.Logger) and name.startswith(_LOGGERS)
+    ]
+    levels = [(log, log.level) for log in loggers]
+    for log in loggers:
+        log.setLevel(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in levels:
+            log.setLevel(level)
