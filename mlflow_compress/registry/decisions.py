@@ -1,0 +1,246 @@
+"""Decisions as runs: what was decided, on what evidence, for people and for programs."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
+from mlflow_compress.targets import Target
+
+__all__ = ["DecisionLog", "LoggedDecision", "evidence_digest", "render"]
+
+KIND = "compress.kind"
+MODEL = "compress.model"
+TARGET = "compress.target"
+OUTCOME = "compress.outcome"
+VERSION = "compress.version"
+INCUMBENT = "compress.incumbent"
+REASON = "compress.reason"
+EVIDENCE = "compress.evidence"
+OWNER = "compress.owner"
+
+# An open decision older than this belongs to a job that is gone, wherever it ran.
+_ABANDONED_MS = 10 * 60 * 1000
+
+_NOTE = "mlflow.note.content"
+_RUN_NAME = "mlflow.runName"
+
+
+@dataclass(frozen=True)
+class LoggedDecision:
+    """A decision as its run tells it.
+
+    Attributes:
+        run_id: the run.
+        status: the run's status; ``RUNNING`` while (or because) it was not carried out.
+        start_ms: when it was made, milliseconds since 1970.
+        target: the target's name.
+        outcome: ``promoted``, ``kept``, ``none feasible`` or ``rolled back``.
+        version: where the alias should be afterwards, or None.
+        incumbent: where it was before, or None.
+        reason: one sentence.
+        evidence: digest of what it was based on and what it came to.
+        owner: host and process that made it.
+    """
+
+    run_id: str
+    status: str
+    start_ms: int
+    target: str
+    outcome: str
+    version: int | None
+    incumbent: int | None
+    reason: str
+    evidence: str
+    owner: str = ""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the job that opened it is certainly or very likely gone."""
+        if self.status != "RUNNING":
+            return False
+        host, _, process = self.owner.rpartition(":")
+        if host == platform.node() and process.isdigit() and not _alive(int(process)):
+            return True
+        return time.time() * 1000 - self.start_ms > _ABANDONED_MS
+
+
+def evidence_digest(decision: Decision, target: Target) -> str:
+    """Return a digest of where the alias should be and every gate that says so.
+
+    A promotion and the "kept" that confirms it on the same evidence have the same digest.
+    """
+    came_to = [decision.version, decision.best_gap, decision.outcome == "none feasible"]
+    # repr keeps numbers that JSON has no word for.
+    return digest_of([repr(target), came_to, repr(sorted(decision.gates.items()))])
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def render(decision: Decision, variants: Sequence[Variant], model: str) -> str:
+    """Return a decision as Markdown: what, why, and every gate of every variant."""
+    by_version = {variant.version: variant for variant in variants}
+    goes = f"version {decision.version}" if decision.version is not None else "no version"
+    lines = [
+        f"# {model}@{decision.target}: {decision.outcome}, {goes}",
+        "",
+        f"{decision.reason}.",
+        "",
+        "| version | recipe | rate | passes | gates |",
+        "|---|---|---|---|---|",
+    ]
+    for version, gates in sorted(decision.gates.items()):
+        variant = by_version.get(version)
+        recipe = variant.recipe.label if variant else ""
+        rate = f"{variant.report.rate:.1f}x" if variant else ""
+        failed = [gate for gate in gates if not gate.passed]
+        shown = "; ".join(_gate_text(gate) for gate in failed or gates)
+        mark = "no" if failed else "yes"
+        chosen = " **(chosen)**" if version == decision.version else ""
+        lines.append(f"| {version}{chosen} | {recipe} | {rate} | {mark} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def _gate_text(gate: Gate) -> str:
+    if not gate.passed:
+        return f"{gate.name}: {gate.reason}"
+    return gate.name if gate.value is None else f"{gate.name} {gate.value:.4g}"
+
+
+class DecisionLog:
+    """Writes and reads the decision runs of one registered model.
+
+    Args:
+        client: an ``MlflowClient``.
+        model: the registered model.
+        experiment_id: where new decisions go.
+        tags: tags that every run gets besides its own.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        model: str,
+        experiment_id: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self._client = client
+        self._model = model
+        self._experiment_id = experiment_id
+        self._tags = dict(tags or {})
+
+    def open(self, decision: Decision, target: Target, variants: Sequence[Variant]) -> str:
+        """Write a decision down before it is carried out; return its run, left running.
+
+        An open run with the same evidence, left by a job that died or works beside this one,
+        is taken over.
+        """
+        evidence = evidence_digest(decision, target)
+        text = render(decision, variants, self._model)
+        known = next((d for d in self.read_open(decision.target) if d.evidence == evidence), None)
+        run_id = known.run_id if known else self._create(decision, evidence, text)
+        data = {"model": self._model, **to_dict(decision), "limits": to_dict(target)}
+        self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
+        self._client.log_text(run_id, text, "decision.md")
+        return run_id
+
+    def _create(self, decision: Decision, evidence: str, text: str) -> str:
+        goes = f"v{decision.version}" if decision.version is not None else "nothing"
+        run = self._client.create_run(
+            self._experiment_id,
+            tags={
+                **self._tags,
+                _RUN_NAME: f"{decision.target}: {decision.outcome} {goes}",
+                _NOTE: text,
+                KIND: "decision",
+                MODEL: self._model,
+                TARGET: decision.target,
+                OUTCOME: decision.outcome,
+                VERSION: "" if decision.version is None else str(decision.version),
+                INCUMBENT: "" if decision.incumbent is None else str(decision.incumbent),
+                REASON: decision.reason,
+                EVIDENCE: evidence,
+                OWNER: f"{platform.node()}:{os.getpid()}",
+            },
+        )
+        run_id: str = run.info.run_id
+        return run_id
+
+    def close(self, run_id: str, status: str = "FINISHED") -> None:
+        """Say that a decision was carried out (``FINISHED``) or given up (``KILLED``)."""
+        self._client.set_terminated(run_id, status)
+
+    def note(self, decision: Decision, target: Target, variants: Sequence[Variant]) -> None:
+        """Write down a decision that moves nothing, unless the latest one says the same."""
+        evidence = evidence_digest(decision, target)
+        latest = next(iter(self.read(decision.target, limit=1)), None)
+        if latest is None or latest.evidence != evidence:
+            self.close(self.open(decision, target, variants))
+
+    def read(
+        self, target: str, *, running: bool = False, limit: int = 1000
+    ) -> list[LoggedDecision]:
+        """Return the decisions for a target, newest first."""
+        query = (
+            f"tags.`{KIND}` = 'decision' AND tags.`{MODEL}` = '{self._model}' "
+            f"AND tags.`{TARGET}` = '{target}'"
+        )
+        if running:
+            query += " AND attributes.status = 'RUNNING'"
+        experiments = [one.experiment_id for one in self._client.search_experiments()]
+        found: list[LoggedDecision] = []
+        token = None
+        while len(found) < limit:
+            page = self._client.search_runs(
+                experiments,
+                query,
+                max_results=min(limit, 1000),
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            found.extend(_logged(run) for run in page)
+            token = page.token
+            if not token:
+                break
+        return found[:limit]
+
+    def read_open(self, target: str) -> list[LoggedDecision]:
+        """Return the decisions for a target that were not carried out yet, newest first."""
+        return self.read(target, running=True)
+
+    def sweep(self, target: str, done: Sequence[str], evidence: str) -> None:
+        """Close what this job opened, what the same evidence opened, and what died open."""
+        for known in self.read_open(target):
+            if known.run_id in done or known.evidence == evidence:
+                self.close(known.run_id)
+            elif known.abandoned:
+                self.close(known.run_id, "KILLED")
+
+
+def _logged(run: Any) -> LoggedDecision:
+    tags = run.data.tags
+    version, incumbent = tags.get(VERSION, ""), tags.get(INCUMBENT, "")
+    return LoggedDecision(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        start_ms=run.info.start_time,
+        target=tags.get(TARGET, ""),
+        outcome=tags.get(OUTCOME, ""),
+        version=int(version) if version.isdigit() else None,
+        incumbent=int(incumbent) if incumbent.isdigit() else None,
+        reason=tags.get(REASON, ""),
+        evidence=tags.get(EVIDENCE, ""),
+        owner=tags.get(OWNER, ""),
+    )

@@ -1,0 +1,264 @@
+"""Decisions applied to the registry: the alias of a target is moved to the chosen version.
+
+MLflow has no compare-and-set, so that two jobs can overwrite each other's alias. Each job
+therefore reads everything, decides, writes only what differs, and reads again, until its own
+decision finds nothing to change. A decision is written down as an open run before the alias is
+moved: a job that dies in between leaves a note that the next one takes over.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+
+from mlflow_compress.errors import CompressError
+from mlflow_compress.records import Decision, Variant
+from mlflow_compress.registry.decisions import DecisionLog, LoggedDecision, evidence_digest
+from mlflow_compress.registry.policy import decide
+from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.registry.variants import RegistryState, read_state
+from mlflow_compress.targets import Target
+from mlflow_compress.targets.profile import PREVIOUS
+
+__all__ = ["promote"]
+
+ALIAS_TAG = "compress.promoted."
+"""Tag of the registered model, per target: the version that promotion last put the alias on."""
+
+# Each lost race costs one round; eight jobs at once need a few.
+_ROUNDS = 50
+
+Result = TypeVar("Result")
+Rescore = Callable[[Variant], Variant]
+
+
+def promote(
+    client: MlflowClient,
+    name: str,
+    targets: Sequence[Target],
+    *,
+    rows: str | None = None,
+    rescore: Rescore | None = None,
+    experiment: str | None = None,
+    dry_run: bool = False,
+    take_over: bool = False,
+    patience: float = PATIENCE,
+) -> list[Decision]:
+    """Decide for each target and move its alias, so that running it again changes nothing.
+
+    Args:
+        client: where the registry is.
+        name: the registered model with the variants.
+        targets: the edge targets.
+        rows: digest of today's evaluation rows; numbers from other rows are stale.
+        rescore: measures the incumbent on today's rows when its numbers are stale.
+        experiment: name of the experiment for the decision runs; by default the one of the
+            newest variant's run.
+        dry_run: decide only, write nothing.
+        take_over: decide also where an alias was moved by hand, which is left alone otherwise.
+        patience: seconds to retry each step for.
+
+    Returns:
+        One decision per target, in the order given.
+
+    Raises:
+        CompressError: MLflow refuses, or the alias does not settle.
+        UnreachableError: the server does not answer.
+    """
+    job = _Promotion(client, name, rows, rescore, experiment, dry_run, take_over, patience)
+    return [job.settle(target) for target in targets]
+
+
+class _Promotion:
+    """One job that promotes versions of one registered model."""
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        name: str,
+        rows: str | None,
+        rescore: Rescore | None,
+        experiment: str | None,
+        dry_run: bool,
+        take_over: bool,
+        patience: float,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._rows = rows
+        self._rescore = rescore
+        self._experiment = experiment
+        self._dry_run = dry_run
+        self._take_over = take_over
+        self._patience = patience
+        self._rescored: dict[int, Variant] = {}
+        self._log: DecisionLog | None = None
+
+    def settle(self, target: Target) -> Decision:
+        """Move one target's alias until there is nothing left to move."""
+        first: RegistryState | None = None
+        moved: Decision | None = None
+        opened: list[str] = []
+        for _ in range(_ROUNDS):
+            state = read_state(self._client, self._name, patience=self._patience)
+            first = first or state
+            decision = self._decide(state, target)
+            if self._dry_run:
+                return decision
+            log = self._decision_log(state)
+            if decision.outcome != "promoted":
+                self._record(log, decision, target, state, opened)
+                return moved if moved and moved.version == decision.version else decision
+            opened.append(self._open(log, decision, target, state))
+            before = first.aliases.get(target.name)
+            self._move(decision, before)
+            moved = replace(decision, incumbent=before)
+            # Jobs that collide should not collide again in step.
+            time.sleep(random.uniform(0, 0.05))
+        raise CompressError(
+            f"alias {target.name!r} of {self._name!r} does not settle after {_ROUNDS} rounds: "
+            "something else keeps moving it"
+        )
+
+    def _decide(self, state: RegistryState, target: Target) -> Decision:
+        """Decide on a state, with what the pure policy cannot know: who moved the alias."""
+        current = state.aliases.get(target.name)
+        incumbent = self._today(state.variant(current))
+        decision = decide(state.variants, target, incumbent, self._rows)
+        by_hand = "" if self._take_over else self._moved_by_hand(state, target.name)
+        if by_hand:
+            return replace(
+                decision, outcome="kept", version=current, incumbent=current, reason=by_hand
+            )
+        lost = _promoted(state, target.name)
+        if current is None and lost is not None and lost not in state.version_tags:
+            text = f"{decision.reason}; version {lost}, where the alias was, has been deleted"
+            return replace(decision, reason=text)
+        if current is None or incumbent is not None:
+            return decision
+        return replace(
+            decision,
+            incumbent=current,
+            version=current if decision.version is None else decision.version,
+            reason=f"{decision.reason}; {_unreadable(state, current)}",
+        )
+
+    def _today(self, incumbent: Variant | None) -> Variant | None:
+        """Score the incumbent on today's rows when its numbers are from others."""
+        if incumbent is None or self._rescore is None or self._rows is None:
+            return incumbent
+        accuracy = incumbent.report.accuracy
+        if accuracy is not None and accuracy.dataset.digest == self._rows:
+            return incumbent
+        version = incumbent.version or 0
+        if version not in self._rescored:
+            self._rescored[version] = self._rescore(incumbent)
+        return self._rescored[version]
+
+    def _moved_by_hand(self, state: RegistryState, target: str) -> str:
+        """Say how the alias came to be elsewhere than promotion put it, or nothing.
+
+        A job that died or is at work between its two writes leaves the same picture; its open
+        decision tells it apart. Tag, alias and decisions are read apart, so that a picture
+        counts only when it stays.
+        """
+        for attempt in range(3):
+            current, expected = state.aliases.get(target), _promoted(state, target)
+            deleted = current is None and expected not in state.version_tags
+            if current == expected or deleted:
+                return ""
+            for known in self._open_decisions(target):
+                halfway = known.version == expected and known.incumbent == current
+                if known.version == current or halfway:
+                    return ""
+            if attempt < 2:
+                time.sleep(0.1)
+                state = read_state(self._client, self._name, patience=self._patience)
+        now = f"is on version {current}" if current is not None else "was removed"
+        before = f"promotion had put it on version {expected}" if expected else "not by promotion"
+        return f"alias {target!r} {now} by hand ({before}) and is left alone until taken over"
+
+    def _open_decisions(self, target: str) -> list[LoggedDecision]:
+        log = DecisionLog(self._client, self._name)
+        return self._do(f"read the decisions for {target!r}", lambda: log.read_open(target))
+
+    def _open(
+        self, log: DecisionLog, decision: Decision, target: Target, state: RegistryState
+    ) -> str:
+        what = f"log the decision for {target.name!r}"
+        return self._do(what, lambda: log.open(decision, target, state.variants))
+
+    def _record(
+        self,
+        log: DecisionLog,
+        decision: Decision,
+        target: Target,
+        state: RegistryState,
+        opened: Sequence[str],
+    ) -> None:
+        """Close what led here, and note the decision unless it says what the last one said."""
+        what = f"log the decision for {target.name!r}"
+        evidence = evidence_digest(decision, target)
+        self._do(what, lambda: log.sweep(target.name, opened, evidence))
+        self._do(what, lambda: log.note(decision, target, state.variants))
+
+    def _move(self, decision: Decision, before: int | None) -> None:
+        """Set the tag, the alias for rollback, and the alias, in the order a crash can bear."""
+        name, target, version = self._name, decision.target, decision.version
+        what = f"set alias {target!r} of {name!r} to version {version}"
+        tag = ALIAS_TAG + target
+        self._do(what, lambda: self._client.set_registered_model_tag(name, tag, str(version)))
+        if before is not None and before != version:
+            self._do(what, lambda: self._set_alias(target + PREVIOUS, before))
+        self._do(what, lambda: self._set_alias(target, version))
+
+    def _set_alias(self, alias: str, version: int | None) -> None:
+        try:
+            self._client.set_registered_model_alias(self._name, alias, str(version))
+        except MlflowException as error:
+            # The version was deleted after it was read; the next round sees that.
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
+    def _decision_log(self, state: RegistryState) -> DecisionLog:
+        if self._log is None:
+            what = "find the experiment for the decisions"
+            experiment_id = self._do(what, lambda: self._experiment_id(state))
+            self._log = DecisionLog(self._client, self._name, experiment_id, resolve_tags())
+        return self._log
+
+    def _experiment_id(self, state: RegistryState) -> str:
+        """Return the named experiment's id, or that of the newest variant's run."""
+        if self._experiment is None:
+            for variant in reversed(state.variants):
+                try:
+                    return str(self._client.get_run(variant.run_id).info.experiment_id)
+                except MlflowException as error:
+                    known = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+                    if error.error_code not in known:
+                        raise
+        name = self._experiment or self._name
+        found = self._client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self._client.create_experiment(name))
+
+    def _do(self, what: str, call: Callable[[], Result]) -> Result:
+        return patiently(what, call, self._patience)
+
+
+def _promoted(state: RegistryState, target: str) -> int | None:
+    """Return where promotion last put the alias, by its own account."""
+    text = state.tags.get(ALIAS_TAG + target, "")
+    return int(text) if text.isdigit() else None
+
+
+def _unreadable(state: RegistryState, version: int) -> str:
+    start = f"{state.name} version {version} "
+    problem = next((one for one in state.problems if one.startswith(start)), None)
+    if problem is not None:
+        return problem
+    return f"version {version}, where the alias is, was not made by this project"

@@ -1,0 +1,83 @@
+"""Patience with a tracking server that stumbles, and an end to it.
+
+MLflow's errors are told apart by their ``error_code``, so that nothing here imports mlflow.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tenacity
+
+from mlflow_compress.errors import CompressError, UnreachableError
+
+__all__ = ["PATIENCE", "is_transient", "one_line", "patiently"]
+
+Result = TypeVar("Result")
+
+PATIENCE = 60.0
+"""Seconds that a call is retried for before the server counts as out of reach."""
+
+_TRANSIENT_CODES = {
+    "ABORTED",
+    "DEADLINE_EXCEEDED",
+    "INTERNAL_ERROR",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "TEMPORARILY_UNAVAILABLE",
+}
+# Two writers that insert the same row at once, or a busy database: MLflow reports both as a bad
+# request, though a moment later the same call succeeds.
+_TRANSIENT_TEXTS = ("IntegrityError", "database is locked", "deadlock detected")
+_LOCAL_PROBLEMS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether the same call may succeed a moment later."""
+    code = getattr(error, "error_code", None)
+    if code is not None:
+        return code in _TRANSIENT_CODES or any(text in str(error) for text in _TRANSIENT_TEXTS)
+    # requests' errors are OSErrors too.
+    return isinstance(error, OSError) and not isinstance(error, _LOCAL_PROBLEMS)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return an error's text on one line, cut to ``limit`` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def patiently(
+    what: str, call: Callable[[], Result], seconds: float = PATIENCE, *, first_wait: float = 0.2
+) -> Result:
+    """Call until it succeeds, with exponential backoff and full jitter, for a bounded time.
+
+    Args:
+        what: what the call does, as in "cannot <what>".
+        call: safe to repeat: it looks before it writes, or writes the same again.
+        seconds: how long to go on after the first failure.
+        first_wait: upper bound of the first pause in seconds; each further one doubles.
+
+    Raises:
+        UnreachableError: when it still fails for a passing reason after ``seconds``, or when
+            the store cannot be written at all.
+        CompressError: when MLflow refuses the call for good.
+    """
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_random_exponential(multiplier=first_wait, max=5),
+        stop=tenacity.stop_after_delay(seconds),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except CompressError:
+        raise
+    except OSError as error:
+        raise UnreachableError(f"cannot {what}: {one_line(error)}") from error
+    except Exception as error:
+        if getattr(error, "error_code", None) is None:
+            raise
+        if is_transient(error):
+            text = f"cannot {what}: no success within {seconds:g} s: {one_line(error)}"
+            raise UnreachableError(text) from error
+        raise CompressError(f"cannot {what}: {one_line(error)}") from error

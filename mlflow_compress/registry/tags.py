@@ -1,0 +1,132 @@
+"""What a registered version says about its variant, in tags: written and read back here."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mlflow_compress.records import Recipe, Report, Variant, from_dict, to_dict
+from mlflow_compress.targets import format_size
+
+__all__ = [
+    "GAP",
+    "KEY",
+    "MODEL_URI",
+    "PREFIX",
+    "QUARANTINE",
+    "describe",
+    "from_tags",
+    "to_tags",
+]
+
+PREFIX = "compress."
+KEY = PREFIX + "key"
+MODEL_URI = PREFIX + "model_uri"
+GAP = PREFIX + "gap."
+QUARANTINE = PREFIX + "quarantine."
+
+_REPORT = PREFIX + "report"
+_RECIPE = PREFIX + "recipe_json"
+# MLflow takes tag values up to 100,000 characters and descriptions up to 5,000.
+_DESCRIPTION_LIMIT = 5000
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _shown(report: Report) -> dict[str, str]:
+    """The numbers that people read and filter by; all of them are in the report's JSON too."""
+    tags = {
+        "rate": _number(report.rate),
+        "size_bytes": _number(report.size_bytes),
+        "sha256": report.sha256,
+    }
+    if report.accuracy is not None:
+        tags["accuracy"] = _number(report.accuracy.value)
+        tags["accuracy_drop"] = _number(report.accuracy.drop)
+        tags["accuracy_drop_high"] = _number(report.accuracy.drop_interval.high)
+    if report.fidelity is not None:
+        tags["agreement"] = _number(report.fidelity.agreement)
+        tags["kl"] = _number(report.fidelity.kl)
+    if report.latency:
+        tags["latency_p50_ms"] = _number(report.latency[0].p50)
+    if report.memory_bytes is not None:
+        tags["memory_bytes"] = _number(report.memory_bytes)
+    return {PREFIX + name: value for name, value in tags.items()}
+
+
+def to_tags(variant: Variant) -> dict[str, str]:
+    """Return every tag of a version; the per-layer table stays with the run."""
+    return {
+        KEY: variant.key,
+        MODEL_URI: variant.model_uri,
+        PREFIX + "recipe": variant.recipe.label,
+        PREFIX + "source": variant.source,
+        PREFIX + "run_id": variant.run_id,
+        _RECIPE: variant.recipe.to_json(),
+        _REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
+        **_shown(variant.report),
+    }
+
+
+def from_tags(tags: Mapping[str, str], version: int) -> Variant:
+    """Rebuild a variant from its version's tags.
+
+    Args:
+        tags: the tags of one registered version.
+        version: its number.
+
+    Raises:
+        ValueError: one line, when a tag is missing, broken, or says something else than the
+            report that was stored with it.
+    """
+    for needed in (KEY, _RECIPE, _REPORT):
+        if not tags.get(needed):
+            raise ValueError(f"tag {needed} is missing")
+    try:
+        recipe = from_dict(Recipe, json.loads(tags[_RECIPE]))
+        report = from_dict(Report, json.loads(tags[_REPORT]))
+    except ValueError as error:
+        raise ValueError(f"its recipe or report cannot be read: {error}") from None
+    for name, value in _shown(report).items():
+        if tags.get(name) != value:
+            said = tags.get(name, "nothing")
+            raise ValueError(f"tag {name} says {said}, the stored report says {value}")
+    return Variant(
+        key=tags[KEY],
+        recipe=recipe,
+        report=report,
+        source=tags.get(PREFIX + "source", ""),
+        model_uri=tags.get(MODEL_URI, ""),
+        run_id=tags.get(PREFIX + "run_id", ""),
+        version=version,
+        quarantined=frozenset(
+            name.removeprefix(QUARANTINE) for name in tags if name.startswith(QUARANTINE)
+        ),
+    )
+
+
+def describe(variant: Variant) -> str:
+    """Return a version's description: a plain first line, then a Markdown table."""
+    report = variant.report
+    first = f"{report.rate:.1f}x smaller ({format_size(report.size_bytes)})"
+    if report.accuracy is not None:
+        accuracy = report.accuracy
+        drop = 100 * accuracy.drop
+        first += f", {accuracy.metric} {accuracy.value:.4f} (drop {drop:.2f} points)"
+    rows = [
+        ("Source", variant.source or "unknown"),
+        ("Recipe", variant.recipe.label),
+        ("Profile", variant.recipe.profile),
+        ("Size", f"{report.size_bytes} bytes, source {report.source_bytes} bytes"),
+        ("Entropy", f"{report.entropy:.3f} bits per weight"),
+        ("sha256", f"`{report.sha256}`"),
+    ]
+    for latency in report.latency:
+        if math.isfinite(latency.p50):
+            text = f"{latency.p50:.4g} ms, source {latency.source_p50:.4g} ms"
+            rows.append((f"Latency, {latency.device}, {latency.threads} thread(s)", text))
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    text = f"{first}, {variant.recipe.label}\n\n| | |\n|---|---|\n{table}\n"
+    return text[:_DESCRIPTION_LIMIT]
