@@ -1,0 +1,35 @@
+"""Huffman-packed ONNX models: the format, the codec and the runtime (``docs/format.md``)."""
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_compress.packed.backends import backend
+from mlflow_compress.packed.files import save, to_bytes
+from mlflow_compress.packed.inspection import PackedInfo, TensorInfo, inspect
+from mlflow_compress.packed.packing import pack
+
+if TYPE_CHECKING:
+    from mlflow_compress.packed.runtime import is_packed, load, unpack, verify
+
+__all__ = [
+    "PackedInfo",
+    "TensorInfo",
+    "backend",
+    "inspect",
+    "is_packed",
+    "load",
+    "pack",
+    "save",
+    "to_bytes",
+    "unpack",
+    "verify",
+]
+_LAZY = {"is_packed", "load", "unpack", "verify"}
+
+
+def __getattr__(name: str) -> Any:
+    # onnxruntime is imported only by what runs or rebuilds a model
+    if name in _LAZY:
+        from mlflow_compress.packed import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

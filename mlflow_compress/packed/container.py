@@ -1,0 +1,234 @@
+"""Opens a packed model, from a file, bytes or a ModelProto, and checks all but the payloads."""
+
+import mmap
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike, cpu_count
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from mlflow_compress.errors import PackedFormatError, SourceNotFoundError
+from mlflow_compress.packed import backends, graphs, wire
+from mlflow_compress.packed.format import (
+    DEFAULT_CAP,
+    DOMAIN,
+    HEADER,
+    MAGIC,
+    MAX_DIRECTORY,
+    MAX_ENTRIES,
+    OP_TYPE,
+    VERSION,
+    Cursor,
+    Directory,
+    Entry,
+    read_directory,
+    validate,
+    width_of,
+)
+
+Source = str | PathLike[str] | bytes | ModelProto
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight of a packed model: its name, entry and payload, nothing decoded."""
+
+    name: str
+    entry: Entry
+    payload: memoryview
+
+    def check_payload(self) -> None:
+        """Compare the payload with its checksum.
+
+        Raises:
+            PackedFormatError: naming the tensor.
+        """
+        if zlib.crc32(self.payload) != self.entry.payload_crc:
+            raise PackedFormatError(f"tensor '{self.name}': packed bytes are damaged (crc32)")
+
+    def decode_into(self, out: npt.NDArray[np.uint8]) -> None:
+        """Decode into a uint8 array of ``entry.size`` bytes and check both checksums.
+
+        Raises:
+            PackedFormatError: naming the tensor and the cause.
+        """
+        self.check_payload()
+        what = f"tensor '{self.name}'"
+        backends.decode(self.payload, out, width_of(self.entry.dtype), what)
+        if zlib.crc32(out) != self.entry.decoded_crc:
+            raise PackedFormatError(f"{what}: decoded bytes are wrong (crc32)")
+
+
+@dataclass(frozen=True)
+class PackedGraph:
+    """One graph that lost weights, with its ``Packed`` node taken off, and those weights."""
+
+    graph: GraphProto
+    weights: list[PackedWeight]
+
+
+@dataclass(frozen=True)
+class Container:
+    """A packed model taken apart.
+
+    Attributes:
+        model: the model without blob, ``Packed`` nodes and import; weights are still missing.
+        graphs: where they are missing.
+        profile: ``compact`` or ``portable``.
+        file_bytes: size of the serialised packed model.
+    """
+
+    model: ModelProto
+    graphs: list[PackedGraph]
+    profile: str
+    file_bytes: int
+
+    def weights(self) -> Iterator[PackedWeight]:
+        """All packed weights, in the directory's order."""
+        for graph in self.graphs:
+            yield from graph.weights
+
+
+def read_bytes(source: Source) -> memoryview:
+    """The serialised model as a view: of a mapped file, of the bytes, or of a serialisation."""
+    if isinstance(source, ModelProto):
+        return memoryview(source.SerializeToString(deterministic=True))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return memoryview(source)
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise PackedFormatError(f"{path}: the file is empty")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise SourceNotFoundError(f"no model file at '{path}'") from error
+
+
+def parse_model(data: bytes | memoryview) -> ModelProto:
+    """Parse a serialised model.
+
+    Raises:
+        PackedFormatError: if it is none.
+    """
+    try:
+        return ModelProto.FromString(bytes(data))
+    except DecodeError as error:
+        raise PackedFormatError("file: not a serialised ONNX model (it does not parse)") from error
+
+
+def open_packed(source: Source, max_bytes: int = DEFAULT_CAP) -> Container:
+    """Open a packed model and check everything but the payloads.
+
+    Args:
+        source: a path, the file's bytes, or the model.
+        max_bytes: most bytes the weights may decode to.
+
+    Raises:
+        PackedFormatError: if it is damaged, hostile, or not packed.
+        SourceNotFoundError: if there is no such file.
+    """
+    data = read_bytes(source)
+    parts = wire.split(data)
+    if parts is None:
+        raise PackedFormatError("file: not a packed model (it has no packed weights)")
+    model = parse_model(parts.rest)
+    rest_crc = zlib.crc32(model.SerializeToString(deterministic=True))
+    directory, payloads = _read_blob(parts.blob, rest_crc)
+    found = _take_nodes(model)
+    names = [name for _, node in found for name in node.output]
+    validate(directory, names, max_bytes)
+    _restore_frame(model, directory, {node.input[0] for _, node in found})
+    return Container(model, _weights(found, directory, payloads), "compact", len(data))
+
+
+def _read_blob(blob: memoryview, rest_crc: int) -> tuple[Directory, memoryview]:
+    cursor = Cursor(blob, "blob")
+    magic, version, stated_rest, directory_crc = HEADER.unpack(cursor.take(HEADER.size))
+    if magic != MAGIC:
+        raise PackedFormatError("blob: wrong magic")
+    if version != VERSION:
+        raise PackedFormatError(
+            f"blob: format version {version}, this reader knows {VERSION} (upgrade mlflow-compress)"
+        )
+    data = cursor.take(cursor.varint(MAX_DIRECTORY))
+    if zlib.crc32(data) != directory_crc:
+        raise PackedFormatError("directory: damaged (crc32)")
+    if stated_rest != rest_crc:
+        raise PackedFormatError("graph: damaged or changed after packing (crc32)")
+    directory = read_directory(data)
+    payloads = blob[cursor.at :]
+    if sum(entry.payload_bytes for entry in directory.entries) != len(payloads):
+        raise PackedFormatError("blob: the payloads' lengths do not add up to its size")
+    return directory, payloads
+
+
+def _take_nodes(model: ModelProto) -> list[tuple[GraphProto, NodeProto]]:
+    """Take the ``Packed`` nodes off their graphs and check that they follow each other."""
+    found: list[tuple[GraphProto, NodeProto]] = []
+    at = 0
+    for graph in list(graphs.graphs(model.graph)):
+        if not graph.node or graph.node[0].domain != DOMAIN:
+            continue
+        node = NodeProto()
+        node.CopyFrom(graph.node[0])
+        stated = node.attribute[0].i if len(node.attribute) else 0
+        if node.op_type != OP_TYPE or len(node.input) != 1 or stated != at:
+            raise PackedFormatError(f"graph '{graph.name}': unknown node '{node.op_type}'")
+        del graph.node[0]
+        at += len(node.output)
+        if at > MAX_ENTRIES:
+            raise PackedFormatError(f"graph '{graph.name}': more than {MAX_ENTRIES} weights")
+        found.append((graph, node))
+    return found
+
+
+def _restore_frame(model: ModelProto, directory: Directory, blobs: set[str]) -> None:
+    """Drop the blob and the import, and restore ``ir_version``."""
+    initializers = model.graph.initializer
+    if not len(initializers) or blobs - {initializers[-1].name}:
+        raise PackedFormatError("graph: the blob is not the last initializer")
+    if initializers[-1].data_type != TensorProto.UINT8:
+        raise PackedFormatError("graph: the blob is not of type uint8")
+    del initializers[-1]
+    if not directory.had_import:
+        del model.opset_import[-1]
+    if directory.ir_version is not None:
+        model.ir_version = directory.ir_version
+
+
+def _weights(
+    found: list[tuple[GraphProto, NodeProto]], directory: Directory, payloads: memoryview
+) -> list[PackedGraph]:
+    out: list[PackedGraph] = []
+    number = at = 0
+    for graph, node in found:
+        weights: list[PackedWeight] = []
+        for name in node.output:
+            entry = directory.entries[number]
+            weights.append(PackedWeight(name, entry, payloads[at : at + entry.payload_bytes]))
+            at += entry.payload_bytes
+            number += 1
+        out.append(PackedGraph(graph, weights))
+    return out
+
+
+def in_parallel(
+    work: Callable[[PackedWeight], _T], weights: list[PackedWeight], threads: int | None
+) -> list[_T]:
+    """Do something with every weight on several threads, largest first; results in order."""
+    workers = min(threads or cpu_count() or 1, len(weights))
+    if workers <= 1:
+        return [work(weight) for weight in weights]
+    order = sorted(range(len(weights)), key=lambda number: -weights[number].entry.size)
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = {number: pool.submit(work, weights[number]) for number in order}
+        return [tasks[number].result() for number in range(len(weights))]

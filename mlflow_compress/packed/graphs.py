@@ -1,0 +1,206 @@
+"""Walks a model's graphs in the format's order, and takes weights out of them.
+
+The order is the main graph first, then the graphs in attributes of its nodes, node by node, each
+with its own inner graphs. ``docs/format.md``, sections 2 and 3.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
+
+from mlflow_compress.packed import tensors
+from mlflow_compress.packed.format import (
+    CONSTANT_NODE,
+    GRAPH_INPUT,
+    HAD_VALUE_INFO,
+    HAS_REMAINDER,
+    TYPED_DATA,
+    Entry,
+)
+
+SMALL_INTEGERS = {TensorProto.INT64, TensorProto.INT32}
+SHAPE_ELEMENTS = 64
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that may be packed, with its data, before it is taken out of its graph."""
+
+    name: str
+    tensor: TensorProto
+    data: bytes
+    typed: bool
+    position: int
+    constant: bool
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """This graph and all inside it, in the format's order."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from graphs(attribute.g)
+            elif attribute.type == AttributeProto.GRAPHS:
+                for inner in attribute.graphs:
+                    yield from graphs(inner)
+
+
+def weights(graph: GraphProto) -> Iterator[Weight]:
+    """The weights of one graph that the format can hold: initializers, then Constant nodes.
+
+    Integer tensors of a few elements stay in the graph: shape inference reads shapes and axes.
+    """
+    found: list[tuple[str, TensorProto, int, bool]] = [
+        (tensor.name, tensor, position, False)
+        for position, tensor in enumerate(graph.initializer)
+        if tensor.name
+    ]
+    for position, node in enumerate(graph.node):
+        tensor = tensors.constant_tensor(node)
+        if tensor is not None:
+            found.append((node.output[0], tensor, position, True))
+    for name, tensor, position, constant in found:
+        few = tensors.element_count(tensor.dims) <= SHAPE_ELEMENTS
+        if not tensors.packable(tensor) or (few and tensor.data_type in SMALL_INTEGERS):
+            continue
+        data = tensors.raw_data(tensor)
+        if data is not None:
+            yield Weight(name, tensor, *data, position, constant)
+
+
+def describe(graph: GraphProto, weight: Weight) -> Entry:
+    """The directory entry of a weight, without payload; reads the graph, changes nothing."""
+    flags, input_position, input_info = 0, 0, b""
+    if weight.constant:
+        flags |= CONSTANT_NODE
+        node = onnx.NodeProto()
+        node.CopyFrom(graph.node[weight.position])
+        node.ClearField("output")
+        tensors.clear_data(node.attribute[0].t)
+        remainder = node.SerializeToString(deterministic=True)
+    else:
+        rest = TensorProto()
+        for field, value in weight.tensor.ListFields():
+            if field.name in ("doc_string", "metadata_props", "data_location"):
+                if isinstance(value, str | int):
+                    setattr(rest, field.name, value)
+                else:
+                    getattr(rest, field.name).extend(value)
+        remainder = rest.SerializeToString(deterministic=True)
+        for position, info in enumerate(graph.input):
+            if info.name == weight.name:
+                flags |= GRAPH_INPUT
+                input_position = position
+                input_info = info.SerializeToString(deterministic=True)
+    if any(info.name == weight.name for info in (*graph.value_info, *graph.output)):
+        flags |= HAD_VALUE_INFO
+    flags |= weight.typed * TYPED_DATA | bool(remainder) * HAS_REMAINDER
+    return Entry(
+        flags,
+        weight.tensor.data_type,
+        tuple(weight.tensor.dims),
+        weight.position,
+        0,
+        0,
+        0,
+        input_position,
+        input_info,
+        remainder,
+    )
+
+
+def _drop(repeated: object, keep: Callable[[int], bool]) -> None:
+    """Keep only the messages of a repeated field whose index passes, in order."""
+    for position in reversed(range(len(repeated))):  # type: ignore[arg-type]
+        if not keep(position):
+            del repeated[position]  # type: ignore[attr-defined]
+
+
+def take_out(graph: GraphProto, names: list[str], entries: list[Entry]) -> None:
+    """Remove the weights of these entries from their graph and give their value_info."""
+    gone = {entry.position for entry in entries if not entry.flags & CONSTANT_NODE}
+    _drop(graph.initializer, lambda position: position not in gone)
+    nodes = {entry.position for entry in entries if entry.flags & CONSTANT_NODE}
+    _drop(graph.node, lambda position: position not in nodes)
+    inputs = {entry.input_position for entry in entries if entry.flags & GRAPH_INPUT}
+    _drop(graph.input, lambda position: position not in inputs)
+    for name, entry in zip(names, entries, strict=True):
+        if not entry.flags & HAD_VALUE_INFO:
+            graph.value_info.append(helper.make_tensor_value_info(name, entry.dtype, entry.dims))
+
+
+def restored_tensor(name: str, entry: Entry) -> TensorProto:
+    """The tensor of an initializer's entry, without data."""
+    tensor = TensorProto.FromString(entry.remainder)
+    tensor.name = name
+    tensor.data_type = entry.dtype
+    tensor.dims.extend(entry.dims)
+    return tensor
+
+
+def restored_node(name: str, entry: Entry) -> onnx.NodeProto:
+    """The Constant node of an entry, its tensor without data."""
+    node = onnx.NodeProto.FromString(entry.remainder)
+    node.output.append(name)
+    tensor = node.attribute[0].t
+    tensor.data_type = entry.dtype
+    tensor.dims.extend(entry.dims)
+    return node
+
+
+def _insert(repeated: object, new: list[tuple[int, object]]) -> None:
+    for position, message in sorted(new, key=lambda pair: pair[0]):
+        repeated.insert(position, message)  # type: ignore[attr-defined]
+
+
+def put_back(
+    graph: GraphProto,
+    names: list[str],
+    entries: list[Entry],
+    fill: Callable[[TensorProto, str, Entry], None],
+) -> None:
+    """Undo :func:`take_out`; ``fill`` puts the data into each tensor."""
+    added = sum(not entry.flags & HAD_VALUE_INFO for entry in entries)
+    if added:
+        del graph.value_info[len(graph.value_info) - added :]
+    initializers: list[tuple[int, object]] = []
+    nodes: list[tuple[int, object]] = []
+    inputs: list[tuple[int, object]] = []
+    for name, entry in zip(names, entries, strict=True):
+        if entry.flags & CONSTANT_NODE:
+            node = restored_node(name, entry)
+            fill(node.attribute[0].t, name, entry)
+            nodes.append((entry.position, node))
+        else:
+            tensor = restored_tensor(name, entry)
+            fill(tensor, name, entry)
+            initializers.append((entry.position, tensor))
+        if entry.flags & GRAPH_INPUT:
+            info = onnx.ValueInfoProto.FromString(entry.input_info)
+            inputs.append((entry.input_position, info))
+    _insert(graph.initializer, initializers)
+    _insert(graph.node, nodes)
+    _insert(graph.input, inputs)
+
+
+def with_payload(entry: Entry, size: int, packed_crc: int, decoded_crc: int) -> Entry:
+    """The entry completed by its payload's numbers."""
+    return replace(entry, payload_bytes=size, payload_crc=packed_crc, decoded_crc=decoded_crc)
+
+
+def unused_name(model: ModelProto, wanted: str) -> str:
+    """``wanted``, or ``wanted_1``, ``wanted_2``, … if the model uses it already."""
+    used: set[str] = set()
+    for graph in graphs(model.graph):
+        used.update(info.name for info in (*graph.input, *graph.output, *graph.value_info))
+        used.update(tensor.name for tensor in graph.initializer)
+        for node in graph.node:
+            used.update((*node.input, *node.output))
+    name, number = wanted, 0
+    while name in used:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name

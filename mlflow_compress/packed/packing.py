@@ -1,0 +1,138 @@
+"""Packs a model: takes the weights out, codes them, and puts them behind ``Packed`` nodes."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Literal
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from mlflow_compress.errors import SourceError
+from mlflow_compress.packed import choose, graphs, portable_seam, tensors
+from mlflow_compress.packed.format import (
+    BLOB,
+    DOMAIN,
+    DOMAIN_VERSION,
+    HEADER,
+    MAGIC,
+    MAX_TENSOR_BYTES,
+    OP_TYPE,
+    VERSION,
+    Directory,
+    Entry,
+    is_float,
+    validate,
+    varint,
+    width_of,
+    write_directory,
+)
+
+__all__ = ["pack"]
+
+# what a weight costs besides its payload: the entry, the output's name twice, its value_info
+ENTRY_BYTES = 34
+# an incompressible tensor this large is moved all the same: it gets its own checksum, and the
+# runtime hands it over without a copy
+LARGE = 1 << 14
+LEAST_IR = 4
+
+
+def pack(model: ModelProto, profile: Literal["compact", "portable"] = "compact") -> ModelProto:
+    """Pack a model's weights losslessly.
+
+    Args:
+        model: the model, its external data loaded; it is not changed.
+        profile: ``compact`` for :mod:`mlflow_compress.packed`'s own runtime, ``portable`` for any
+            onnxruntime.
+
+    Returns:
+        A valid ONNX model. Equal models give equal bytes.
+
+    Raises:
+        SourceError: if the model is packed already, or its external data are not loaded.
+    """
+    if profile not in ("compact", "portable"):
+        raise SourceError(f"profile must be 'compact' or 'portable', got '{profile}'")
+    if any(opset.domain == DOMAIN for opset in model.opset_import) and is_packed_model(model):
+        raise SourceError("the model is packed already (unpack it first)")
+    packed = ModelProto()
+    packed.CopyFrom(model)
+    for graph in graphs.graphs(packed.graph):
+        for tensor in graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                raise SourceError(
+                    f"tensor '{tensor.name}': its external data are not loaded "
+                    "(load the model with onnx.load from its folder)"
+                )
+    if profile == "portable":
+        return portable_seam.pack(packed)
+    return _pack_compact(packed)
+
+
+def is_packed_model(model: ModelProto) -> bool:
+    """Whether a model in memory is packed, in either profile."""
+    return any(opset.domain == DOMAIN for opset in model.opset_import)
+
+
+def _pack_compact(packed: ModelProto) -> ModelProto:
+    blob_name = graphs.unused_name(packed, BLOB)
+    entries: list[Entry] = []
+    names: list[str] = []
+    payloads: list[bytes] = []
+    for graph in list(graphs.graphs(packed.graph)):
+        first = len(entries)
+        for weight in graphs.weights(graph):
+            payload = _payload(weight)
+            if payload is None:
+                continue
+            entry = graphs.describe(graph, weight)
+            entries.append(
+                graphs.with_payload(
+                    entry, len(payload), zlib.crc32(payload), zlib.crc32(weight.data)
+                )
+            )
+            names.append(weight.name)
+            payloads.append(payload)
+        if len(entries) > first:
+            graphs.take_out(graph, names[first:], entries[first:])
+            graph.node.insert(0, _node(blob_name, names[first:], first))
+    had_import = is_packed_model(packed)
+    if not had_import:
+        packed.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    ir_version = packed.ir_version if packed.ir_version < LEAST_IR else None
+    if ir_version is not None:
+        packed.ir_version = LEAST_IR
+    directory = Directory(tuple(entries), ir_version, had_import)
+    validate(directory, names, MAX_TENSOR_BYTES)
+    _append_blob(packed, blob_name, write_directory(directory), payloads)
+    return packed
+
+
+def _payload(weight: graphs.Weight) -> bytes | None:
+    """The coded weight, or None where it is better left where it is."""
+    dtype = weight.tensor.data_type
+    size = len(weight.data)
+    fixed = ENTRY_BYTES + 2 * len(weight.name)
+    if size <= fixed:
+        return None
+    payload = choose.encode(
+        weight.data, width_of(dtype), is_float(dtype), tensors.row_items(weight.tensor)
+    )
+    return payload if len(payload) + fixed < size or size >= LARGE else None
+
+
+def _node(blob: str, names: Sequence[str], first: int) -> NodeProto:
+    node = NodeProto(op_type=OP_TYPE, domain=DOMAIN, input=[blob], output=names)
+    if first:
+        node.attribute.append(helper.make_attribute("at", first))
+    return node
+
+
+def _append_blob(
+    packed: ModelProto, name: str, directory: bytes, payloads: Sequence[bytes]
+) -> None:
+    graph: GraphProto = packed.graph
+    size = HEADER.size + len(varint(len(directory))) + len(directory) + sum(map(len, payloads))
+    blob = graph.initializer.add(name=name, data_type=TensorProto.UINT8, dims=[size])
+    rest = zlib.crc32(packed.SerializeToString(deterministic=True))
+    head = HEADER.pack(MAGIC, VERSION, rest, zlib.crc32(directory))
+    blob.raw_data = b"".join([head, varint(len(directory)), directory, *payloads])

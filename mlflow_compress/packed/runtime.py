@@ -1,0 +1,175 @@
+"""Puts decoded weights back: into a ModelProto, or into an onnxruntime session."""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
+
+from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.packed import graphs, tensors, wire
+from mlflow_compress.packed.container import (
+    Container,
+    PackedWeight,
+    Source,
+    in_parallel,
+    open_packed,
+    read_bytes,
+)
+from mlflow_compress.packed.format import DEFAULT_CAP, TYPED_DATA, Entry
+
+__all__ = ["load", "unpack", "verify"]
+
+# onnxruntime reads shapes while it builds the graph: small tensors stay inline
+INLINE = 4096
+ALIGN = 4096
+
+
+def _decoded(weight: PackedWeight) -> bytes:
+    out = np.empty(weight.entry.size, np.uint8)
+    weight.decode_into(out)
+    return out.tobytes()
+
+
+def unpack(
+    source: Source, *, threads: int | None = None, max_bytes: int = DEFAULT_CAP
+) -> ModelProto:
+    """Rebuild the model that was packed, bit for bit.
+
+    Args:
+        source: a packed model: path, bytes or ModelProto (which is not changed).
+        threads: how many tensors to decode at a time; None for one per core.
+        max_bytes: most bytes the weights may decode to; a file that wants more is refused.
+
+    Raises:
+        PackedFormatError: if the file is damaged, hostile or not packed.
+        SourceNotFoundError: if there is no such file.
+    """
+    packed = open_packed(source, max_bytes)
+    for graph in packed.graphs:
+        names = [weight.name for weight in graph.weights]
+        entries = [weight.entry for weight in graph.weights]
+        data = dict(zip(names, in_parallel(_decoded, graph.weights, threads), strict=True))
+
+        def fill(tensor: TensorProto, name: str, entry: Entry, data: Any = data) -> None:
+            tensors.set_data(tensor, data.pop(name), typed=bool(entry.flags & TYPED_DATA))
+
+        graphs.put_back(graph.graph, names, entries, fill)
+    return packed.model
+
+
+def verify(source: Source, *, max_bytes: int = DEFAULT_CAP) -> None:
+    """Decode everything and compare every checksum.
+
+    Raises:
+        PackedFormatError: naming the first damaged tensor, or what else is wrong.
+        SourceNotFoundError: if there is no such file.
+    """
+    for weight in open_packed(source, max_bytes).weights():
+        weight.decode_into(np.empty(weight.entry.size, np.uint8))
+
+
+def load(
+    source: str | os.PathLike[str] | bytes,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    *,
+    max_bytes: int = DEFAULT_CAP,
+) -> onnxruntime.InferenceSession:
+    """Open a packed model, or a plain .onnx, for inference.
+
+    Args:
+        source: path or bytes of the file.
+        providers: onnxruntime's execution providers, best first; None for the CPU.
+        threads: threads for decoding and within operators; None for onnxruntime's choice.
+        max_bytes: most bytes the weights may decode to.
+
+    Raises:
+        PackedFormatError: if the file is damaged or hostile.
+        SourceNotFoundError: if there is no such file.
+    """
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]
+    data = read_bytes(source)
+    if not wire.imports_domain(data):
+        plain = source if isinstance(source, bytes) else os.fspath(source)
+        return onnxruntime.InferenceSession(plain, options, providers=chosen)
+    return _session(open_packed(data, max_bytes), options, chosen, threads)
+
+
+def _session(
+    packed: Container,
+    options: onnxruntime.SessionOptions,
+    providers: list[str],
+    threads: int | None,
+) -> onnxruntime.InferenceSession:
+    """Decode into a file in memory, which onnxruntime maps: the weights exist once."""
+    memory = Path("/dev/shm")
+    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="mlflow_compress_", dir=base) as folder:
+        _write_weights(packed, Path(folder), threads)
+        path = Path(folder, "model.onnx")
+        path.write_bytes(packed.model.SerializeToString())
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+
+
+def _write_weights(packed: Container, folder: Path, threads: int | None) -> None:
+    places: dict[int, int] = {}
+    size = 0
+    main = packed.model.graph
+    for graph in packed.graphs:
+        for weight in graph.weights:
+            # subgraphs' initializers cannot be external in onnxruntime
+            if graph.graph is main and weight.entry.size > INLINE:
+                places[id(weight)] = size
+                size += -(-weight.entry.size // ALIGN) * ALIGN
+    if size:
+        with Path(folder, "weights").open("wb+") as file:
+            file.truncate(size)
+            with mmap.mmap(file.fileno(), size) as area:
+                view = np.frombuffer(area, np.uint8)
+                external = [weight for weight in packed.weights() if id(weight) in places]
+
+                def decode(weight: PackedWeight) -> None:
+                    at = places[id(weight)]
+                    weight.decode_into(view[at : at + weight.entry.size])
+
+                in_parallel(decode, external, threads)
+                del view
+    for graph in packed.graphs:
+        _fill(graph.graph, graph.weights, places)
+
+
+def _fill(graph: GraphProto, weights: list[PackedWeight], places: dict[int, int]) -> None:
+    by_name = {weight.name: weight for weight in weights}
+
+    def fill(tensor: TensorProto, name: str, entry: Entry) -> None:
+        weight = by_name[name]
+        at = places.get(id(weight))
+        if at is None:
+            tensors.set_data(tensor, _decoded(weight), typed=False)
+            return
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "weights"), ("offset", at), ("length", entry.size)):
+            tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))
+
+    graphs.put_back(graph, list(by_name), [weight.entry for weight in weights], fill)
+
+
+def is_packed(source: Source) -> bool:
+    """Whether a model (path, bytes or ModelProto) is packed, in either profile.
+
+    Raises:
+        SourceNotFoundError: if there is no such file.
+    """
+    try:
+        return wire.imports_domain(read_bytes(source))
+    except PackedFormatError:
+        return False

@@ -1,0 +1,115 @@
+"""Finds the blob in a serialised model without parsing its megabytes (protobuf wire format)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.packed.format import DOMAIN, MAGIC, varint
+
+_MODEL_GRAPH, _MODEL_OPSET, _OPSET_DOMAIN = 7, 8, 1
+_GRAPH_INITIALIZER, _TENSOR_RAW = 5, 9
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field on the wire: its number and where its tag, length and value stand."""
+
+    number: int
+    kind: int
+    tag: int
+    length: int
+    value: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """A serialised model cut in two: everything but the blob's bytes, and the blob's bytes."""
+
+    rest: bytes
+    blob: memoryview
+
+
+def _varint_at(data: memoryview, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise PackedFormatError("file: not a serialised ONNX model (a number is cut off)")
+
+
+def fields(data: memoryview, at: int, end: int) -> Iterator[Field]:
+    """The fields of a message between two offsets.
+
+    Raises:
+        PackedFormatError: if the bytes are not a protobuf message.
+    """
+    while at < end:
+        tag = at
+        key, at = _varint_at(data, at, end)
+        length, kind = at, key & 7
+        if kind == 0:
+            _, after = _varint_at(data, at, end)
+            value = at
+        elif kind == 2:
+            size, value = _varint_at(data, at, end)
+            after = value + size
+        elif kind in (1, 5):
+            value, after = at, at + (8 if kind == 1 else 4)
+        else:
+            raise PackedFormatError(f"file: not a serialised ONNX model (wire type {kind})")
+        if after > end:
+            raise PackedFormatError(
+                f"file: cut off: a field ends at byte {after}, the data end at {end}"
+            )
+        yield Field(key >> 3, kind, tag, length, value, after)
+        at = after
+
+
+def imports_domain(data: memoryview) -> bool:
+    """Whether a serialised model imports the packed models' domain."""
+    for field in fields(data, 0, len(data)):
+        if field.number == _MODEL_OPSET and field.kind == 2:
+            for inner in fields(data, field.value, field.end):
+                if inner.number == _OPSET_DOMAIN and inner.kind == 2:
+                    if bytes(data[inner.value : inner.end]) == DOMAIN.encode():
+                        return True
+    return False
+
+
+def split(data: memoryview) -> Split | None:
+    """Cut the blob's bytes out of a serialised model; None if no initializer is a blob."""
+    found: tuple[Field, Field, Field] | None = None
+    for graph in fields(data, 0, len(data)):
+        if graph.number != _MODEL_GRAPH or graph.kind != 2:
+            continue
+        for tensor in fields(data, graph.value, graph.end):
+            if tensor.number != _GRAPH_INITIALIZER or tensor.kind != 2:
+                continue
+            for raw in fields(data, tensor.value, tensor.end):
+                if raw.number == _TENSOR_RAW and raw.kind == 2:
+                    if bytes(data[raw.value : raw.value + 4]) == MAGIC:
+                        found = graph, tensor, raw
+    if found is None:
+        return None
+    graph, tensor, raw = found
+    tensor_size = tensor.end - tensor.value - (raw.end - raw.tag)
+    tensor_head = bytes(data[tensor.tag : tensor.length]) + varint(tensor_size)
+    gone = (tensor.end - tensor.tag) - (len(tensor_head) + tensor_size)
+    graph_size = graph.end - graph.value - gone
+    rest = b"".join(
+        [
+            data[: graph.length],
+            varint(graph_size),
+            data[graph.value : tensor.tag],
+            tensor_head,
+            data[tensor.value : raw.tag],
+            data[raw.end :],
+        ]
+    )
+    return Split(rest, data[raw.value : raw.end])
