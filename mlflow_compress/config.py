@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mlflow_compress.errors import ConfigError
 
-__all__ = ["Config", "DataConfig", "DataRef", "SearchConfig", "config_schema", "load_config"]
+__all__ = ["Config", "DataConfig", "DataRef", "SearchConfig", "config_schema", "load_config", "absolute_paths", "parse_config"]
 
 _SQLITE = "sqlite:///"
 
@@ -130,7 +130,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     for override in overrides:
         _override(data, override)
     config = parse_config(data, str(path))
-    return _with_absolute_paths(config, path.resolve().parent)
+    return absolute_paths(config, path.resolve().parent)
 
 
 def parse_config(data: Mapping[str, Any], label: str = "config") -> Config:
@@ -175,16 +175,16 @@ def _index(data: Any, part: str, override: str) -> Any:
     raise ConfigError(f"--set {override}: {part!r} must be an index below {len(data)}")
 
 
-def _with_absolute_paths(config: Config, folder: Path) -> Config:
+def absolute_paths(config: Config, folder: Path) -> Config:
+    """Return the configuration with its relative paths made absolute, from ``folder``."""
     data = config.data
     update: dict[str, Any] = {
         "evaluation": _absolute_ref(data.evaluation, folder),
         "calibration": None if data.calibration is None else _absolute_ref(data.calibration, folder),
     }
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
-    if config.source.endswith(".onnx") and "://" not in config.source:
-        if not config.source.startswith(("models:/", "runs:/")):
-            changes["source"] = str(folder / config.source)
+    if config.source.endswith(".onnx") and not config.source.startswith(("models:/", "runs:/")):
+        changes["source"] = str(folder / config.source)
     uri = config.tracking_uri
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
         changes["tracking_uri"] = _SQLITE + str(folder / uri.removeprefix(_SQLITE))
@@ -197,7 +197,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
 
 def _absolute_ref(value: str | DataRef, folder: Path) -> DataRef:
     ref = DataConfig.ref(value)
-    is_function = ":" in ref.path and not Path(ref.path).suffix
+    is_function = ":" in ref.path and Path(ref.path).suffix not in (".npz", ".csv", ".parquet")
     return ref if is_function else ref.model_copy(update={"path": str(folder / ref.path)})
 
 

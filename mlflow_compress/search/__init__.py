@@ -1,1 +1,27 @@
 """Search: spaces, strategies, the study that drives them, the trial that measures."""
+
+from mlflow_compress.search.front import OBJECTIVES, front, objective_values
+from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
+from mlflow_compress.search.space import Choice, Point, Range, Space
+from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
+from mlflow_compress.search.study import Evaluator, run_search
+from mlflow_compress.search.trial import TrialEvaluator
+
+__all__ = [
+    "OBJECTIVES",
+    "Choice",
+    "Evaluator",
+    "NullObserver",
+    "Observer",
+    "Point",
+    "Range",
+    "SearchInfo",
+    "Space",
+    "Strategy",
+    "TrialEvaluator",
+    "front",
+    "get_strategy",
+    "objective_values",
+    "run_search",
+    "strategy_names",
+]

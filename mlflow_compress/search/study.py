@@ -1,5 +1,6 @@
 """The study: one ask/tell loop that serves every strategy, with each recipe tried once."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import optuna
 
 __all__ = ["Evaluator", "run_search"]
+
+_log = logging.getLogger(__name__)
 
 _MAX_REPEATS = 200
 """Draws in a row that bring nothing new before a search over a finite space ends."""
@@ -115,6 +118,10 @@ def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> 
         variant, path = evaluator.evaluate(recipe, key)
     except TechniqueError as error:
         trial = Trial(number, key, recipe, "failed", error=" ".join(str(error).split()))
+    except Exception as error:  # noqa: BLE001 - one recipe's accident must not end the search
+        _log.exception("trial %d (%s) failed", number, recipe.label)
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        trial = Trial(number, key, recipe, "failed", error=text)
     else:
         trial = Trial(number, key, recipe, "complete", variant=variant, path=path)
     return observer.trial_finished(replace(trial, seconds=time.monotonic() - started))

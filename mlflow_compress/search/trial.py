@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from mlflow_compress import measure, packed
-from mlflow_compress.records import Recipe, Report, Variant, digest_of
-from mlflow_compress.techniques import Context, apply_recipe
+from mlflow_compress.records import Accuracy, Latency, Recipe, Report, Variant, digest_of
+from mlflow_compress.techniques import Context, RecipeResult, apply_recipe
 
 __all__ = ["TrialEvaluator"]
 
@@ -27,6 +27,7 @@ class TrialEvaluator:
         source: the source as ONNX, normalised.
         uri: the source's URI with its version resolved.
         source_digest: sha256 of the source's ONNX bytes.
+        source_bytes: bytes of the source's weights as stored.
         evaluation: the rows that variants are scored on.
         calibration: the rows that techniques may look at, or None.
         work_dir: folder that the packed files are written to.
@@ -39,6 +40,7 @@ class TrialEvaluator:
     source: onnx.ModelProto
     uri: str
     source_digest: str
+    source_bytes: int
     evaluation: measure.Dataset
     work_dir: Path
     calibration: measure.Dataset | None = None
@@ -69,7 +71,8 @@ class TrialEvaluator:
         """Apply, pack, measure; return the variant and the path of its packed file.
 
         Raises:
-            TechniqueError: the recipe cannot be applied to this model.
+            TechniqueError: the recipe cannot be applied to this model, or what it made does
+                not run.
         """
         inputs: Mapping[str, np.ndarray] | None = None
         if self.calibration is not None:
@@ -81,3 +84,64 @@ class TrialEvaluator:
         packed.save(packed.pack(result.model, recipe.profile), path)
         variant = Variant(key, recipe, self._report(result, path), source=self.uri)
         return variant, str(path)
+
+    def check_source(self) -> None:
+        """Run the source on the evaluation rows, before any trial depends on it.
+
+        Raises:
+            SourceError: onnxruntime does not load the source.
+            DataError: the source does not run on the rows, or the labels do not fit the metric.
+        """
+        self._accuracy(self._source_outputs)
+
+    @cached_property
+    def _source_session(self) -> measure.Runnable:
+        return measure.open_session(self.source, self.threads)
+
+    @cached_property
+    def _source_outputs(self) -> Mapping[str, np.ndarray]:
+        """The source's outputs on the evaluation rows, computed once per search."""
+        return measure.run(self._source_session, self.evaluation)
+
+    def _report(self, result: RecipeResult, path: Path) -> Report:
+        info = packed.inspect(path)
+        session = packed.load(path, threads=self.threads)
+        outputs = measure.run(session, self.evaluation)
+        layers = measure.layer_reports(self.source, result.model, info, result.origin)
+        weights = sum(int(np.prod(layer.shape)) for layer in layers)
+        bits = sum(layer.entropy * int(np.prod(layer.shape)) for layer in layers)
+        with path.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        return Report(
+            size_bytes=size,
+            source_bytes=self.source_bytes,
+            rate=self.source_bytes / size,
+            entropy=bits / weights if weights else 0.0,
+            sha256=digest,
+            layers=layers,
+            stages=measure.stage_reports(self.source, result.stages, info),
+            accuracy=self._accuracy(outputs),
+            fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
+            latency=self._latency(session),
+        )
+
+    def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> Accuracy | None:
+        if self.evaluation.labels is None:
+            return None
+        return measure.measure_accuracy(
+            outputs, self._source_outputs, self.evaluation, self.metric, seed=self.seed
+        )
+
+    def _latency(self, session: measure.Runnable) -> tuple[Latency, ...]:
+        if self.latency_rounds == 0:
+            return ()
+        latency = measure.measure_latency(
+            session,
+            self._source_session,
+            self.evaluation,
+            rounds=self.latency_rounds,
+            threads=self.threads,
+            seed=self.seed,
+        )
+        return (latency,)

@@ -1,0 +1,105 @@
+"""The Python door: :func:`compress`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlflow_compress import job, measure
+from mlflow_compress.config import absolute_paths, parse_config
+from mlflow_compress.errors import ConfigError
+
+__all__ = ["compress"]
+
+_IN_MEMORY = "in memory"
+_ROLES = ("calibration", "evaluation")
+
+
+def compress(
+    source: Any,
+    *,
+    data: Any,
+    recipe: Sequence[Any] | None = None,
+    recipes: Sequence[Sequence[Any]] | None = None,
+    targets: Sequence[str | Mapping[str, Any]] = (),
+    metric: str = "accuracy",
+    search: Mapping[str, Any] | None = None,
+    register_as: str | None = None,
+    experiment: str | None = None,
+    tracking_uri: str | None = None,
+    watcher: job.Watcher | None = None,
+) -> job.Outcome:
+    """Compress a model, register its variants, and promote the best for each target.
+
+    Args:
+        source: ``models:/name@alias``, ``runs:/…``, the path of an ``.onnx`` file, an
+            ``onnx.ModelProto`` or a ``torch.nn.Module``.
+        data: the evaluation rows, or a mapping with ``evaluation`` and perhaps ``calibration``.
+            Rows are a path (``.npz``, ``.csv``, ``.parquet``), ``module:function``, or a mapping
+            from input names to arrays of [rows, ...], with labels under ``labels``.
+        recipe: the only recipe, its settings perhaps with ranges, as in ``compress.yaml``.
+        recipes: several recipes; by default a few that need no calibration data.
+        targets: names of shipped profiles, YAML files, or profiles written out.
+        metric: name of the accuracy metric, or ``module:function``.
+        search: the keys of the section ``search`` of ``compress.yaml``.
+        register_as: registered model of the variants; by default the source's name and ``-edge``.
+        experiment: MLflow experiment; by default ``register_as``.
+        tracking_uri: where MLflow keeps it; by default MLflow's current one.
+        watcher: is told how it goes.
+
+    Returns:
+        The outcome, with ``.trials``, ``.front`` and ``.decisions``.
+
+    Raises:
+        CompressError: what is wrong, in one line.
+    """
+    refs, datasets = _data(data)
+    plain: dict[str, Any] = {
+        "source": source if isinstance(source, str) else _name(source),
+        "data": {"metric": metric, **refs},
+        "recipe": recipe,
+        "recipes": recipes,
+        "targets": list(targets),
+        "search": dict(search or {}),
+        "register_as": register_as,
+        "experiment": experiment,
+        "tracking_uri": tracking_uri,
+    }
+    config = parse_config({key: value for key, value in plain.items() if value is not None})
+    in_memory = None if isinstance(source, str) else source
+    return job.run(
+        absolute_paths(config, Path.cwd()), source=in_memory, datasets=datasets, watcher=watcher
+    )
+
+
+def _name(source: Any) -> str:
+    """Name a model in memory after its graph or its class."""
+    graph = getattr(source, "graph", None)
+    name = getattr(graph, "name", None)
+    return name if isinstance(name, str) and name else type(source).__name__.lower()
+
+
+def _data(data: Any) -> tuple[dict[str, Any], dict[str, measure.Dataset]]:
+    """Split what stands for rows into references for the config and datasets in memory."""
+    is_roles = isinstance(data, Mapping) and set(data) <= set(_ROLES)
+    roles = data if is_roles else {"evaluation": data}
+    if "evaluation" not in roles:
+        raise ConfigError("data: 'evaluation' is missing; variants are scored on it")
+    refs: dict[str, Any] = {}
+    datasets: dict[str, measure.Dataset] = {}
+    for role, rows in roles.items():
+        if isinstance(rows, str | Path):
+            refs[role] = str(rows)
+        elif isinstance(rows, measure.Dataset):
+            datasets[role], refs[role] = rows, _IN_MEMORY
+        elif isinstance(rows, Mapping):
+            arrays = {str(key): np.asarray(value) for key, value in rows.items()}
+            labels = arrays.pop("labels", None)
+            datasets[role], refs[role] = measure.Dataset(arrays, labels, role), _IN_MEMORY
+        else:
+            raise ConfigError(
+                f"data.{role}: must be a path, module:function or a mapping from input names to "
+                f"arrays, got {type(rows).__name__}"
+            )
+    return refs, datasets
