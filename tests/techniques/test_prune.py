@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from mlflow_compress.errors import ConfigError, TechniqueError
+from mlflow_compress.techniques import Context
+from mlflow_compress.techniques.onnx_prune import keep_masks, prune
+from mlflow_compress.techniques.prune import PruneSettings
+
+WEIGHTS = ("c1.w", "c2.w", "f1.w", "f2.w")
+
+
+def zeros(arrays_by_name) -> dict[str, float]:
+    return {name: float((arrays_by_name[name] == 0).mean()) for name in WEIGHTS}
+
+
+def test_global_scope_reaches_the_sparsity_over_all_weights_together(convnet, arrays):
+    made = arrays(prune(convnet, PruneSettings(sparsity=0.75), Context()).model)
+    flat = np.concatenate([made[name].ravel() for name in WEIGHTS])
+    assert (flat == 0).sum() == round(0.75 * flat.size)
+    assert len(set(zeros(made).values())) > 1
+    original = arrays(convnet)
+    kept = np.concatenate([np.abs(original[n][made[n] != 0]) for n in WEIGHTS])
+    dropped = np.concatenate([np.abs(original[n][made[n] == 0]) for n in WEIGHTS])
+    assert kept.min() >= dropped.max()
+
+
+def test_layer_scope_reaches_the_sparsity_in_each_tensor(convnet, arrays):
+    made = arrays(prune(convnet, PruneSettings(sparsity=0.5, scope="layer"), Context()).model)
+    assert zeros(made) == pytest.approx(dict.fromkeys(WEIGHTS, 0.5), abs=0.01)
+
+
+def test_biases_and_kept_weights_do_not_change(convnet, arrays):
+    before, after = (
+        arrays(convnet),
+        arrays(prune(convnet, PruneSettings(sparsity=0.9), Context()).model),
+    )
+    for name, array in after.items():
+        kept = array != 0
+        np.testing.assert_array_equal(array[kept], before[name][kept])
+        if name not in WEIGHTS:
+            np.testing.assert_array_equal(array, before[name])
+
+
+def test_excluded_tensors_are_left_alone(convnet, arrays):
+    settings = PruneSettings(sparsity=0.9, exclude=("f1.w",))
+    made = zeros(arrays(prune(convnet, settings, Context()).model))
+    assert made["f1.w"] == 0
+    assert made["c2.w"] > 0.5
+
+
+def test_an_unknown_excluded_tensor_is_refused(convnet):
+    with pytest.raises(ConfigError, match=r"prune\.exclude: 'f1\.v' is no weight .*'f1\.w'"):
+        prune(convnet, PruneSettings(exclude=("f1.v",)), Context())
+
+
+def test_a_model_without_float_weights_is_refused(build):
+    from onnx import helper
+
+    model = build(
+        [helper.make_node("Relu", ["x"], ["y"])], {}, [("x", ["n", 4])], [("y", ["n", 4])]
+    )
+    with pytest.raises(TechniqueError, match="nothing to prune"):
+        prune(model, PruneSettings(), Context())
+
+
+def test_ties_give_the_exact_count():
+    masks = keep_masks([np.ones((4, 5)), np.ones(10)], 0.4, "global")
+    assert sum(int((~mask).sum()) for mask in masks) == 12
+
+
+@pytest.mark.parametrize(("sparsity", "share"), [(0.0, 0.0), (1.0, 1.0)])
+def test_the_ends_of_the_range(convnet, arrays, sparsity, share):
+    made = zeros(arrays(prune(convnet, PruneSettings(sparsity=sparsity), Context()).model))
+    assert set(made.values()) == {share}

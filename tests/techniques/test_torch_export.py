@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from mlflow_compress.errors import DataError, SourceError
+from mlflow_compress.techniques.normalize import normalize
+from mlflow_compress.techniques.torch_export import export_torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 4, 3)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.drop = torch.nn.Dropout(0.5)
+        self.out = torch.nn.Linear(4 * 6 * 6, 3)
+
+    def forward(self, x):
+        return self.out(self.drop(torch.relu(self.norm(self.conv(x)))).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def images(rng):
+    return rng.normal(size=(3, 1, 8, 8)).astype(np.float32)
+
+
+def expected(net, images):
+    net.eval()
+    with torch.no_grad():
+        return net(torch.from_numpy(images)).numpy()
+
+
+def test_a_class_instance_in_training_mode_is_exported_as_it_evaluates(net, images, evaluate):
+    net.train()
+    model = export_torch(net, images)
+    assert net.training
+    assert {"conv.weight", "out.weight"} <= {t.name for t in model.graph.initializer}
+    got = evaluate(normalize(model), {"input": images[:1]})
+    np.testing.assert_allclose(got, expected(net, images[:1]), atol=1e-5)
+
+
+def test_what_mlflow_loads_from_pt2_is_exported(net, images, evaluate):
+    net.eval()
+    batch = torch.export.Dim("b")
+    program = torch.export.export(net, (torch.from_numpy(images),), dynamic_shapes=({0: batch},))
+    model = export_torch(program.module(), {"pixels": images})
+    more = np.concatenate([images, images])
+    got = evaluate(model, {"pixels": more})
+    np.testing.assert_allclose(got, expected(net, more), atol=1e-5)
+
+
+def test_nothing_reaches_the_terminal(net, images, capfd):
+    export_torch(net, images)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_module_that_cannot_be_exported_is_a_source_error(images):
+    class Branches(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum().item() > 0 else -x
+
+    with pytest.raises(SourceError, match="PyTorch cannot export the module"):
+        export_torch(Branches(), images)
+
+
+def test_outputs_that_differ_are_refused(images):
+    class Noise(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.rand_like(x)
+
+    with pytest.raises(SourceError, match=r"output '.*' differs from PyTorch's by 0\."):
+        export_torch(Noise(), images)
+
+
+def test_one_row_is_too_few(net, images):
+    with pytest.raises(DataError, match="two example rows"):
+        export_torch(net, images[:1])
