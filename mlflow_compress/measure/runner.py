@@ -7,11 +7,19 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import DataError, SourceError
 from mlflow_compress.measure.data import Dataset
 
 __all__ = ["Runnable", "open_session", "run", "session_options"]
+
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    kind
+    for kind in vars(onnxruntime_pybind11_state).values()
+    if isinstance(kind, type) and issubclass(kind, Exception)
+)
+"""What onnxruntime raises; its exceptions have no common base class."""
 
 
 class Runnable(Protocol):
@@ -50,7 +58,7 @@ def open_session(model: onnx.ModelProto | bytes | str | Path, threads: int = 1) 
         return ort.InferenceSession(
             given, session_options(threads), providers=["CPUExecutionProvider"]
         )
-    except ort.capi.onnxruntime_pybind11_state.ONNXRuntimeException as error:
+    except ORT_ERRORS as error:
         first = str(error).strip().splitlines()[0]
         raise SourceError(f"onnxruntime does not load the model: {first}") from error
 
@@ -90,7 +98,7 @@ def _run_batch(
 ) -> list[np.ndarray]:
     try:
         return [np.asarray(output) for output in session.run(names, feed)]
-    except (ort.capi.onnxruntime_pybind11_state.ONNXRuntimeException, ValueError) as error:
+    except (*ORT_ERRORS, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise DataError(f"the model does not run on data {dataset.name!r}: {first}") from error
 

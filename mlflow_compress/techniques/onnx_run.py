@@ -5,10 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import TechniqueError
 
 __all__ = ["batches", "check_calibration", "fixed_batch", "session"]
+
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    kind
+    for kind in vars(onnxruntime_pybind11_state).values()
+    if isinstance(kind, type) and issubclass(kind, Exception)
+)
+"""What onnxruntime raises; its exceptions have no common base class."""
 
 
 def session(model: ModelProto, *, optimized: bool = True) -> ort.InferenceSession:
@@ -27,7 +35,7 @@ def session(model: ModelProto, *, optimized: bool = True) -> ort.InferenceSessio
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except ort.capi.onnxruntime_pybind11_state.ONNXRuntimeException as error:
+    except ORT_ERRORS as error:
         raise TechniqueError(f"onnxruntime does not load the model: {_line(error)}") from error
 
 

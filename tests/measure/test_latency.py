@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from mlflow_compress.measure import Dataset, is_tie, latency, measure_latency
+from mlflow_compress.records import Interval, Latency
+
+
+class Clock:
+    """A clock that only models move."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Model:
+    def __init__(self, clock, seconds, log, name):
+        self.clock, self.seconds, self.log, self.name = clock, seconds, log, name
+
+    def run(self, names, feed):
+        self.log.append((self.name, len(feed["x"])))
+        self.clock.now += self.seconds
+        return []
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    clock, log = Clock(), []
+    monkeypatch.setattr(latency, "time", clock)
+    return lambda seconds, name: Model(clock, seconds, log, name), log
+
+
+@pytest.fixture
+def data():
+    return Dataset({"x": np.arange(6, dtype=np.float32).reshape(6, 1)})
+
+
+def test_ratio_and_percentiles_are_of_the_calls(timed, data):
+    make, _ = timed
+    made = measure_latency(
+        make(0.001, "v"), make(0.002, "s"), data, rounds=5, device="d", threads=2
+    )
+    assert made.ratio == pytest.approx(0.5)
+    assert made.p50 == pytest.approx(1.0)
+    assert made.p95 == pytest.approx(1.0)
+    assert made.source_p50 == pytest.approx(2.0)
+    assert (made.device, made.threads, made.batch) == ("d", 2, 1)
+    assert not is_tie(made)
+
+
+def test_rounds_are_interleaved_and_shuffled(timed, data):
+    make, log = timed
+    measure_latency(make(0.001, "v"), make(0.001, "s"), data, rounds=12, batch=3)
+    assert {rows for _, rows in log} == {3}
+    names = [name for name, _ in log]
+    switches = [name for name, before in zip(names[1:], names, strict=False) if name != before]
+    assert len(switches) >= 12
+    rounds = [tuple(names[begin : begin + 50 : 25]) for begin in range(6, len(names), 50)]
+    assert set(rounds) == {("v", "s"), ("s", "v")}
+
+
+def test_slow_models_are_called_less_often(timed, data):
+    make, log = timed
+    measure_latency(make(1.0, "v"), make(1.0, "s"), data, rounds=2)
+    assert len(log) == 6 + 2 * 2 * 6
+
+
+def test_a_batch_larger_than_the_data_repeats_rows(timed, data):
+    make, log = timed
+    measure_latency(make(0.001, "v"), make(0.001, "s"), data, rounds=1, batch=8)
+    assert {rows for _, rows in log} == {8}
+
+
+@pytest.mark.parametrize(("low", "high", "tie"), [(0.9, 1.1, True), (0.8, 0.9, False)])
+def test_a_tie_is_an_interval_that_holds_one(low, high, tie):
+    assert is_tie(Latency("d", 1, 1, 1, 1, 1, 0.9, Interval(low, high))) is tie
