@@ -49,4 +49,4 @@ def kl_divergence(p: np.ndarray, q: np.ndarray, floor: float = 1e-12) -> np.ndar
     p = np.asarray(p, np.float64)
     q = np.maximum(np.asarray(q, np.float64), floor)
     terms = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0.0)
-    return np.asarray(terms.sum(axis=-1))
+    return np.maximum(terms.sum(axis=-1), 0)

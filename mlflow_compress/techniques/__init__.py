@@ -1,5 +1,7 @@
 """Techniques: transforms of a model, run in order by a recipe."""
 
+from typing import TYPE_CHECKING, Any
+
 from mlflow_compress.techniques.base import Context, OrderError, Phase, Result, Technique
 from mlflow_compress.techniques.recipe import (
     RecipeResult,
@@ -8,6 +10,9 @@ from mlflow_compress.techniques.recipe import (
     validate_recipe,
 )
 from mlflow_compress.techniques.registry import get, names
+
+if TYPE_CHECKING:
+    from mlflow_compress.techniques.onnx_normalize import normalize
 
 __all__ = [
     "Context",
@@ -20,5 +25,15 @@ __all__ = [
     "get",
     "names",
     "needs_calibration",
+    "normalize",
     "validate_recipe",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # onnx is imported only by what works on a model, not to validate a recipe
+    if name == "normalize":
+        from mlflow_compress.techniques.onnx_normalize import normalize
+
+        return normalize
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.techniques.normalize import normalize
+from mlflow_compress.techniques.onnx_normalize import normalize
 
 
 def held(model) -> set[str]:

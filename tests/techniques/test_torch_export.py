@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mlflow_compress.errors import DataError, SourceError
-from mlflow_compress.techniques.normalize import normalize
+from mlflow_compress.techniques.onnx_normalize import normalize
 from mlflow_compress.techniques.torch_export import export_torch
 
 
