@@ -1,14 +1,12 @@
 """Decisions as runs: what was decided, on what evidence, for people and for programs."""
 
 import json
-import os
-import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
+from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.targets import Target
 
 __all__ = ["DecisionLog", "LoggedDecision", "evidence_digest", "render"]
@@ -21,10 +19,9 @@ VERSION = "compress.version"
 INCUMBENT = "compress.incumbent"
 REASON = "compress.reason"
 EVIDENCE = "compress.evidence"
-OWNER = "compress.owner"
 
-# An open decision older than this belongs to a job that is gone, wherever it ran.
-_ABANDONED_MS = 10 * 60 * 1000
+# Seconds; an open decision older than this belongs to a job that is gone, wherever it ran.
+_MAX_AGE = 10 * 60
 
 _NOTE = "mlflow.note.content"
 _RUN_NAME = "mlflow.runName"
@@ -63,10 +60,7 @@ class LoggedDecision:
         """Whether the job that opened it is certainly or very likely gone."""
         if self.status != "RUNNING":
             return False
-        host, _, process = self.owner.rpartition(":")
-        if host == platform.node() and process.isdigit() and not _alive(int(process)):
-            return True
-        return time.time() * 1000 - self.start_ms > _ABANDONED_MS
+        return is_abandoned(self.owner, self.start_ms, _MAX_AGE)
 
 
 def evidence_digest(decision: Decision, target: Target) -> str:
@@ -77,16 +71,6 @@ def evidence_digest(decision: Decision, target: Target) -> str:
     came_to = [decision.version, decision.best_gap, decision.outcome == "none feasible"]
     # repr keeps numbers that JSON has no word for.
     return digest_of([repr(target), came_to, repr(sorted(decision.gates.items()))])
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def render(decision: Decision, variants: Sequence[Variant], model: str) -> str:
@@ -172,7 +156,7 @@ class DecisionLog:
                 INCUMBENT: "" if decision.incumbent is None else str(decision.incumbent),
                 REASON: decision.reason,
                 EVIDENCE: evidence,
-                OWNER: f"{platform.node()}:{os.getpid()}",
+                OWNER: owner(),
             },
         )
         run_id: str = run.info.run_id

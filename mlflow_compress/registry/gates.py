@@ -11,6 +11,8 @@ __all__ = ["check", "latency_for"]
 
 # What an interval's level may fall short of the asked confidence by: rounding, nothing more.
 _LEVEL_SLACK = 1e-9
+# 0.95 - 0.945 is 0.005 and a little more in binary; a limit of 0.005 means the decimal number.
+_SLACK = 1e-9
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
 def _at_most(name: str, metric: _Metric, limit: float, show: Callable[[float], str]) -> Gate:
     if metric.value is None:
         return Gate(name, False, None, float(limit), metric.problem)
-    passed = metric.value <= limit
+    passed = metric.value <= limit + _SLACK
     reason = "" if passed else f"{show(metric.value)} is more than {show(limit)}"
     return Gate(name, passed, metric.value, float(limit), reason)
 
@@ -87,7 +89,7 @@ def _at_most(name: str, metric: _Metric, limit: float, show: Callable[[float], s
 def _at_least(name: str, metric: _Metric, limit: float) -> Gate:
     if metric.value is None:
         return Gate(name, False, None, float(limit), metric.problem)
-    passed = metric.value >= limit
+    passed = metric.value >= limit - _SLACK
     reason = "" if passed else f"{metric.value:.4g} is less than {limit:.4g}"
     return Gate(name, passed, metric.value, float(limit), reason)
 

@@ -28,7 +28,13 @@ _TRANSIENT_CODES = {
 # Two writers that insert the same row at once, or a busy database: MLflow reports both as a bad
 # request, though a moment later the same call succeeds.
 _TRANSIENT_TEXTS = ("IntegrityError", "database is locked", "deadlock detected")
-_LOCAL_PROBLEMS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+_LOCAL_PROBLEMS = (
+    FileExistsError,
+    FileNotFoundError,
+    PermissionError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 
 
 def is_transient(error: BaseException) -> bool:

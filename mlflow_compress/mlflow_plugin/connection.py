@@ -1,0 +1,111 @@
+"""The tracking server or store: reached, or one line that says why not."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import mlflow
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.registry.retry import one_line, patiently
+
+__all__ = ["connect", "ensure_experiment"]
+
+_SQLITE = "sqlite:///"
+# MLflow retries each HTTP request 7 times over minutes. This project retries what it does as a
+# whole, for a bounded time; a setting that the user made stays.
+_HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+
+def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> MlflowClient:
+    """Return a client of a tracking server or store that was found to answer.
+
+    Args:
+        tracking_uri: ``http(s)://…``, ``sqlite:///…`` or another database; MLflow's current
+            one by default.
+        patience: seconds to wait for a server that does not answer.
+
+    Raises:
+        UnreachableError: the server does not answer, or the store cannot be written.
+    """
+    uri = tracking_uri or mlflow.get_tracking_uri()
+    for name, value in _HTTP_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith(_SQLITE):
+        _check_writable(uri)
+    if uri.startswith(("http://", "https://")):
+        patiently(f"reach tracking server {uri}", lambda: _check_health(uri), patience)
+    try:
+        client = MlflowClient(uri)
+        patiently(
+            f"open tracking store {_shown(uri)}",
+            lambda: client.search_experiments(max_results=1),
+            patience,
+        )
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        text = one_line(error).replace(uri, _shown(uri))
+        raise UnreachableError(f"cannot open tracking store {_shown(uri)}: {text}") from error
+    return client
+
+
+def _shown(uri: str) -> str:
+    """Return a URI without its password."""
+    return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", uri)
+
+
+def _check_health(uri: str) -> None:
+    answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+    if answer.status_code >= 500:
+        raise requests.HTTPError(f"/health answers {answer.status_code}")
+
+
+def _check_writable(uri: str) -> None:
+    """Refuse a database that cannot be made or written, before MLflow retries for a minute."""
+    path = Path(uri.removeprefix(_SQLITE)).absolute()
+    if str(path).endswith(":memory:"):
+        return
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if path.is_dir() or (place != path and not place.is_dir()) or not os.access(place, os.W_OK):
+        what = "is a folder" if path.is_dir() else f"{place} cannot be written"
+        raise UnreachableError(f"cannot open tracking store {uri}: {what}")
+
+
+def ensure_experiment(client: MlflowClient, name: str) -> str:
+    """Return the id of an experiment, which is made when it is missing.
+
+    With a local sqlite store the artifacts go beside the database, wherever the job runs.
+
+    Raises:
+        CompressError: the experiment is in MLflow's trash.
+    """
+    for _ in range(2):
+        found = client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise CompressError(
+                f"experiment {name!r} was deleted: restore it "
+                f"(mlflow experiments restore -x {found.experiment_id}) or name another"
+            )
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifacts(client, name)))
+        except MlflowException as error:
+            # Another job has made it in the meantime.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    raise CompressError(f"experiment {name!r} cannot be made or found")
+
+
+def _artifacts(client: MlflowClient, name: str) -> str | None:
+    uri = str(client.tracking_uri)
+    if not uri.startswith(_SQLITE) or uri.endswith(":memory:"):
+        return None
+    database = Path(uri.removeprefix(_SQLITE)).absolute()
+    return str(database.parent / "mlartifacts" / quote(name, safe=" "))

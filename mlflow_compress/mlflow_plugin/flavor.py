@@ -1,0 +1,261 @@
+"""The MLflow flavor ``mlflow_compress``: a packed ONNX model that loads as a session.
+
+Through ``mlflow.pyfunc`` a model takes a dict of arrays by input name, or a bare array when it
+has one input. It returns what the variant itself returns: the array when it has one output, a
+dict of arrays by output name when it has several.
+"""
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import onnxruntime
+from mlflow.models import Model, ModelInputExample, ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.types import Schema, TensorSpec
+
+from mlflow_compress import packed
+from mlflow_compress.errors import PackedFormatError, SourceError
+from mlflow_compress.mlflow_plugin.about import plugin_version
+
+__all__ = [
+    "FLAVOR_NAME",
+    "load_model",
+    "log_model",
+    "save_model",
+    "signature_of",
+]
+
+FLAVOR_NAME = "mlflow_compress"
+FORMAT_VERSION = 1
+MODEL_FILE = "model.onnx"
+DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
+
+_NUMPY_TYPES = {
+    "tensor(bool)": np.dtype(bool),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(string)": np.dtype(object),
+    **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
+    **{f"tensor({name})": np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
+}
+
+
+def get_default_pip_requirements() -> list[str]:
+    """Return what a loading environment needs, at the versions at hand.
+
+    ``mlflow-compress`` itself is not in it; without it installed a model loads when it was
+    logged with ``bundle_code=True``.
+    """
+    names = ("mlflow", "numpy", "onnx", "onnxruntime")
+    return [f"{name}=={version(name)}" for name in names]
+
+
+def signature_of(session: onnxruntime.InferenceSession) -> ModelSignature:
+    """Return a signature with one named tensor per input and output; free dimensions are -1.
+
+    Raises:
+        SourceError: for an input or output that is no tensor, such as a sequence.
+    """
+
+    def specs(values: Sequence[Any]) -> Schema:
+        found = []
+        for value in values:
+            if value.type not in _NUMPY_TYPES:
+                raise SourceError(f"{value.name!r} has type {value.type}, which MLflow cannot name")
+            shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+            found.append(TensorSpec(_NUMPY_TYPES[value.type], shape, value.name))
+        return Schema(found)
+
+    return ModelSignature(specs(session.get_inputs()), specs(session.get_outputs()))
+
+
+def save_model(
+    onnx_path: str | Path,
+    path: str | Path,
+    *,
+    mlflow_model: Model | None = None,
+    signature: ModelSignature | None = None,
+    input_example: ModelInputExample | None = None,
+    providers: Sequence[str] = DEFAULT_PROVIDERS,
+    threads: int | None = None,
+    raw_bytes: int | None = None,
+    bundle_code: bool = False,
+    code_paths: Sequence[str] | None = None,
+    pip_requirements: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> None:
+    """Save a packed (or plain) ONNX file as an MLflow model folder.
+
+    Args:
+        onnx_path: the file, which is copied.
+        path: the folder to make.
+        mlflow_model: MLflow's record of the model, when it already has one.
+        signature: by default read from the model itself.
+        input_example: an array, or a dict of arrays by input name.
+        providers: onnxruntime execution providers; ``model_config`` can override them.
+        threads: threads per call, None for all; ``model_config`` can override it.
+        raw_bytes: bytes of the source's weights, for the record.
+        bundle_code: put this package into the folder, so that the model also loads where it
+            is not installed.
+        code_paths: further code to bundle.
+        pip_requirements: by default mlflow, numpy, onnx and onnxruntime as installed here.
+        metadata: free data for the MLmodel file.
+        **kwargs: handed to :func:`mlflow.pyfunc.save_model`.
+
+    Raises:
+        PackedFormatError: the file is damaged.
+        SourceError: the model has inputs or outputs that are no tensors.
+        SourceNotFoundError: there is no such file.
+    """
+    data = Path(onnx_path)
+    session = packed.load(data, threads=1)
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    profile = packed.inspect(data).profile if packed.is_packed(data) else "plain"
+    model = mlflow_model if mlflow_model is not None else Model()
+    stored = f"data/{MODEL_FILE}"
+    model.add_flavor(
+        FLAVOR_NAME,
+        data=stored,
+        profile=profile,
+        sha256=digest,
+        packed_bytes=data.stat().st_size,
+        raw_bytes=raw_bytes,
+        format_version=FORMAT_VERSION,
+        package_version=plugin_version(),
+    )
+    if profile != "compact":
+        # What onnxruntime loads by itself, MLflow's own flavor loads too.
+        model.add_flavor(
+            "onnx", onnx_version=version("onnx"), data=stored, providers=list(providers)
+        )
+    bundled = [*(code_paths or ()), *([str(Path(__file__).parents[1])] if bundle_code else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / MODEL_FILE
+        named.write_bytes(data.read_bytes())
+        mlflow.pyfunc.save_model(
+            str(path),
+            loader_module=__name__,
+            data_path=str(named),
+            mlflow_model=model,
+            code_paths=bundled or None,
+            signature=signature if signature is not None else signature_of(session),
+            input_example=input_example,
+            pip_requirements=list(pip_requirements or get_default_pip_requirements()),
+            model_config={"providers": list(providers), "threads": threads},
+            metadata=dict(metadata) if metadata else None,
+            **kwargs,
+        )
+
+
+def log_model(
+    onnx_path: str | Path, name: str, *, registered_model_name: str | None = None, **kwargs: Any
+) -> ModelInfo:
+    """Log a packed (or plain) ONNX file as an MLflow model of the active run.
+
+    Args:
+        onnx_path: the file.
+        name: the logged model's name.
+        registered_model_name: register it as a version of this model too.
+        **kwargs: those of :func:`save_model` and of ``mlflow.models.Model.log``.
+
+    Returns:
+        MLflow's description of the logged model.
+    """
+    return Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=sys.modules[__name__],
+        registered_model_name=registered_model_name,
+        onnx_path=onnx_path,
+        **kwargs,
+    )
+
+
+def load_model(
+    model_uri: str,
+    dst_path: str | None = None,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> onnxruntime.InferenceSession:
+    """Load a model as an onnxruntime session.
+
+    Args:
+        model_uri: any URI of MLflow, such as ``models:/lenet-edge@raspberry-pi-4``.
+        dst_path: an existing folder to download into.
+        providers: onnxruntime execution providers; those it was saved with by default.
+        threads: threads per call; those it was saved with by default.
+
+    Raises:
+        PackedFormatError: the file is not the one that was saved.
+        SourceError: the model has another flavor.
+    """
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=dst_path))
+    flavors = Model.load(str(folder)).flavors
+    if FLAVOR_NAME not in flavors:
+        raise SourceError(
+            f"{model_uri} has no flavor {FLAVOR_NAME}, only {', '.join(sorted(flavors))}"
+        )
+    config = flavors["python_function"].get("config") or {}
+    return _session(
+        folder / flavors[FLAVOR_NAME]["data"],
+        providers if providers is not None else config.get("providers"),
+        threads if threads is not None else config.get("threads"),
+    )
+
+
+def _session(
+    path: Path, providers: Sequence[str] | None, threads: int | None
+) -> onnxruntime.InferenceSession:
+    """Load a model file after comparing its digest with the MLmodel file beside it."""
+    folder = path.parent.parent
+    expected = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {}).get("sha256")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise PackedFormatError(
+            f"{path.name} has sha256 {found[:16]}…, its MLmodel file says {str(expected)[:16]}…: "
+            "log or download the model again"
+        )
+    return packed.load(path, providers=list(providers or DEFAULT_PROVIDERS), threads=threads)
+
+
+class _PyFunc:
+    """What ``mlflow.pyfunc`` calls."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._outputs = [value.name for value in session.get_outputs()]
+
+    def get_raw_model(self) -> onnxruntime.InferenceSession:
+        """Return the onnxruntime session."""
+        return self._session
+
+    def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """Run the model.
+
+        Args:
+            data: a dict of arrays by input name, or an array when there is one input.
+            params: unused.
+
+        Returns:
+            An array, or a dict of arrays when the model has several outputs.
+        """
+        feeds = dict(data) if isinstance(data, Mapping) else {self._inputs[0]: np.asarray(data)}
+        results = self._session.run(self._outputs, feeds)
+        if len(results) == 1:
+            return results[0]
+        return dict(zip(self._outputs, results, strict=True))
+
+
+def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> _PyFunc:
+    config = model_config or {}
+    return _PyFunc(_session(Path(data_path), config.get("providers"), config.get("threads")))

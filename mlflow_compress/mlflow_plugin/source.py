@@ -1,0 +1,241 @@
+"""The source model: found wherever its URI points, with its version resolved."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import onnx
+from google.protobuf.message import DecodeError
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from mlflow_compress.errors import SourceError, SourceNotFoundError
+from mlflow_compress.mlflow_plugin.connection import connect
+from mlflow_compress.registry.retry import is_transient, one_line, patiently
+from mlflow_compress.registry.variants import using_tracking_uri
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ResolvedSource", "resolve"]
+
+_MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """A source model that was found.
+
+    Attributes:
+        uri: the URI with the version resolved, such as ``models:/lenet/3``, or the path.
+        name: a name for people and for registered models: ``lenet``.
+        kind: ``onnx`` or ``pytorch``.
+        version: the registered version, None when it is not a registered model.
+        folder: where the MLflow model was downloaded to, None for a file or a model in memory.
+        onnx_path: the ONNX file, None for a PyTorch model or a model in memory.
+        signature: MLflow's signature of the model, or None.
+        given: the model in memory that stands for the source, or None.
+    """
+
+    uri: str
+    name: str
+    kind: str
+    version: int | None = None
+    folder: Path | None = None
+    onnx_path: Path | None = None
+    signature: Any = None
+    given: Any = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def model(self) -> onnx.ModelProto | None:
+        """The ONNX model with its weights, None when the source is a PyTorch module.
+
+        Raises:
+            SourceError: the file is no ONNX model.
+        """
+        if self.kind != "onnx":
+            return None
+        return self.given if self.given is not None else _load_onnx(self.onnx_path, self.uri)
+
+    @cached_property
+    def module(self) -> Any:
+        """The PyTorch module, in evaluation mode on the CPU; None when the source is ONNX.
+
+        Raises:
+            SourceError: MLflow cannot load it.
+        """
+        if self.kind != "pytorch":
+            return None
+        return self.given if self.given is not None else _load_pytorch(self.folder, self.uri)
+
+    @cached_property
+    def input_example(self) -> "Mapping[str, NDArray[Any]] | NDArray[Any] | None":
+        """The input example that was logged with the model, or None."""
+        if self.folder is None:
+            return None
+        return Model.load(str(self.folder)).load_input_example(str(self.folder))
+
+
+def resolve(
+    uri: str,
+    work_dir: str | Path,
+    *,
+    source: Any = None,
+    client: MlflowClient | None = None,
+) -> ResolvedSource:
+    """Find a source model and download it.
+
+    Args:
+        uri: ``models:/name@alias``, ``models:/name/3``, ``models:/m-…``, ``runs:/…/…``, or the
+            path of an ``.onnx`` file.
+        work_dir: existing folder to download into.
+        source: an ``onnx.ModelProto`` or ``torch.nn.Module`` that is the source; ``uri`` is
+            then only what it is called.
+        client: where the registry is; MLflow's current tracking URI by default.
+
+    Raises:
+        SourceNotFoundError: there is no such model, version, alias or file.
+        SourceError: it is neither an ONNX nor a PyTorch model.
+        UnreachableError: the server does not answer.
+    """
+    if source is not None:
+        return _given(uri, source)
+    if re.match(r"(models|runs):/", uri):
+        return _from_mlflow(uri, Path(work_dir), client or connect())
+    if re.match(r"[a-z][a-z0-9+.-]+:/", uri):
+        raise SourceNotFoundError(
+            f"source {uri!r}: use models:/name@alias, models:/name/3, runs:/…, or a path"
+        )
+    path = Path(uri)
+    if not path.is_file():
+        raise SourceNotFoundError(f"source {uri!r}: no such file")
+    _load_onnx(path, uri)
+    return ResolvedSource(uri=uri, name=_slug(path.stem), kind="onnx", onnx_path=path)
+
+
+def _given(uri: str, source: Any) -> ResolvedSource:
+    kind = "onnx" if isinstance(source, onnx.ModelProto) else "pytorch"
+    if kind == "pytorch" and not callable(getattr(source, "state_dict", None)):
+        raise SourceError(
+            f"a source is a URI, a path, an onnx.ModelProto or a torch.nn.Module, "
+            f"got {type(source).__name__}"
+        )
+    return ResolvedSource(uri=uri, name=_slug(Path(uri).stem), kind=kind, given=source)
+
+
+def _slug(text: str) -> str:
+    """Return a name that a registered model may have."""
+    return re.sub(r"[^\w.\- ]+", "-", text).strip("-") or "model"
+
+
+def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient) -> ResolvedSource:
+    fixed, name, version = patiently(f"find source {uri}", lambda: _fix_version(uri, client))
+    with using_tracking_uri(client.tracking_uri):
+        folder = patiently(f"download source {fixed}", lambda: _download(fixed, work_dir))
+        model = Model.load(str(folder))
+    flavors = set(model.flavors)
+    if "onnx" in flavors:
+        kind, onnx_path = "onnx", folder / model.flavors["onnx"]["data"]
+    elif "pytorch" in flavors:
+        kind, onnx_path = "pytorch", None
+    else:
+        found = ", ".join(sorted(flavors - {"python_function"})) or "python_function"
+        raise SourceError(
+            f"source {uri!r} has flavor {found}: only onnx and pytorch models can be compressed"
+        )
+    if onnx_path is not None:
+        _load_onnx(onnx_path, uri)
+    return ResolvedSource(
+        uri=fixed,
+        name=name or _slug(uri.rpartition("/")[2]),
+        kind=kind,
+        version=version,
+        folder=folder,
+        onnx_path=onnx_path,
+        signature=model.signature,
+    )
+
+
+def _fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
+    """Return the URI with alias or ``latest`` replaced by a version, the name, the version."""
+    if uri.startswith("runs:/"):
+        match = re.fullmatch(r"runs:/([^/]+)/(.+)", uri)
+        if match is None:
+            raise SourceNotFoundError(f"source {uri!r}: must be runs:/<run id>/<model name>")
+        _or_missing(uri, lambda: client.get_run(match.group(1)))
+        return uri, _slug(match.group(2).rpartition("/")[2]), None
+    path = uri.removeprefix("models:/").strip("/")
+    if re.fullmatch(r"m-[0-9a-f]+", path):
+        logged = _or_missing(uri, lambda: client.get_logged_model(path))
+        return f"models:/{path}", _slug(logged.name), None
+    alias = re.fullmatch(r"([^/@]+)@([^/@]+)", path)
+    numbered = re.fullmatch(r"([^/@]+)/(\d+|latest)", path)
+    if alias:
+        name = alias.group(1)
+        found = _or_missing(uri, lambda: client.get_model_version_by_alias(name, alias.group(2)))
+        version = int(found.version)
+    elif numbered and numbered.group(2) != "latest":
+        name, version = numbered.group(1), int(numbered.group(2))
+        _or_missing(uri, lambda: client.get_model_version(name, str(version)))
+    elif numbered:
+        name = numbered.group(1)
+        _or_missing(uri, lambda: client.get_registered_model(name))
+        versions = client.search_model_versions(f"name = '{name}'", max_results=10000)
+        if not versions:
+            raise SourceNotFoundError(f"source {uri!r}: {name!r} has no version")
+        version = max(int(one.version) for one in versions)
+    else:
+        raise SourceNotFoundError(
+            f"source {uri!r}: must be models:/name@alias, models:/name/3 or models:/m-…"
+        )
+    return f"models:/{name}/{version}", name, version
+
+
+def _or_missing(uri: str, call: Any) -> Any:
+    """Call, and turn MLflow's ways of saying "not there" into one."""
+    try:
+        return call()
+    except MlflowException as error:
+        unknown_alias = error.error_code == "INVALID_PARAMETER_VALUE" and "not found" in str(error)
+        if error.error_code in _MISSING or unknown_alias:
+            raise SourceNotFoundError(f"source {uri!r}: {one_line(error)}") from None
+        raise
+
+
+def _download(uri: str, work_dir: Path) -> Path:
+    folder = work_dir / "source"
+    folder.mkdir(exist_ok=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except (MlflowException, OSError) as error:
+        if is_transient(error):
+            raise
+        raise SourceNotFoundError(f"source {uri!r}: {one_line(error)}") from error
+
+
+def _load_onnx(path: Path | None, uri: str) -> onnx.ModelProto:
+    try:
+        model = onnx.load(str(path))
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise SourceError(f"source {uri!r} is not an ONNX model: {one_line(error, 120)}") from error
+    # An empty or foreign file can decode to a message without any content.
+    if not model.graph.node or not model.opset_import:
+        raise SourceError(f"source {uri!r} is not an ONNX model: it has no graph")
+    return model
+
+
+def _load_pytorch(folder: Path | None, uri: str) -> Any:
+    try:
+        import torch
+
+        module = mlflow.pytorch.load_model(str(folder), map_location=torch.device("cpu"))
+    except ImportError as error:
+        raise SourceError(f"source {uri!r} cannot be loaded here: {one_line(error)}") from error
+    except (MlflowException, AttributeError, OSError, RuntimeError) as error:
+        raise SourceError(f"source {uri!r} cannot be loaded: {one_line(error)}") from error
+    return module.eval()
