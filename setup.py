@@ -46,6 +46,9 @@ setup(
     },
     entry_points={
         "console_scripts": ["mlflow-compress = mlflow_compress.cli.main:main"],
+        "mlflow.run_context_provider": [
+            "mlflow_compress = mlflow_compress.mlflow_plugin.context:CompressRunContext",
+        ],
         "mlflow_compress.techniques": [
             "prune = mlflow_compress.techniques.prune:TECHNIQUE",
             "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",

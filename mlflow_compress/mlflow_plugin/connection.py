@@ -19,7 +19,12 @@ __all__ = ["connect", "ensure_experiment"]
 _SQLITE = "sqlite:///"
 # MLflow retries each HTTP request 7 times over minutes. This project retries what it does as a
 # whole, for a bounded time; a setting that the user made stays.
-_HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # Its bars for single small files would write over this project's own.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> MlflowClient:
@@ -34,7 +39,7 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
         UnreachableError: the server does not answer, or the store cannot be written.
     """
     uri = tracking_uri or mlflow.get_tracking_uri()
-    for name, value in _HTTP_DEFAULTS.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if uri.startswith(_SQLITE):
         _check_writable(uri)

@@ -8,6 +8,7 @@ dict of arrays by output name when it has several.
 import hashlib
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -138,7 +139,9 @@ def save_model(
             "onnx", onnx_version=version("onnx"), data=stored, providers=list(providers)
         )
     bundled = [*(code_paths or ()), *([str(Path(__file__).parents[1])] if bundle_code else [])]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # The signature is read from the model itself, and is right without an example.
+        warnings.filterwarnings("ignore", ".*input example was not provided.*")
         named = Path(folder) / MODEL_FILE
         named.write_bytes(data.read_bytes())
         mlflow.pyfunc.save_model(

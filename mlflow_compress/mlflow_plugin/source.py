@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from mlflow_compress.errors import SourceError, SourceNotFoundError
+from mlflow_compress.errors import MissingDependencyError, SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.registry.retry import is_transient, one_line, patiently
 from mlflow_compress.registry.variants import using_tracking_uri
@@ -232,9 +232,14 @@ def _load_onnx(path: Path | None, uri: str) -> onnx.ModelProto:
 def _load_pytorch(folder: Path | None, uri: str) -> Any:
     try:
         import torch
-
+    except ImportError:
+        raise MissingDependencyError(
+            f"source {uri!r} is a PyTorch model: pip install 'mlflow-compress[torch]'"
+        ) from None
+    try:
         module = mlflow.pytorch.load_model(str(folder), map_location=torch.device("cpu"))
     except ImportError as error:
+        # The module's own code was neither logged with it nor installed here.
         raise SourceError(f"source {uri!r} cannot be loaded here: {one_line(error)}") from error
     except (MlflowException, AttributeError, OSError, RuntimeError) as error:
         raise SourceError(f"source {uri!r} cannot be loaded: {one_line(error)}") from error

@@ -1,0 +1,223 @@
+"""Runs and logged models written with patience: retried, and never twice for one thing."""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+)
+from mlflow.exceptions import MlflowException
+
+from mlflow_compress.records import DatasetRef
+from mlflow_compress.registry.retry import PATIENCE, patiently
+
+__all__ = ["DIGEST_LENGTH", "RunWriter", "model_name"]
+
+Result = TypeVar("Result")
+
+# MLflow keeps 36 characters of a dataset's digest; the whole sha256 goes into an input tag.
+DIGEST_LENGTH = 36
+
+_TOKEN = "compress.token"
+_TABLES = "mlflow.loggedArtifacts"
+
+
+def model_name(label: str) -> str:
+    """Return a name for a logged model: MLflow forbids some characters there."""
+    return re.sub(r"[/:.%\"']", "_", label)
+
+
+class RunWriter:
+    """Writes runs and logged models of one experiment.
+
+    Args:
+        client: where they go.
+        experiment_id: the experiment.
+        tags: tags that every run and model gets.
+        patience: seconds that each call is retried for.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        tags: Mapping[str, str],
+        patience: float = PATIENCE,
+    ) -> None:
+        self.client = client
+        self.experiment_id = experiment_id
+        self._tags = dict(tags)
+        self._patience = patience
+
+    def do(self, what: str, call: Callable[[], Result]) -> Result:
+        """Call with patience; ``call`` must be safe to repeat."""
+        return patiently(what, call, self._patience)
+
+    def create_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """Create one run, also when the answer to the first try was lost; return its id."""
+        token = uuid.uuid4().hex
+        all_tags = {**self._tags, **tags, _TOKEN: token}
+        if parent is not None:
+            all_tags["mlflow.parentRunId"] = parent
+        tried = False
+
+        def create() -> str:
+            nonlocal tried
+            if tried:
+                query = f"tags.`{_TOKEN}` = '{token}'"
+                found = self.client.search_runs([self.experiment_id], query)
+                if found:
+                    return str(found[0].info.run_id)
+            tried = True
+            run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
+            return str(run.info.run_id)
+
+        return self.do(f"create run {name!r}", create)
+
+    def log_numbers(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        *,
+        model_id: str | None = None,
+        dataset: DatasetRef | None = None,
+    ) -> None:
+        """Log metrics, linked to a model and to the rows they were measured on."""
+        now = int(time.time() * 1000)
+        entities = [
+            Metric(
+                key=key,
+                value=float(value),
+                timestamp=now,
+                step=0,
+                model_id=model_id,
+                dataset_name=dataset.name if dataset else None,
+                dataset_digest=dataset.digest[:DIGEST_LENGTH] if dataset else None,
+                run_id=run_id,
+            )
+            for key, value in metrics.items()
+        ]
+        self.do("log metrics", lambda: self.client.log_batch(run_id, metrics=entities))
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Log parameters."""
+        entities = [Param(key, value) for key, value in params.items()]
+        self.do("log parameters", lambda: self.client.log_batch(run_id, params=entities))
+
+    def log_text(self, run_id: str, text: str, file: str) -> None:
+        """Log a text artifact."""
+        self.do(f"log {file}", lambda: self.client.log_text(run_id, text, file))
+
+    def log_tables(self, run_id: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Log rows so that the UI offers "View as table" and ``mlflow.load_table`` reads them.
+
+        ``MlflowClient.log_table`` appends to what is there, so that repeating it after a lost
+        answer would double the rows.
+        """
+        for file, rows in tables.items():
+            columns = list(rows[0]) if rows else []
+            data = [[row.get(column) for column in columns] for row in rows]
+            self.log_text(run_id, json.dumps({"columns": columns, "data": data}), file)
+        value = json.dumps([{"path": file, "type": "table"} for file in tables])
+        self.set_tag(run_id, _TABLES, value)
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Set one tag of a run; MLflow cuts long values."""
+        self.do(f"set tag {key}", lambda: self.client.set_tag(run_id, key, value))
+
+    def rename(self, run_id: str, name: str) -> None:
+        """Give a run another name."""
+        self.do("name the run", lambda: self.client.update_run(run_id, name=name))
+
+    def close(self, run_id: str, status: str) -> None:
+        """End a run with ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.do("end the run", lambda: self.client.set_terminated(run_id, status))
+
+    def log_datasets(self, run_id: str, datasets: Mapping[str, DatasetRef]) -> None:
+        """Log the rows used, by role, under the project's own digest."""
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=ref.name,
+                    digest=ref.digest[:DIGEST_LENGTH],
+                    source_type="code",
+                    source=json.dumps({"tags": {"mlflow.source.name": ref.name}}),
+                    profile=json.dumps({"num_rows": ref.rows}),
+                ),
+                tags=[
+                    InputTag("mlflow.data.context", role),
+                    InputTag("compress.sha256", ref.digest),
+                ],
+            )
+            for role, ref in datasets.items()
+        ]
+        if inputs:
+            self.do("log the datasets", lambda: self.client.log_inputs(run_id, inputs))
+
+    def log_model(
+        self,
+        run_id: str,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        save: Callable[[Path, Any], None],
+        folder: Path,
+    ) -> str:
+        """Create a logged model, save it and upload it; return its id.
+
+        Whatever goes wrong, no half-written model stays behind.
+
+        Args:
+            run_id: the run that made it.
+            name: its name.
+            params: its parameters.
+            tags: its tags.
+            save: writes the model into the folder it is given; also gets MLflow's record of it.
+            folder: an existing folder to write to.
+        """
+        model = self.do(
+            f"create logged model {name!r}",
+            lambda: self.client.create_logged_model(
+                self.experiment_id, model_name(name), run_id, {**self._tags, **tags}, dict(params)
+            ),
+        )
+        model_id = str(model.model_id)
+        try:
+            path = folder / model_id
+            save(path, model)
+            self.do(
+                f"upload logged model {name!r}",
+                lambda: self.client.log_model_artifacts(model_id, str(path)),
+            )
+            outputs = [LoggedModelOutput(model_id, 0)]
+            self.do("link the model", lambda: self.client.log_outputs(run_id, outputs))
+            ready = LoggedModelStatus.READY
+            self.do("finish the model", lambda: self.client.finalize_logged_model(model_id, ready))
+        except BaseException:
+            self.discard_model(model_id)
+            raise
+        return model_id
+
+    def discard_model(self, model_id: str) -> None:
+        """Delete a logged model that was not finished; one that is gone already is fine."""
+
+        def delete() -> None:
+            try:
+                self.client.delete_logged_model(model_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+
+        self.do("discard the unfinished model", delete)

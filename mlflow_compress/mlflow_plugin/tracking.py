@@ -1,0 +1,350 @@
+"""A search as MLflow runs: a parent, a nested run per trial, a logged model per variant."""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.tracking.context.registry import resolve_tags
+
+from mlflow_compress import report as reporting
+from mlflow_compress.errors import CompressError
+from mlflow_compress.mlflow_plugin import flavor
+from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
+from mlflow_compress.mlflow_plugin.runs import RunWriter
+from mlflow_compress.records import DatasetRef, Recipe, Report, Trial, Variant, from_dict, to_dict
+from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
+from mlflow_compress.registry.retry import PATIENCE
+from mlflow_compress.search.observer import SearchInfo
+
+__all__ = ["Tracker"]
+
+KIND = "compress.kind"
+KEY = "compress.key"
+REPORT_FILE = "report.json"
+
+_NOTE = "mlflow.note.content"
+# MLflow cuts run tags at 8000 characters; a table cut in the middle is unreadable.
+_NOTE_LIMIT = 8000
+# Seconds; an open search on another host counts as dead after this.
+_MAX_AGE = 24 * 3600
+
+
+class Tracker:
+    """Keeps the record of searches in one MLflow experiment; an ``Observer`` of the search.
+
+    Nothing of MLflow's global state is left changed: no active run, no tracking URI.
+
+    Args:
+        experiment: the experiment's name; made when it is missing.
+        tracking_uri: where to; MLflow's current tracking URI by default.
+        input_example: rows to log with each model, an array or arrays by input name.
+        bundle_code: log this package's code with each model.
+        patience: seconds that each call to MLflow is retried for.
+
+    Raises:
+        UnreachableError: the server or store cannot be reached or written.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        tracking_uri: str | None = None,
+        *,
+        input_example: Any = None,
+        bundle_code: bool = False,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.experiment = experiment
+        self.client = connect(tracking_uri)
+        self._input_example = input_example
+        self._bundle_code = bundle_code
+        self._runs = RunWriter(
+            self.client, ensure_experiment(self.client, experiment), resolve_tags(), patience
+        )
+        self._info: SearchInfo | None = None
+        self._search_id = ""
+        self._open_trial = ""
+        self._evaluation: DatasetRef | None = None
+
+    @property
+    def search_run_id(self) -> str:
+        """The run of the search that was started last, empty before."""
+        return self._search_id
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment's id."""
+        return self._runs.experiment_id
+
+    def finished_trials(self, keys: Sequence[str]) -> Mapping[str, Trial]:
+        """Return earlier complete trials among ``keys`` whose model is still there."""
+        found = {}
+        for key in keys:
+            trial = self._runs.do("look for an earlier trial", lambda k=key: self._finished(k))  # type: ignore[misc]
+            if trial is not None:
+                found[key] = trial
+        return found
+
+    def _finished(self, key: str) -> Trial | None:
+        query = f"tags.`{KEY}` = '{key}' AND attributes.status = 'FINISHED'"
+        newest = ["attributes.start_time DESC"]
+        for run in self.client.search_runs([self.experiment_id], query, order_by=newest):
+            trial = self._read_trial(run.info.run_id)
+            if trial is not None and trial.key == key:
+                return trial
+        return None
+
+    def _read_trial(self, run_id: str) -> Trial | None:
+        """Rebuild a trial from its run; None when its report or model is damaged or gone."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self.client.download_artifacts(run_id, REPORT_FILE, folder)
+                data = json.loads(Path(path).read_text(encoding="utf-8"))
+                trial = from_dict(Trial, data)
+            except (ValueError, FileNotFoundError):
+                return None
+        if trial.variant is None or not self._is_ready(trial.variant.model_uri):
+            return None
+        return replace(trial, state="reused", path="")
+
+    def _is_ready(self, model_uri: str) -> bool:
+        model_id = model_uri.rpartition("/")[2]
+        try:
+            if str(self.client.get_logged_model(model_id).status) != "READY":
+                return False
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        files = self.client.list_logged_model_artifacts(model_id)
+        return any(file.path == "MLmodel" for file in files)
+
+    def search_started(self, info: SearchInfo) -> None:
+        """Open the parent run; close what earlier jobs that died have left open."""
+        self._sweep()
+        self._info = info
+        self._evaluation = info.datasets.get("evaluation")
+        self._search_id = self._runs.create_run(
+            info.name,
+            {
+                KIND: "search",
+                OWNER: owner(),
+                "compress.source": info.source,
+                "compress.source_digest": info.source_digest,
+                "compress.strategy": info.strategy,
+            },
+        )
+        params = {
+            "source": info.source,
+            "source_bytes": str(info.source_bytes),
+            "strategy": info.strategy,
+            "planned_trials": "unknown" if info.planned is None else str(info.planned),
+        }
+        self._runs.log_params(self._search_id, params)
+        self._runs.log_datasets(self._search_id, info.datasets)
+        config = json.dumps(dict(info.config), indent=2, sort_keys=True, default=str)
+        self._runs.log_text(self._search_id, config, "config.json")
+
+    def trial_started(self, number: int, recipe: Recipe, key: str) -> None:
+        """Open a trial's nested run."""
+        tags = {
+            KIND: "trial",
+            KEY: key,
+            OWNER: owner(),
+            "compress.recipe": recipe.label,
+            "compress.number": str(number),
+        }
+        self._open_trial = self._runs.create_run(recipe.label, tags, parent=self._search_id)
+        self._runs.log_params(self._open_trial, _params(recipe))
+
+    def trial_finished(self, trial: Trial) -> Trial:
+        """Log a trial's model, numbers, tables and report, and end its run."""
+        run_id = self._open_trial
+        if trial.variant is None:
+            self._runs.set_tag(run_id, _NOTE, f"Failed: {trial.error}")
+            self._runs.set_tag(run_id, "compress.error", trial.error)
+            self._runs.close(run_id, "FAILED")
+            self._open_trial = ""
+            return trial
+        model_id = self._log_model(run_id, trial, trial.variant)
+        variant = replace(trial.variant, model_uri=f"models:/{model_id}", run_id=run_id)
+        finished = replace(trial, variant=variant)
+        try:
+            self._log_trial(run_id, model_id, finished, variant)
+            self._runs.close(run_id, "FINISHED")
+        except BaseException:
+            self._runs.discard_model(model_id)
+            raise
+        self._open_trial = ""
+        return finished
+
+    def _log_model(self, run_id: str, trial: Trial, variant: Variant) -> str:
+        if not trial.path:
+            raise CompressError(f"trial {trial.number} ({trial.recipe.label}) left no packed file")
+
+        def save(path: Path, logged: Any) -> None:
+            record = Model(
+                artifact_path=logged.artifact_location,
+                model_uuid=logged.model_id,
+                run_id=run_id,
+                model_id=logged.model_id,
+            )
+            flavor.save_model(
+                trial.path,
+                path,
+                mlflow_model=record,
+                input_example=self._input_example,
+                raw_bytes=variant.report.source_bytes,
+                bundle_code=self._bundle_code,
+            )
+
+        tags = {KEY: trial.key, "compress.recipe": trial.recipe.label}
+        with tempfile.TemporaryDirectory() as folder:
+            return self._runs.log_model(
+                run_id, trial.recipe.label, _params(trial.recipe), tags, save, Path(folder)
+            )
+
+    def _log_trial(self, run_id: str, model_id: str, trial: Trial, variant: Variant) -> None:
+        report = variant.report
+        name = f"{trial.recipe.label} · {report.rate:.1f}x"
+        self._runs.rename(run_id, name)
+        self._runs.log_datasets(run_id, self._info.datasets if self._info else {})
+        numbers, quality = _metrics(report)
+        self._runs.log_numbers(run_id, numbers, model_id=model_id)
+        dataset = self._evaluation
+        if report.accuracy is not None:
+            dataset = report.accuracy.dataset
+        if quality:
+            self._runs.log_numbers(run_id, quality, model_id=model_id, dataset=dataset)
+        note = f"**{name}**, variant of `{variant.source}`\n\n{reporting.stage_markdown(report)}"
+        self._runs.set_tag(run_id, _NOTE, _cut(note))
+        self._runs.log_tables(run_id, {"layers/layers.json": reporting.layer_rows(report)})
+        text = json.dumps(to_dict(replace(trial, path="")), indent=1, sort_keys=True)
+        self._runs.log_text(run_id, text, REPORT_FILE)
+
+    def search_finished(self, trials: Sequence[Trial], status: str) -> None:
+        """Log what came of the search and end its run, and the trial's that it broke off in."""
+        try:
+            if self._open_trial:
+                self._discard_trial(self._open_trial, "KILLED" if status == "KILLED" else "FAILED")
+                self._open_trial = ""
+            if status == "FINISHED":
+                self._summarise(trials)
+        except BaseException:
+            self._runs.close(self._search_id, "FAILED")
+            raise
+        self._runs.close(self._search_id, status)
+
+    def _summarise(self, trials: Sequence[Trial]) -> None:
+        run_id = self._search_id
+        complete = [trial for trial in trials if trial.variant is not None]
+        rates = [trial.variant.report.rate for trial in complete if trial.variant is not None]
+        numbers = {"trials": len(trials), "trials_failed": len(trials) - len(complete)}
+        self._runs.log_numbers(run_id, numbers | ({"best_rate": max(rates)} if rates else {}))
+        self._runs.set_tag(run_id, _NOTE, self._note(trials))
+        rows = reporting.trial_rows(trials)
+        self._runs.log_tables(run_id, {"trials/trials.json": rows})
+        if complete:
+            html = reporting.front_figure(trials).to_html(include_plotlyjs=True)
+            self._runs.log_text(run_id, html, "pareto/pareto.html")
+
+    def _note(self, trials: Sequence[Trial]) -> str:
+        info = self._info
+        failed = [trial for trial in trials if trial.state == "failed"]
+        lines = [
+            f"**{info.name}**: `{info.source}` compressed, strategy {info.strategy}, "
+            f"{len(trials)} trials, {len(failed)} failed."
+            if info
+            else "",
+            "",
+            reporting.front_markdown(trials),
+            "",
+            *(f"- failed: {trial.recipe.label}: {trial.error}" for trial in failed),
+            "",
+            "Figure: `pareto/pareto.html`. Table: `trials/trials.json`.",
+        ]
+        return _cut("\n".join(lines))
+
+    def _discard_trial(self, run_id: str, status: str) -> None:
+        """End a trial's run that will not be finished, without the model it may have begun."""
+        for model in self._models_of(run_id):
+            self._runs.discard_model(model.model_id)
+        self._runs.close(run_id, status)
+
+    def _models_of(self, run_id: str) -> list[Any]:
+        def search() -> list[Any]:
+            query = f"source_run_id = '{run_id}'"
+            return list(self.client.search_logged_models([self.experiment_id], query))
+
+        return self._runs.do("look for the trial's model", search)
+
+    def _sweep(self) -> None:
+        """End runs that jobs which died left open, and delete the models they had begun."""
+        query = f"tags.`{OWNER}` LIKE '%' AND attributes.status = 'RUNNING'"
+
+        def search() -> list[Any]:
+            return list(self.client.search_runs([self.experiment_id], query))
+
+        for run in self._runs.do("look for abandoned runs", search):
+            tags = run.data.tags
+            if tags.get(KIND) in ("trial", "search") and is_abandoned(
+                tags[OWNER], run.info.start_time, _MAX_AGE
+            ):
+                self._discard_trial(run.info.run_id, "KILLED")
+
+
+def _params(recipe: Recipe) -> dict[str, str]:
+    """Return a recipe's settings as flat parameters: ``prune.sparsity`` is ``0.9``."""
+    params = {"recipe": recipe.label, "profile": recipe.profile}
+    for position, step in enumerate(recipe.steps):
+        before = [earlier.technique for earlier in recipe.steps[:position]].count(step.technique)
+        prefix = step.technique + (f"_{before + 1}" if before else "")
+        for name, value in step.settings.items():
+            params[f"{prefix}.{name}"] = str(value)
+    return params
+
+
+def _metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the numbers of the file and the device, and those of the evaluation rows."""
+    numbers: dict[str, float] = {
+        "rate": report.rate,
+        "size_bytes": report.size_bytes,
+        "source_bytes": report.source_bytes,
+        "entropy_bits": report.entropy,
+    }
+    if report.memory_bytes is not None:
+        numbers["memory_bytes"] = report.memory_bytes
+    for latency in report.latency:
+        place = "" if latency is report.latency[0] else f".{latency.device}.{latency.threads}"
+        numbers[f"latency_p50_ms{place}"] = latency.p50
+        numbers[f"latency_p95_ms{place}"] = latency.p95
+        numbers[f"latency_ratio{place}"] = latency.ratio
+        numbers[f"latency_ratio_high{place}"] = latency.ratio_interval.high
+    quality: dict[str, float] = {}
+    if report.accuracy is not None:
+        quality["accuracy"] = report.accuracy.value
+        quality["accuracy_source"] = report.accuracy.source
+        quality["accuracy_drop"] = report.accuracy.drop
+        quality["accuracy_drop_low"] = report.accuracy.drop_interval.low
+        quality["accuracy_drop_high"] = report.accuracy.drop_interval.high
+    if report.fidelity is not None:
+        quality["agreement"] = report.fidelity.agreement
+        quality["kl_nats"] = report.fidelity.kl
+    return _finite(numbers), _finite(quality)
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what is not finite: MLflow would show it as 0 or as a huge number."""
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _NOTE_LIMIT:
+        return text
+    return text[: text.rfind("\n", 0, _NOTE_LIMIT - 2)] + "\n…"
