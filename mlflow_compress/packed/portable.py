@@ -1,0 +1,151 @@
+"""The portable profile: weights that an unmodified ONNX runtime decodes by folding constants.
+
+Each weight becomes the output of a call of a function that stands in the file, fed by
+initializers. ``docs/format.md``, section 7, is the specification.
+"""
+
+import base64
+import string
+import zlib
+from collections.abc import Iterator
+from itertools import chain, count
+
+from onnx import FunctionProto, ModelProto, helper
+
+from mlflow_compress.errors import SourceError
+from mlflow_compress.packed import graphs
+from mlflow_compress.packed.format import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    HEADER,
+    MAGIC,
+    MAX_TENSOR_BYTES,
+    VERSION,
+    Directory,
+    Entry,
+    validate,
+    write_directory,
+)
+from mlflow_compress.packed.portable_functions import HELPERS, Reading, functions
+from mlflow_compress.packed.portable_plan import choose
+from mlflow_compress.packed.portable_tensor import DTYPES, Candidate, PortableTensor
+
+__all__ = ["METADATA", "MIN_OPSET", "pack_model"]
+
+MIN_OPSET = 13
+LEAST_IR = 8
+METADATA = "mlflow_compress"
+
+
+def pack_model(model: ModelProto) -> ModelProto:
+    """Pack a model, which is changed, in the portable profile.
+
+    Raises:
+        SourceError: if its opset is below 13, or it uses the helpers' domain itself.
+    """
+    opset = _opset(model)
+    graph = model.graph
+    outputs = {info.name for info in graph.output}
+    # ONNX Runtime does not fold what makes an output of the graph.
+    weights = [
+        weight
+        for weight in graphs.weights(graph)
+        if weight.name not in outputs and weight.tensor.data_type in DTYPES and weight.data
+    ]
+    candidates = [
+        Candidate(weight.name, weight.tensor.data_type, weight.tensor.dims, weight.data)
+        for weight in weights
+    ]
+    plan = choose(candidates, opset)
+    names = _unused_names(model)
+    entries: list[Entry] = []
+    coded: list[PortableTensor] = []
+    depth = 0
+    for weight, candidate, kind in zip(weights, candidates, plan.kinds, strict=True):
+        if kind is not None:
+            tensor, deepest = candidate.encode(kind, plan.step, plan.merge, names)
+            depth = max(depth, deepest)
+            payload = tensor.payload
+            entry = graphs.describe(graph, weight)
+            entries.append(
+                graphs.with_payload(
+                    entry, len(payload), zlib.crc32(payload), zlib.crc32(weight.data)
+                )
+            )
+            coded.append(tensor)
+    kinds = frozenset(tensor.node.op_type for tensor in coded)
+    attached = functions(Reading(kinds, plan.step, plan.merge, depth), opset)
+    _attach(model, entries, coded, attached)
+    return model
+
+
+def _opset(model: ModelProto) -> int:
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 1))
+    if opset < MIN_OPSET:
+        raise SourceError(
+            f"the model's opset is {opset}, the portable profile needs {MIN_OPSET} or later "
+            "(onnx.version_converter.convert_version raises it, or pack compact)"
+        )
+    if HELPERS in versions:
+        raise SourceError(
+            f"the model uses the domain '{HELPERS}', which the portable profile needs "
+            "(pack compact)"
+        )
+    return opset
+
+
+def _unused_names(model: ModelProto) -> Iterator[str]:
+    """Short names that the model does not use: a, b, … z, A, … Z, a0, …"""
+    used: set[str] = set()
+    for graph in graphs.graphs(model.graph):
+        used.update(info.name for info in (*graph.input, *graph.output, *graph.value_info))
+        used.update(tensor.name for tensor in graph.initializer)
+        for node in graph.node:
+            used.update((*node.input, *node.output))
+    letters = string.ascii_letters
+    longer = (letter + str(number) for number in count() for letter in letters)
+    return (name for name in chain(letters, longer) if name not in used)
+
+
+def _attach(
+    model: ModelProto,
+    entries: list[Entry],
+    coded: list[PortableTensor],
+    attached: list[FunctionProto],
+) -> None:
+    """Put the coded weights in the place of the plain ones."""
+    graph = model.graph
+    names = [tensor.node.output[0] for tensor in coded]
+    graphs.take_out(graph, names, entries)
+    for place, tensor in enumerate(coded):
+        graph.node.insert(place, tensor.node)
+        graph.initializer.extend(tensor.initializers)
+        graph.value_info.extend(tensor.value_infos)
+    model.functions.extend(attached)
+    model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    if any(function.domain == HELPERS for function in attached):
+        model.opset_import.append(helper.make_opsetid(HELPERS, 1))
+    ir_version = None
+    if attached and model.ir_version < LEAST_IR:
+        ir_version, model.ir_version = model.ir_version, LEAST_IR
+    directory = Directory(tuple(entries), ir_version, had_import=False)
+    validate(directory, names, MAX_TENSOR_BYTES)
+    data = write_directory(directory)
+    payloads = sum(len(tensor.initializers) for tensor in coded)
+    head = HEADER.pack(MAGIC, VERSION, rest_crc(model, payloads), zlib.crc32(data))
+    model.metadata_props.add(key=METADATA, value=base64.b64encode(head + data).decode())
+
+
+def rest_crc(model: ModelProto, payloads: int) -> int:
+    """The crc32 of a model without its metadata entry and the data of its payloads.
+
+    Args:
+        model: a packed model without the entry.
+        payloads: how many of the last initializers of the main graph are payload.
+    """
+    rest = ModelProto()
+    rest.CopyFrom(model)
+    for tensor in rest.graph.initializer[len(rest.graph.initializer) - payloads :]:
+        tensor.ClearField("raw_data")
+    return zlib.crc32(rest.SerializeToString(deterministic=True))

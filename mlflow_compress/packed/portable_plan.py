@@ -1,0 +1,91 @@
+"""Chooses how each weight of a portable file is coded, functions counted in."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from mlflow_compress.packed.portable_functions import (
+    LEVEL_KINDS,
+    SEGMENT_KINDS,
+    STEPS,
+    Reading,
+    functions_bytes,
+)
+from mlflow_compress.packed.portable_tensor import Candidate
+
+__all__ = ["Plan", "choose"]
+
+# Levels take about 56 bytes of transient memory for each symbol and level of the tree.
+MERGE_FROM = 1 << 16
+LEVELS_LIMIT = (48 << 20) // 56
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kind of each candidate (None: leave it raw) and the bytes per segment."""
+
+    kinds: tuple[str | None, ...]
+    step: int
+    bytes: int
+
+    @property
+    def merge(self) -> bool:
+        """Whether memory counts more than the 100 bytes that saving it takes."""
+        return self.bytes > MERGE_FROM
+
+
+def choose(candidates: Sequence[Candidate], opset: int) -> Plan:
+    """Choose the kinds that make the file smallest, within what a session may take in memory.
+
+    A set of kinds is allowed, each weight takes the cheapest of them, and the functions that the
+    set needs are added: of all sets the smallest total wins.
+    """
+    raw = sum(candidate.raw_bytes + 6 for candidate in candidates)
+    best = Plan((None,) * len(candidates), min(STEPS), raw)
+    for step in STEPS:
+        costs = [dict(candidate.costs(step)) for candidate in candidates]
+        for allowed in _sets(step):
+            plan = _cheapest(candidates, costs, allowed, step, opset)
+            if plan.bytes < best.bytes and _affordable(candidates, plan):
+                best = plan
+    return best
+
+
+def _sets(step: int) -> Iterator[frozenset[str]]:
+    families = [SEGMENT_KINDS, LEVEL_KINDS] if step == min(STEPS) else [SEGMENT_KINDS]
+    for family in families:
+        kinds = [*sorted(family), "Fixed"]
+        for size in range(1, len(kinds) + 1):
+            for chosen in combinations(kinds, size):
+                yield frozenset(chosen)
+
+
+def _cheapest(
+    candidates: Sequence[Candidate],
+    costs: Sequence[dict[str, int]],
+    allowed: frozenset[str],
+    step: int,
+    opset: int,
+) -> Plan:
+    kinds: list[str | None] = []
+    total = 0
+    for candidate, cost in zip(candidates, costs, strict=True):
+        raw = candidate.raw_bytes + 6
+        kind = min(sorted(allowed & cost.keys()), key=cost.__getitem__, default=None)
+        if kind is not None and cost[kind] < raw:
+            total += cost[kind]
+            kinds.append(kind)
+        else:
+            total += raw
+            kinds.append(None)
+    used = frozenset(kind for kind in kinds if kind is not None)
+    return Plan(tuple(kinds), step, total + functions_bytes(Reading(used, step), opset))
+
+
+def _affordable(candidates: Sequence[Candidate], plan: Plan) -> bool:
+    work = sum(
+        candidate.levels_work(kind)
+        for candidate, kind in zip(candidates, plan.kinds, strict=True)
+        if kind in LEVEL_KINDS
+    )
+    return work <= LEVELS_LIMIT
