@@ -59,7 +59,6 @@ class SearchConfig(_Strict):
     latency_rounds: int = Field(
         15, ge=0, description="interleaved rounds of each latency measurement; 0 measures none"
     )
-    threads: int = Field(1, ge=1, description="onnxruntime's threads when latency is measured")
 
 
 RecipeSpec = Annotated[

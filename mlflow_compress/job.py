@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress import measure, registry, techniques
 from mlflow_compress.config import Config, DataConfig
 from mlflow_compress.errors import CompressError, ConfigError
-from mlflow_compress.mlflow_plugin import ResolvedSource, Tracker, resolve
+from mlflow_compress.mlflow_plugin import ResolvedSource, Tracker, connect, resolve
 from mlflow_compress.records import Decision, Trial, Variant
 from mlflow_compress.search import (
     OBJECTIVES,
@@ -135,11 +135,12 @@ def run(
     with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
         work_dir = Path(folder)
         watcher.stage("loading the source")
-        client = _client(config.tracking_uri)
+        client = connect(config.tracking_uri)
         resolved = resolve(config.source, work_dir, source=source, client=client)
         evaluator = _evaluator(plan, resolved, work_dir)
         name = config.register_as or f"{resolved.name}-edge"
-        tracker = Tracker(config.experiment or name, client.tracking_uri)
+        example = {key: rows[:2] for key, rows in evaluator.evaluation.inputs.items()}
+        tracker = Tracker(config.experiment or name, client.tracking_uri, input_example=example)
         watcher.stage(f"searching ({plan.strategy_name})", plan.trials)
         trials = run_search(
             plan.space,
@@ -153,7 +154,7 @@ def run(
             on_trial=watcher.trial,
         )
         watcher.stage("registering and promoting")
-        return _register_and_promote(plan, trials, client, name, evaluator, tracker)
+        return _register_and_promote(plan, trials, client, name, evaluator, tracker.experiment)
 
 
 def _plan(config: Config, given: Mapping[str, measure.Dataset]) -> _Plan:
@@ -236,7 +237,7 @@ def _evaluator(plan: _Plan, source: ResolvedSource, work_dir: Path) -> TrialEval
         calibration=None if calibration is None else measure.check_fits(calibration, normal),
         work_dir=work_dir,
         metric=config.data.metric,
-        threads=config.search.threads,
+        threads=tuple(sorted({t.execution.threads for t in plan.targets} or {1})),
         latency_rounds=config.search.latency_rounds,
         seed=config.search.seed,
     )

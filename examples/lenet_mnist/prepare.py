@@ -6,6 +6,7 @@ second time does nothing: the registered model already carries this script's fin
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,10 @@ def train(images: np.ndarray, labels: np.ndarray):
 
 
 def main() -> None:
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
     import mlflow
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     OUT.mkdir(exist_ok=True)
     mlflow.set_tracking_uri(STORE)
     client = mlflow.MlflowClient()

@@ -4,6 +4,7 @@ one line on stderr and a documented exit code, here and nowhere else.
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -76,9 +77,10 @@ def _epilog() -> str:
 @click.version_option(package_name="mlflow-compress")
 def cli() -> None:
     """Compress MLflow models and promote the best variant to each edge target."""
-    # MLflow and alembic tell of every migration and default; a person needs none of it.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # MLflow and alembic tell of every migration and default; a person needs none of it. MLflow
+    # sets its own logger up when it is imported, and reads this.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -64,7 +64,7 @@ class ResolvedSource:
 
     @cached_property
     def module(self) -> Any:
-        """The PyTorch module, in evaluation mode on the CPU; None when the source is ONNX.
+        """The PyTorch module, on the CPU; None when the source is ONNX.
 
         Raises:
             SourceError: MLflow cannot load it.
@@ -243,4 +243,4 @@ def _load_pytorch(folder: Path | None, uri: str) -> Any:
         raise SourceError(f"source {uri!r} cannot be loaded here: {one_line(error)}") from error
     except (MlflowException, AttributeError, OSError, RuntimeError) as error:
         raise SourceError(f"source {uri!r} cannot be loaded: {one_line(error)}") from error
-    return module.eval()
+    return module

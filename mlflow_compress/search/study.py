@@ -119,7 +119,7 @@ def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> 
     except TechniqueError as error:
         trial = Trial(number, key, recipe, "failed", error=" ".join(str(error).split()))
     except Exception as error:  # noqa: BLE001 - one recipe's accident must not end the search
-        _log.exception("trial %d (%s) failed", number, recipe.label)
+        _log.debug("trial %d (%s) failed", number, recipe.label, exc_info=True)
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         trial = Trial(number, key, recipe, "failed", error=text)
     else:

@@ -32,7 +32,7 @@ class TrialEvaluator:
         calibration: the rows that techniques may look at, or None.
         work_dir: folder that the packed files are written to.
         metric: name of the accuracy metric; unused when the evaluation rows have no labels.
-        threads: onnxruntime's threads when latency is measured.
+        threads: latency is measured with each of these numbers of threads.
         latency_rounds: interleaved rounds per latency measurement; 0 measures none.
         seed: seed of techniques and bootstraps.
     """
@@ -45,7 +45,7 @@ class TrialEvaluator:
     work_dir: Path
     calibration: measure.Dataset | None = None
     metric: str = "accuracy"
-    threads: int = 1
+    threads: tuple[int, ...] = (1,)
     latency_rounds: int = 15
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
@@ -60,7 +60,7 @@ class TrialEvaluator:
                 "evaluation": self.evaluation.digest,
                 "calibration": None if calibration is None else calibration.digest,
                 "metric": self.metric,
-                "threads": self.threads,
+                "threads": list(self.threads),
                 "latency_rounds": self.latency_rounds,
                 "seed": self.seed,
                 "versions": dict(self.versions),
@@ -95,18 +95,18 @@ class TrialEvaluator:
         self._accuracy(self._source_outputs)
 
     @cached_property
-    def _source_session(self) -> measure.Runnable:
-        return measure.open_session(self.source, self.threads)
+    def _source_sessions(self) -> Mapping[int, measure.Runnable]:
+        """The source in onnxruntime, by threads."""
+        return {n: measure.open_session(self.source, n) for n in (1, *self.threads)}
 
     @cached_property
     def _source_outputs(self) -> Mapping[str, np.ndarray]:
         """The source's outputs on the evaluation rows, computed once per search."""
-        return measure.run(self._source_session, self.evaluation)
+        return measure.run(self._source_sessions[1], self.evaluation)
 
     def _report(self, result: RecipeResult, path: Path) -> Report:
         info = packed.inspect(path)
-        session = packed.load(path, threads=self.threads)
-        outputs = measure.run(session, self.evaluation)
+        outputs = measure.run(packed.load(path, threads=1), self.evaluation)
         layers = measure.layer_reports(self.source, result.model, info, result.origin)
         weights = sum(int(np.prod(layer.shape)) for layer in layers)
         bits = sum(layer.entropy * int(np.prod(layer.shape)) for layer in layers)
@@ -123,7 +123,7 @@ class TrialEvaluator:
             stages=measure.stage_reports(self.source, result.stages, info),
             accuracy=self._accuracy(outputs),
             fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
-            latency=self._latency(session),
+            latency=tuple(self._latency(path, n) for n in self.threads if self.latency_rounds),
         )
 
     def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> Accuracy | None:
@@ -133,15 +133,12 @@ class TrialEvaluator:
             outputs, self._source_outputs, self.evaluation, self.metric, seed=self.seed
         )
 
-    def _latency(self, session: measure.Runnable) -> tuple[Latency, ...]:
-        if self.latency_rounds == 0:
-            return ()
-        latency = measure.measure_latency(
-            session,
-            self._source_session,
+    def _latency(self, path: Path, threads: int) -> Latency:
+        return measure.measure_latency(
+            packed.load(path, threads=threads),
+            self._source_sessions[threads],
             self.evaluation,
             rounds=self.latency_rounds,
-            threads=self.threads,
+            threads=threads,
             seed=self.seed,
         )
-        return (latency,)
