@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError, SourceNotFoundError
-from mlflow_compress.packed import backends, graphs, wire
+from mlflow_compress.packed import arrays, backends, graphs, portable_seam, wire
 from mlflow_compress.packed.format import (
     DEFAULT_CAP,
     DOMAIN,
@@ -53,6 +53,12 @@ class PackedWeight:
         """
         if zlib.crc32(self.payload) != self.entry.payload_crc:
             raise PackedFormatError(f"tensor '{self.name}': packed bytes are damaged (crc32)")
+
+    def summary(self) -> tuple[str, int]:
+        """How it is coded, outermost first, and what of the payload is coded data or values."""
+        width = width_of(self.entry.dtype)
+        kinds, coded = arrays.summary(self.payload, self.entry.size // width, width, self.name)
+        return "+".join(dict.fromkeys(arrays.NAMES[kind] for kind in kinds)), coded
 
     def decode_into(self, out: npt.NDArray[np.uint8]) -> None:
         """Decode into a uint8 array of ``entry.size`` bytes and check both checksums.
@@ -139,7 +145,10 @@ def open_packed(source: Source, max_bytes: int = DEFAULT_CAP) -> Container:
     data = read_bytes(source)
     parts = wire.split(data)
     if parts is None:
-        raise PackedFormatError("file: not a packed model (it has no packed weights)")
+        opened = portable_seam.open_model(parse_model(data), len(data), max_bytes)
+        if opened is None:
+            raise PackedFormatError("file: not a packed model (it has no packed weights)")
+        return opened
     model = parse_model(parts.rest)
     rest_crc = zlib.crc32(model.SerializeToString(deterministic=True))
     directory, payloads = _read_blob(parts.blob, rest_crc)

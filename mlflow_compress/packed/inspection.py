@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import GraphProto
 
-from mlflow_compress.packed import arrays, graphs, tensors
+from mlflow_compress.packed import graphs, tensors
 from mlflow_compress.packed.container import PackedWeight, Source, open_packed
-from mlflow_compress.packed.format import DEFAULT_CAP, VERSION, bits_of, varint, width_of
+from mlflow_compress.packed.format import DEFAULT_CAP, VERSION, bits_of, varint
 
 __all__ = ["PackedInfo", "TensorInfo", "inspect"]
 
@@ -102,13 +102,11 @@ def _packed_info(weight: PackedWeight) -> tuple[TensorInfo, int]:
     entry = weight.entry
     data = np.empty(entry.size, np.uint8)
     weight.decode_into(data)
-    width = width_of(entry.dtype)
-    kinds, coded = arrays.summary(weight.payload, entry.size // width, width, weight.name)
+    encoding, coded = weight.summary()
     name = len(weight.name.encode())
     spent = len(weight.payload) + 11 + sum(len(varint(dim)) for dim in entry.dims)
     spent += len(varint(entry.payload_bytes)) + len(varint(entry.position)) + len(entry.remainder)
     spent += 2 + name
-    encoding = "+".join(dict.fromkeys(arrays.NAMES[kind] for kind in kinds))
     return _info(weight.name, entry.dims, entry.dtype, encoding, data, spent), coded
 
 

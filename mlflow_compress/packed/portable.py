@@ -96,7 +96,7 @@ def _opset(model: ModelProto) -> int:
 
 
 def _unused_names(model: ModelProto) -> Iterator[str]:
-    """Short names that the model does not use: a, b, … z, A, … Z, a0, …"""
+    """Short names that the model does not use: a to z, A to Z, a0 and so on."""
     used: set[str] = set()
     for graph in graphs.graphs(model.graph):
         used.update(info.name for info in (*graph.input, *graph.output, *graph.value_info))

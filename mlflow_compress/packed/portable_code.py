@@ -42,6 +42,11 @@ class Code:
         """Inner nodes in all: one fewer than codes."""
         return len(self.lengths) - 1
 
+    @property
+    def slots(self) -> int:
+        """How many codes can end within a nibble, rounded up to a power of two."""
+        return {1: 4, 2: 2, 3: 2}.get(int(self.lengths[0]), 1)
+
     def tree_bits(self) -> NDArray[np.uint8]:
         """One bit per child of each inner node, breadth first: 1 inner, 0 leaf."""
         runs = np.stack([self.leaves[1:], self.inner[1:]], 1).reshape(-1)
@@ -70,8 +75,10 @@ def make_code(counts: Ints, limit: int) -> tuple[Code, Ints]:
     """
     limit = max(limit, int(len(counts) - 1).bit_length())
     order = np.lexsort((-np.arange(len(counts)), counts))
-    leaves = [(int(weight), (place,)) for place, weight in enumerate(counts[order])]
-    row = leaves
+    leaves: list[tuple[int, tuple[int, ...]]] = [
+        (int(weight), (place,)) for place, weight in enumerate(counts[order])
+    ]
+    row: list[tuple[int, tuple[int, ...]]] = leaves
     for _ in range(limit - 1):
         pairs = zip(row[::2], row[1::2], strict=False)
         packages = [(a[0] + b[0], a[1] + b[1]) for a, b in pairs]

@@ -9,9 +9,14 @@ does, its weights' ``decode_into`` overridden. The entries are those of the comp
 ``graphs.take_out`` and ``graphs.put_back`` do the taking apart and putting together.
 """
 
+from typing import TYPE_CHECKING
+
 from onnx import ModelProto
 
-__all__ = ["pack"]
+if TYPE_CHECKING:
+    from mlflow_compress.packed.container import Container
+
+__all__ = ["open_model", "pack"]
 
 
 def pack(model: ModelProto) -> ModelProto:
@@ -19,3 +24,16 @@ def pack(model: ModelProto) -> ModelProto:
     from mlflow_compress.packed import portable
 
     return portable.pack_model(model)
+
+
+def open_model(model: ModelProto, file_bytes: int, max_bytes: int) -> "Container | None":
+    """Take a private copy of a portable model apart; None if it is none.
+
+    Raises:
+        PackedFormatError: if it is damaged or hostile.
+    """
+    from mlflow_compress.packed import portable_read
+
+    if not portable_read.is_portable(model):
+        return None
+    return portable_read.open_model(model, file_bytes, max_bytes)

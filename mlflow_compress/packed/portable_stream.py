@@ -42,7 +42,7 @@ class Segments:
     """
 
     stream: Bytes
-    starts: NDArray[np.uint8] | NDArray[np.uint16]
+    starts: NDArray[np.unsignedinteger]
     tree: Bytes
     order: Ints
     slots: int
@@ -65,7 +65,7 @@ class Levels:
 
 def segments_bytes(counts: Ints, step: int) -> int:
     """Bytes of stream, starts and tree for a histogram, without encoding."""
-    bits, nodes = _bits(tuple(counts.tolist()) + (0,), SEGMENT_LIMIT)
+    bits, nodes = _bits((*counts.tolist(), 0), SEGMENT_LIMIT)
     segments = max(1, -(-bits // (8 * step)))
     return segments * (step + _start_width(nodes)) + -(-nodes // 4)
 
@@ -123,15 +123,14 @@ def encode_segments(symbols: NDArray[np.integer], counts: Ints, step: int) -> Se
     straddling = np.searchsorted(ends, cuts, side="right")
     depth = cuts - (ends - lengths)[straddling]
     starts = code.node_after(ranks[straddling], depth)
-    dtype = np.uint8 if _start_width(code.nodes) == 1 else np.uint16
+    width = _start_width(code.nodes)
     stream = np.packbits(bits).reshape(segments, step)
-    slots = {1: 4, 2: 2, 3: 2}.get(int(code.lengths[0]), 1)
     tree = _column(code.tree_bits())
-    return Segments(stream, starts.astype(dtype)[None], tree, order[:-1], slots)
+    return Segments(stream, starts.astype(f"u{width}")[None], tree, order[:-1], code.slots)
 
 
 def _tables(code: Code) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-    """For each tree node and byte: the next node, and the code completed at each bit (or -1)."""
+    """For each tree node and byte: the next node, and the codes completed (or -1)."""
     inner = code.tree_bits().astype(np.int64)
     step = (inner * np.cumsum(inner)).reshape(-1, 2)
     emit = np.where(inner, 0, np.cumsum(1 - inner)).reshape(-1, 2, 1)
@@ -141,7 +140,8 @@ def _tables(code: Code) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
         first = np.broadcast_to(emit[:, :, None], (nodes, width, width, emit.shape[2]))
         emit = np.concatenate([first, emit[step]], 3).reshape(nodes, width * width, -1)
         step = step[step].reshape(nodes, -1)
-    return step.reshape(-1).astype(np.int32), (emit.reshape(-1, 8) - 1).astype(np.int16)
+    emit = emit.reshape(step.size, 2 * code.slots, 4 // code.slots).sum(2)
+    return step.reshape(-1).astype(np.int32), (emit - 1).astype(np.int16)
 
 
 def decode_segments(

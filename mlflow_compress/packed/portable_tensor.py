@@ -3,22 +3,20 @@
 ``docs/format.md``, section 7, describes the kinds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
-from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed import portable_stream as streams
 from mlflow_compress.packed.format import DOMAIN, width_of
 from mlflow_compress.packed.portable_code import MAX_SYMBOLS, Ints
-from mlflow_compress.packed.portable_functions import LEVEL_KINDS, SEGMENT_KINDS, Reading
+from mlflow_compress.packed.portable_functions import LEVEL_KINDS
 
-__all__ = ["DTYPES", "Candidate", "PortableTensor", "decode"]
+__all__ = ["DTYPES", "FIXED_WEIGHTS", "INPUTS", "LIMIT", "Candidate", "PortableTensor"]
 
 # All that the CPU kernels of every runtime tried gather, compress and scatter.
 DTYPES = frozenset(
@@ -29,9 +27,21 @@ DTYPES = frozenset(
     )
 )
 MAX_GAP = 255
-# A folded output may have 1 GiB at most: here 8 slots of 8 bytes for each byte.
-MAX_STREAM = 1 << 24
+# ONNX Runtime folds outputs of up to 1 GiB, and the largest here, 8 slots for each byte of stream,
+# is below 8 times the weight. Transient memory is 3 to 50 bytes for each weight.
+MAX_BYTES = 1 << 26
 FIXED_WEIGHTS = {1: [128, 64, 32, 16, 8, 4, 2, 1], 2: [64, 16, 4, 1], 4: [16, 1]}
+
+LIMIT = 12  # longest code of the kinds coded in levels
+INPUTS = {
+    "Fixed": 2,
+    "Huffman": 4,
+    "Levels": 2,
+    "Sparse": 8,
+    "SparseLevels": 4,
+    "Gaps": 6,
+    "GapsLevels": 4,
+}
 
 Values = NDArray[np.unsignedinteger]
 
@@ -69,10 +79,10 @@ class _Histogram:
     def of(cls, items: Values) -> "_Histogram":
         if items.itemsize <= 2:
             counts = np.bincount(items, minlength=1)
-            values = np.flatnonzero(counts)
+            used = np.flatnonzero(counts)
             where = np.zeros(len(counts), np.int32)
-            where[values] = np.arange(len(values))
-            return cls(values.astype(items.dtype), counts[values], where[items])
+            where[used] = np.arange(len(used))
+            return cls(_narrow(used, items.dtype), counts[used], where[items])
         values, indices, counts = np.unique(items, return_inverse=True, return_counts=True)
         return cls(values, counts, indices)
 
@@ -103,6 +113,10 @@ class _Gaps:
         values = np.full(len(moves), background, items.dtype)
         values[last] = items[places]
         return cls(_Histogram.of(moves), values, items.dtype.type(background).reshape(1))
+
+
+def _narrow(values: Ints, dtype: "np.dtype[np.unsignedinteger]") -> Values:
+    return values.astype(dtype)
 
 
 class Candidate:
@@ -139,6 +153,8 @@ class Candidate:
         Args:
             step: bytes per segment.
         """
+        if self.raw_bytes > MAX_BYTES:
+            return
         found, width = self._histogram, self.items.itemsize
         table = (len(found.values) + 1) * width
         if found.small:
@@ -251,18 +267,6 @@ class Candidate:
         return list(FIXED_WEIGHTS[bits])
 
 
-LIMIT = 12
-INPUTS = {
-    "Fixed": 2,
-    "Huffman": 4,
-    "Levels": 2,
-    "Sparse": 8,
-    "SparseLevels": 4,
-    "Gaps": 6,
-    "GapsLevels": 4,
-}
-
-
 class _Writer:
     """Collects what one node reads, and the lengths of its further outputs."""
 
@@ -278,9 +282,7 @@ class _Writer:
             TensorProto(name=next(self.names), dims=data.shape, data_type=dtype, raw_data=raw)
         )
 
-    def coded(
-        self, level: bool, found: _Histogram, dtype: int, background: Values | None
-    ) -> None:
+    def coded(self, level: bool, found: _Histogram, dtype: int, background: Values | None) -> None:
         if level:
             levels = streams.encode_levels(found.indices, found.counts, LIMIT)
             order, self.depth = levels.order, max(self.depth, levels.depth)

@@ -1,0 +1,285 @@
+"""Reads portable files natively: takes the model apart and decodes the weights with numpy.
+
+``docs/format.md``, section 7. The functions in the file are not run, only what they read is.
+"""
+
+import base64
+import binascii
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.packed import portable_stream as streams
+from mlflow_compress.packed.container import Container, PackedGraph, PackedWeight
+from mlflow_compress.packed.format import (
+    DEFAULT_CAP,
+    DOMAIN,
+    HEADER,
+    MAGIC,
+    MAX_DIRECTORY,
+    VERSION,
+    Cursor,
+    Directory,
+    read_directory,
+    validate,
+    width_of,
+)
+from mlflow_compress.packed.portable import METADATA, rest_crc
+from mlflow_compress.packed.portable_code import MAX_SYMBOLS, Ints
+from mlflow_compress.packed.portable_functions import HELPERS, LEVEL_KINDS
+from mlflow_compress.packed.portable_tensor import FIXED_WEIGHTS, INPUTS, LIMIT
+
+__all__ = ["PortableWeight", "is_portable", "open_model"]
+
+OUTPUTS = {"Huffman": 2, "Sparse": 3, "Gaps": 2}
+ENCODINGS = {
+    "Fixed": "codebook+fixed",
+    "Huffman": "codebook+huffman",
+    "Levels": "codebook+huffman",
+    "Sparse": "sparse+codebook+huffman",
+    "SparseLevels": "sparse+codebook+huffman",
+    "Gaps": "sparse+huffman",
+    "GapsLevels": "sparse+huffman",
+}
+
+Items = NDArray[np.unsignedinteger]
+
+
+def is_portable(model: ModelProto) -> bool:
+    """Whether a model carries the directory of a portable file."""
+    return any(entry.key == METADATA for entry in model.metadata_props)
+
+
+@dataclass(frozen=True)
+class PortableWeight(PackedWeight):
+    """A weight of a portable file, nothing decoded.
+
+    Attributes:
+        node: the call that computes it.
+        tensors: what the node reads.
+        extra: lengths of the node's outputs but the first.
+    """
+
+    node: NodeProto
+    tensors: tuple[TensorProto, ...]
+    extra: tuple[int, ...]
+
+    def summary(self) -> tuple[str, int]:
+        """How it is coded, outermost first, and what of the payload is coded data or values."""
+        trees = sum(len(tensor.raw_data) for tensor in _of_trees(self.node, self.tensors))
+        return ENCODINGS[self.node.op_type], len(self.payload) - trees
+
+    def decode_into(self, out: NDArray[np.uint8]) -> None:
+        """Decode into a uint8 array of ``entry.size`` bytes and check both checksums.
+
+        Raises:
+            PackedFormatError: naming the tensor and the cause.
+        """
+        self.check_payload()
+        out[:] = _Decoder(self).items().view(np.uint8)
+        if zlib.crc32(out.data) != self.entry.decoded_crc:
+            raise PackedFormatError(f"tensor '{self.name}': decoded bytes are wrong (crc32)")
+
+
+def _of_trees(node: NodeProto, tensors: Sequence[TensorProto]) -> Iterator[TensorProto]:
+    """Segment starts and code trees; those of levels stand with the data and are not told apart."""
+    if node.op_type in OUTPUTS:
+        for first in range(0, len(tensors) - 3, 4):
+            yield from tensors[first + 1 : first + 3]
+
+
+class _Decoder:
+    """Reads one node's tensors in order, checking each against what must be there."""
+
+    def __init__(self, weight: PortableWeight) -> None:
+        self.weight, self.what, self.at = weight, weight.name, 0
+        self.dtype, self.count = weight.entry.dtype, prod(weight.entry.dims)
+        self.attributes: Mapping[str, AttributeProto] = {
+            attribute.name: attribute for attribute in weight.node.attribute
+        }
+        if self._ints("shape") != list(weight.entry.dims):
+            raise self._wrong("its shape is not the directory's")
+
+    def items(self) -> Items:
+        """The decoded items."""
+        kind = self.weight.node.op_type
+        if kind == "Fixed":
+            return self._fixed()
+        if kind in ("Huffman", "Levels"):
+            return self._coded(self.dtype, self.count)[0]
+        moves_count = self._ints("count")[0] if kind in LEVEL_KINDS else self.weight.extra[0]
+        if not 0 < moves_count <= self.count:
+            raise self._wrong(f"{moves_count} items in {self.count} places")
+        moves, _ = self._coded(TensorProto.UINT8, moves_count)
+        if kind in ("Gaps", "GapsLevels"):
+            values = self._tensor(self.dtype)
+            background = self._tensor(self.dtype)
+            if values.shape != (moves_count,) or background.shape != (1,):
+                raise self._wrong("not one value for each place")
+        else:
+            values, background = self._coded(self.dtype, moves_count)
+        places = np.cumsum(moves, dtype=np.int64) - 1
+        if not moves.all() or places[-1] >= self.count:
+            raise self._wrong("a place is outside of the tensor")
+        out = np.full(self.count, background[0])
+        out[places] = values
+        return out
+
+    def _fixed(self) -> Items:
+        packed, table = self._tensor(TensorProto.UINT8), self._tensor(self.dtype)
+        weights = self._ints("weights")
+        bits = 8 // len(weights) if weights in FIXED_WEIGHTS.values() else 0
+        if not bits or len(table) != 1 << bits or packed.size * 8 != self.count * bits:
+            raise self._wrong("indices and values do not fit each other")
+        return table[
+            (packed.reshape(-1, 1) // np.array(weights, np.uint8) % len(table)).reshape(-1)
+        ]
+
+    def _coded(self, dtype: int, count: int) -> tuple[Items, Items]:
+        """Decoded symbols, and the background that stands before the symbols' values."""
+        if self.weight.node.op_type in LEVEL_KINDS:
+            bits, symbols = self._tensor(TensorProto.UINT8), self._symbols(dtype)
+            ranks = streams.decode_levels(bits, len(symbols) - 1, count, LIMIT, self.what)
+            return symbols[1:][ranks], symbols[:1]
+        stream, starts = self._tensor(TensorProto.UINT8), self._tensor(None)
+        tree, symbols = self._tensor(TensorProto.UINT8), self._symbols(dtype)
+        if stream.ndim != 2 or not stream.size or starts.shape != (1, len(stream)):
+            raise self._wrong("stream and segment starts do not fit each other")
+        states: Ints = starts[0].astype(np.int64)
+        places = streams.decode_segments(stream, states, tree, len(symbols) - 1, count, self.what)
+        return symbols[1:][places], symbols[:1]
+
+    def _symbols(self, dtype: int) -> Items:
+        symbols = self._tensor(dtype)
+        if symbols.ndim != 1 or not 2 <= len(symbols) <= MAX_SYMBOLS + 1:
+            raise self._wrong(f"{symbols.size} symbols")
+        return symbols
+
+    def _tensor(self, dtype: int | None) -> Items:
+        tensor = self.weight.tensors[self.at]
+        self.at += 1
+        narrow = (TensorProto.UINT8, TensorProto.UINT16)
+        if tensor.data_type not in (narrow if dtype is None else (dtype,)):
+            raise self._wrong(f"initializer '{tensor.name}' has data type {tensor.data_type}")
+        width = width_of(tensor.data_type)
+        if any(dim < 0 for dim in tensor.dims) or prod(tensor.dims) * width != len(tensor.raw_data):
+            raise self._wrong(f"initializer '{tensor.name}' has not as many bytes as its shape")
+        return np.frombuffer(tensor.raw_data, f"<u{width}").reshape(tuple(tensor.dims))
+
+    def _ints(self, name: str) -> list[int]:
+        if name not in self.attributes:
+            raise self._wrong(f"attribute '{name}' is missing")
+        values = list(self.attributes[name].ints)
+        return values or ([0] if name == "count" else values)
+
+    def _wrong(self, cause: str) -> PackedFormatError:
+        return PackedFormatError(f"tensor '{self.what}': {cause}")
+
+
+def open_model(model: ModelProto, file_bytes: int, max_bytes: int = DEFAULT_CAP) -> Container:
+    """Take a portable model apart and check everything but the payloads.
+
+    Args:
+        model: the packed model; it is changed into the model without its weights.
+        file_bytes: size of its serialisation.
+        max_bytes: most bytes the weights may decode to.
+
+    Raises:
+        PackedFormatError: if it is damaged or hostile.
+    """
+    crc, directory = _directory(model)
+    graph = model.graph
+    count = len(directory.entries)
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node[:count]]
+    for node in nodes:
+        known = node.domain == DOMAIN and len(node.input) == INPUTS.get(node.op_type)
+        if not known or len(node.output) != OUTPUTS.get(node.op_type, 1):
+            raise PackedFormatError(f"graph: unknown node '{node.op_type}' among the weights'")
+    if len(nodes) != count or (len(graph.node) > count and graph.node[count].domain == DOMAIN):
+        raise PackedFormatError(f"graph: not as many weights as the directory's {count} entries")
+    validate(directory, [node.output[0] for node in nodes], max_bytes)
+    inputs = [name for node in nodes for name in node.input]
+    if rest_crc(model, len(inputs)) != crc:
+        raise PackedFormatError("graph: damaged or changed after packing (crc32)")
+    tensors = _pop(graph.initializer, inputs, "initializers")
+    further = [name for node in nodes for name in node.output[1:]]
+    infos = iter(_pop(graph.value_info, further, "value_info"))
+    del graph.node[:count]
+    weights: list[PackedWeight] = list(_weights(nodes, iter(tensors), infos, directory))
+    _restore_frame(model, directory)
+    return Container(model, [PackedGraph(graph, weights)], "portable", file_bytes)
+
+
+def _directory(model: ModelProto) -> tuple[int, Directory]:
+    """Take the directory off the metadata."""
+    if not is_portable(model) or model.metadata_props[-1].key != METADATA:
+        raise PackedFormatError(f"file: metadata '{METADATA}' is not the last entry")
+    text = model.metadata_props[-1].value
+    if len(text) > MAX_DIRECTORY * 4 // 3 + 64:
+        raise PackedFormatError(f"directory: {len(text)} characters are above the limit")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PackedFormatError("directory: not base64") from error
+    cursor = Cursor(data, "directory")
+    magic, version, crc, directory_crc = HEADER.unpack(cursor.take(HEADER.size))
+    if magic != MAGIC:
+        raise PackedFormatError("directory: wrong magic")
+    if version != VERSION:
+        raise PackedFormatError(
+            f"directory: format version {version}, this reader knows {VERSION} "
+            "(upgrade mlflow-compress)"
+        )
+    if zlib.crc32(data[cursor.at :]) != directory_crc:
+        raise PackedFormatError("directory: damaged (crc32)")
+    del model.metadata_props[-1]
+    return crc, read_directory(data[cursor.at :])
+
+
+def _pop(repeated: Any, names: Sequence[str], what: str) -> list[Any]:
+    """Take the last messages off a repeated field; their names must be these."""
+    first = len(repeated) - len(names)
+    taken = list(repeated[max(first, 0) :])
+    if first < 0 or [message.name for message in taken] != list(names):
+        raise PackedFormatError(f"graph: the last {what} are not those of the packed weights")
+    del repeated[first:]
+    return taken
+
+
+def _weights(
+    nodes: Sequence[NodeProto],
+    tensors: Iterator[TensorProto],
+    infos: Iterator[ValueInfoProto],
+    directory: Directory,
+) -> Iterator[PortableWeight]:
+    for node, entry in zip(nodes, directory.entries, strict=True):
+        read = tuple(next(tensors) for _ in node.input)
+        payload = b"".join(tensor.raw_data for tensor in read)
+        name = node.output[0]
+        if len(payload) != entry.payload_bytes:
+            raise PackedFormatError(
+                f"tensor '{name}': {len(payload)} packed bytes, not {entry.payload_bytes}"
+            )
+        extra = []
+        for info in (next(infos) for _ in node.output[1:]):
+            dims = info.type.tensor_type.shape.dim
+            extra.append(dims[0].dim_value if len(dims) == 1 else -1)
+        yield PortableWeight(name, entry, memoryview(payload), node, read, tuple(extra))
+
+
+def _restore_frame(model: ModelProto, directory: Directory) -> None:
+    """Drop functions and imports that packing added, and restore ``ir_version``."""
+    while model.functions and model.functions[-1].domain in (DOMAIN, HELPERS):
+        del model.functions[-1]
+    for domain in (HELPERS, DOMAIN):
+        if model.opset_import and model.opset_import[-1].domain == domain:
+            del model.opset_import[-1]
+    if directory.ir_version is not None:
+        model.ir_version = directory.ir_version
