@@ -14,6 +14,7 @@ __all__ = [
     "MODEL_URI",
     "PREFIX",
     "QUARANTINE",
+    "SOURCE",
     "describe",
     "from_tags",
     "to_tags",
@@ -22,6 +23,7 @@ __all__ = [
 PREFIX = "compress."
 KEY = PREFIX + "key"
 MODEL_URI = PREFIX + "model_uri"
+SOURCE = PREFIX + "source"
 GAP = PREFIX + "gap."
 QUARANTINE = PREFIX + "quarantine."
 
@@ -62,7 +64,7 @@ def to_tags(variant: Variant) -> dict[str, str]:
         KEY: variant.key,
         MODEL_URI: variant.model_uri,
         PREFIX + "recipe": variant.recipe.label,
-        PREFIX + "source": variant.source,
+        SOURCE: variant.source,
         PREFIX + "run_id": variant.run_id,
         _RECIPE: variant.recipe.to_json(),
         _REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
@@ -97,7 +99,7 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         key=tags[KEY],
         recipe=recipe,
         report=report,
-        source=tags.get(PREFIX + "source", ""),
+        source=tags.get(SOURCE, ""),
         model_uri=tags.get(MODEL_URI, ""),
         run_id=tags.get(PREFIX + "run_id", ""),
         version=version,

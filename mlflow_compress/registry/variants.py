@@ -13,9 +13,10 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Variant
+from mlflow_compress.registry.order import generation
 from mlflow_compress.registry.policy import best_for, gap_text
 from mlflow_compress.registry.retry import PATIENCE, patiently
-from mlflow_compress.registry.tags import GAP, KEY, describe, from_tags, to_tags
+from mlflow_compress.registry.tags import GAP, KEY, SOURCE, describe, from_tags, to_tags
 from mlflow_compress.targets import Target
 
 __all__ = [
@@ -234,6 +235,9 @@ def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Varian
     except ValueError:
         # Someone edited the tags; reading reports that, and registering does not overwrite it.
         return replace(variant, version=version)
+    if generation(variant) > generation(known):
+        # The same source was registered again: its variants are the newer version's as well.
+        client.set_model_version_tag(name, str(version), SOURCE, variant.source)
     return replace(variant, version=version, quarantined=known.quarantined)
 
 

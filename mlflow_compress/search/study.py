@@ -92,13 +92,13 @@ class _Record:
 
     def __init__(self, observer: Observer, info: SearchInfo) -> None:
         self.observer = observer
-        self._info = info
+        self.info = info
         self._is_open = False
 
     def open(self) -> Observer:
         if not self._is_open:
             self._is_open = True
-            self.observer.search_started(self._info)
+            self.observer.search_started(self.info)
         return self.observer
 
     def close(self, trials: Sequence[Trial], status: str) -> None:
@@ -109,8 +109,10 @@ class _Record:
 def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> Trial:
     key = evaluator.key(recipe)
     earlier = record.observer.finished_trials([key]).get(key)
-    if earlier is not None:
-        return replace(earlier, number=number, state="reused")
+    if earlier is not None and earlier.variant is not None:
+        # The key names the source by its content; it may have become a newer version since.
+        variant = replace(earlier.variant, source=record.info.source)
+        return replace(earlier, number=number, state="reused", variant=variant)
     observer = record.open()
     observer.trial_started(number, recipe, key)
     started = time.monotonic()
