@@ -8,6 +8,7 @@ from mlflow_compress.techniques.base import (
     Phase,
     Result,
     Technique,
+    at_least,
     between,
     check_choices,
 )
@@ -27,17 +28,27 @@ class PruneSettings:
         scope: ``global`` ranks all weights of the model together, so that each layer keeps what
             it needs; ``layer`` prunes each tensor to the same sparsity.
         method: how a weight's importance is told; ``magnitude`` is its absolute value.
+        repair: refit the kept weights and biases on calibration inputs, layer by layer, so that
+            each layer's output matches the dense one; needs no labels.
+        steps: how many times to prune a part and repair; 0 chooses by the sparsity. Only with
+            ``repair``.
+        rows: at most so many calibration rows are used.
         exclude: names of weight tensors to leave alone.
     """
 
     sparsity: float = field(default=0.8, metadata={"telling": True})
     scope: Literal["global", "layer"] = "global"
     method: Literal["magnitude"] = "magnitude"
+    repair: bool = False
+    steps: int = 0
+    rows: int = 2048
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choices("prune", self)
         between("prune.sparsity", self.sparsity, 0, 1)
+        between("prune.steps", self.steps, 0, 100)
+        at_least("prune.rows", self.rows, 1)
 
 
 class Prune(Technique[PruneSettings]):
@@ -50,6 +61,10 @@ class Prune(Technique[PruneSettings]):
         "sparsity": {"low": 0.5, "high": 0.97},
         "scope": {"choices": ["global", "layer"]},
     }
+
+    def needs_calibration(self, settings: PruneSettings) -> bool:
+        """Only the repair looks at activations."""
+        return settings.repair
 
     def apply(self, model: "onnx.ModelProto", settings: PruneSettings, context: Context) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_prune.prune`."""

@@ -1,0 +1,246 @@
+"""Asymmetric least-squares repair: refit what pruning kept, without labels or gradients.
+
+Layer by layer, in the order in which they run, each output's kept weights and bias are refitted
+so that the layer's output on the *changed* network's inputs matches the dense layer's output on
+the dense network's inputs. The least-squares step of OBC (Frantar and Alistarh, "Optimal Brain
+Compression", 2022, section 3) with the asymmetric inputs of GPTAQ (Li et al., 2025, section 4).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+from scipy import linalg
+
+from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
+from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
+from mlflow_compress.techniques.onnx_run import batches, session
+
+__all__ = ["Moments", "layer_moments", "refit", "repair", "tapped"]
+
+_MAX_INPUTS = 6144
+"""Layers with more inputs per output are not refitted: their Gram matrices pass 300 MB each."""
+
+_MIN_ROWS = 16384
+"""At least so many rows (places of a Conv) are drawn per layer when the data have them."""
+
+_RIDGE = 1e-3
+"""Pull towards the weights as they are, relative to the inputs' mean square."""
+
+_HELD_BACK = 5
+"""Every fifth batch judges the refit instead of making it."""
+
+_EXACT_WORK = 2e10
+"""Above so many multiplications per layer, conjugate gradients replace the exact solves."""
+
+
+@dataclass
+class Moments:
+    """Second moments of a layer's inputs and of inputs with outputs, intercept included.
+
+    Attributes:
+        gram: sums of x xᵀ, [groups, inputs + 1, inputs + 1]; the last input is always 1.
+        cross: sums of x yᵀ, [groups, inputs + 1, outputs].
+        count: number of rows summed.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    count: int = 0
+
+    @classmethod
+    def empty(cls, groups: int, inputs: int, outputs: int) -> "Moments":
+        """Return moments of no rows."""
+        return cls(
+            np.zeros((groups, inputs + 1, inputs + 1)), np.zeros((groups, inputs + 1, outputs))
+        )
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Add rows of [groups, rows, inputs] and [groups, rows, outputs]."""
+        ones = np.ones((*x.shape[:2], 1), np.float32)
+        x = np.concatenate([x.astype(np.float32), ones], axis=2)
+        self.gram += x.transpose(0, 2, 1) @ x
+        self.cross += x.transpose(0, 2, 1) @ y.astype(np.float32)
+        self.count += x.shape[1]
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets of rows."""
+        return Moments(self.gram + other.gram, self.cross + other.cross, self.count + other.count)
+
+
+def repair(
+    dense: ModelProto,
+    changed: ModelProto,
+    masks: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
+    *,
+    rows: int = 2048,
+    seed: int = 0,
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """Refit the kept weights and biases of every linear layer that has a mask.
+
+    An output whose refit is worse on batches held back keeps its weights.
+
+    Args:
+        dense: the model to match.
+        changed: the same graph with weights set to zero.
+        masks: for each pruned tensor, True where a weight is kept.
+        inputs: calibration inputs by name.
+        rows: at most so many calibration rows are run.
+        seed: draws the places of convolutions.
+
+    Returns:
+        The repaired model, and notes on layers that could not be refitted.
+    """
+    changed = clone(changed)
+    notes = []
+    for layer in linear_layers(changed):
+        if layer.weight not in masks:
+            continue
+        tensor = initializers(changed)[layer.weight]
+        matrix = layer.matrix(numpy_helper.to_array(tensor))
+        if matrix.shape[2] > _MAX_INPUTS:
+            notes.append(f"{layer.weight} has {matrix.shape[2]} inputs and was not refitted")
+            continue
+        fit, judge = layer_moments(dense, changed, layer, inputs, rows=rows, seed=seed)
+        _refit_layer(changed, layer, layer.matrix(masks[layer.weight]), fit, judge)
+    done = {layer.weight for layer in linear_layers(changed)}
+    notes += [f"{name} is pruned, but not refitted" for name in masks if name not in done]
+    return changed, tuple(notes)
+
+
+def layer_moments(
+    dense: ModelProto,
+    changed: ModelProto,
+    layer: LinearLayer,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    rows: int,
+    seed: int,
+) -> tuple[Moments, Moments]:
+    """Run both models and sum moments of a layer, for fitting and for judging the fit."""
+    shape = tuple(initializers(changed)[layer.weight].dims)
+    groups, outputs, width = layer.matrix(np.empty(shape, np.float32)).shape
+    both = [Moments.empty(groups, width, outputs) for _ in range(2)]
+    wanted = session(tapped(dense, [layer.target]))
+    given = session(tapped(changed, [layer.source]))
+    total = min(rows, len(next(iter(inputs.values()))))
+    size = max(1, min(64, total // _HELD_BACK))
+    share = max(1, max(_MIN_ROWS, 4 * width) * size // max(total, 1))
+    rng = np.random.default_rng(seed)
+    for index, batch in enumerate(batches(changed, inputs, size=size, rows=rows)):
+        (y,) = wanted.run([layer.target], batch)
+        x = batch.get(layer.source)
+        if x is None:
+            (x,) = given.run([layer.source], batch)
+        pair = layer.rows(x, y, shape, share, rng)
+        both[index % _HELD_BACK == _HELD_BACK - 1].add(*pair)
+    return both[0], both[1]
+
+
+def refit(weights: np.ndarray, keep: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    """Return the kept weights that minimise the squared error plus the ridge towards ``weights``.
+
+    Args:
+        weights: [outputs, inputs + 1], the last being the offset.
+        keep: True where a weight may be other than zero, same shape.
+        gram: [inputs + 1, inputs + 1].
+        cross: [inputs + 1, outputs].
+    """
+    ridge = _RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
+    gram = gram + ridge * np.eye(len(gram))
+    cross = cross + ridge * weights.T
+    if float((keep.sum(axis=1, dtype=np.float64) ** 3).sum()) / 3 > _EXACT_WORK:
+        return _conjugate_gradients(weights, keep, gram, cross)
+    made = np.zeros_like(weights)
+    for row, mask in enumerate(keep):
+        held = np.flatnonzero(mask)
+        if held.size:
+            part = gram[np.ix_(held, held)]
+            made[row, held] = linalg.solve(part, cross[held, row], assume_a="pos")
+    return made
+
+
+def tapped(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    """Return the model with these values as its only outputs."""
+    model = clone(model)
+    del model.graph.output[:]
+    for name in dict.fromkeys(names):
+        model.graph.output.add().name = name
+    return model
+
+
+def _refit_layer(
+    model: ModelProto, layer: LinearLayer, keep: np.ndarray, fit: Moments, judge: Moments
+) -> None:
+    """Refit one layer in place, output by output where it helps on the judging rows."""
+    held = initializers(model)
+    tensor = held[layer.weight]
+    matrix = layer.matrix(numpy_helper.to_array(tensor)).astype(np.float64)
+    groups, outputs, _ = matrix.shape
+    offset = np.zeros((groups, outputs))
+    if layer.bias is not None and layer.node.op_type != "MatMul":
+        offset = numpy_helper.to_array(held[layer.bias]).reshape(groups, outputs).astype(np.float64)
+    free = np.full((groups, outputs, 1), layer.bias is not None)
+    before = np.concatenate([matrix, offset[..., None]], axis=2)
+    keep = np.concatenate([keep, free], axis=2)
+    whole = fit + judge
+    after = before.copy()
+    for group in range(groups):
+        # a fixed offset (there is no bias to move) is taken off the target
+        known = np.where(keep[group], 0.0, before[group])
+        made = _judged(before[group], keep[group], known, group, fit, judge, whole)
+        after[group] = np.where(keep[group], made, before[group])
+    set_initializer(tensor, layer.stored(after[..., :-1], tuple(tensor.dims)))
+    if layer.bias is not None:
+        bias = held[layer.bias]
+        value = numpy_helper.to_array(bias).astype(np.float64)
+        moved = (after[..., -1] - before[..., -1]).reshape(-1)
+        set_initializer(bias, value + moved.reshape(value.shape))
+
+
+def _judged(
+    before: np.ndarray,
+    keep: np.ndarray,
+    known: np.ndarray,
+    group: int,
+    fit: Moments,
+    judge: Moments,
+    whole: Moments,
+) -> np.ndarray:
+    def solved(moments: Moments) -> np.ndarray:
+        gram = moments.gram[group]
+        return refit(before - known, keep, gram, moments.cross[group] - gram @ known.T)
+
+    def error(weights: np.ndarray) -> np.ndarray:
+        gram, cross = judge.gram[group], judge.cross[group]
+        return ((weights @ gram) * weights).sum(axis=1) - 2 * (weights * cross.T).sum(axis=1)
+
+    if not judge.count:
+        return solved(whole)
+    better = error(solved(fit) + known) < error(before)
+    return np.where(better[:, None], solved(whole), before - known)
+
+
+def _conjugate_gradients(
+    weights: np.ndarray, keep: np.ndarray, gram: np.ndarray, cross: np.ndarray, rounds: int = 60
+) -> np.ndarray:
+    """Solve all outputs at once; each keeps to its own mask. Jacobi preconditioned."""
+    scale = 1 / np.diag(gram)
+    x = np.where(keep, weights, 0.0)
+    residual = np.where(keep, cross.T - x @ gram, 0.0)
+    z = residual * scale
+    direction, rho = z, (residual * z).sum(axis=1)
+    for _ in range(rounds):
+        image = np.where(keep, direction @ gram, 0.0)
+        curve = (direction * image).sum(axis=1)
+        step = np.where(curve > 0, rho / np.where(curve > 0, curve, 1), 0.0)[:, None]
+        x, residual = x + step * direction, residual - step * image
+        z = residual * scale
+        fresh = (residual * z).sum(axis=1)
+        direction = (
+            z + np.where(rho > 0, fresh / np.where(rho > 0, rho, 1), 0.0)[:, None] * direction
+        )
+        rho = fresh
+    return x
