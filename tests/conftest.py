@@ -1,0 +1,118 @@
+"""A real MLflow store for every test that wants one, and records to fill it with."""
+
+import shutil
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_compress.records import (
+    Accuracy,
+    DatasetRef,
+    Interval,
+    Latency,
+    Recipe,
+    Report,
+    Step,
+    Variant,
+)
+
+ROWS = DatasetRef("digits", "ab" * 32, 1000)
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory):
+    """An empty MLflow database; making its tables takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store_uri(migrated_database, tmp_path, monkeypatch):
+    """The URI of a fresh store, and nothing of MLflow's global state left behind."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mlflow.db"
+    shutil.copy(migrated_database, path)
+    yield f"sqlite:///{path}"
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def client(store_uri):
+    return MlflowClient(store_uri)
+
+
+@pytest.fixture
+def make_variant():
+    """Return a function that makes variants; every number can be chosen."""
+
+    def make(
+        key="key1",
+        *,
+        size=20_000,
+        accuracy=0.95,
+        source_accuracy=0.95,
+        ratio=(0.9, 1.1),
+        rows=ROWS,
+        profile="compact",
+        version=None,
+        source="models:/lenet/1",
+        quarantined=(),
+        latency=True,
+        **report,
+    ):
+        drop = source_accuracy - accuracy
+        middle = sum(ratio) / 2
+        return Variant(
+            key=key,
+            recipe=Recipe((Step("prune", {"sparsity": 0.9}),), profile),
+            report=Report(
+                **{
+                    "size_bytes": size,
+                    "source_bytes": 1_000_000,
+                    "rate": 1_000_000 / size,
+                    "entropy": 1.5,
+                    "sha256": "cd" * 32,
+                    "accuracy": Accuracy(
+                        "accuracy",
+                        accuracy,
+                        source_accuracy,
+                        drop,
+                        Interval(drop - 0.005, drop + 0.005),
+                        rows,
+                    ),
+                    "latency": (
+                        Latency("local", 1, 1, middle, middle * 2, 1.0, middle, Interval(*ratio)),
+                    )
+                    if latency
+                    else (),
+                }
+                | report
+            ),
+            source=source,
+            version=version,
+            quarantined=frozenset(quarantined),
+        )
+
+    return make
+
+
+@pytest.fixture
+def log_variant(client, tmp_path):
+    """Return a function that gives a variant a run and a logged model in the store."""
+    experiment = client.create_experiment("search", str(tmp_path / "artifacts"))
+
+    def log(variant):
+        from dataclasses import replace
+
+        run = client.create_run(experiment)
+        model = client.create_logged_model(experiment, "variant", run.info.run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+        client.set_terminated(run.info.run_id)
+        uri = f"models:/{model.model_id}"
+        return replace(variant, model_uri=uri, run_id=run.info.run_id)
+
+    return log

@@ -1,0 +1,234 @@
+"""The promises of the policy, on variants, targets and incumbents that hypothesis invents."""
+
+import math
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlflow_compress.records import (
+    Accuracy,
+    DatasetRef,
+    Fidelity,
+    Interval,
+    Latency,
+    Recipe,
+    Report,
+    Step,
+    Variant,
+)
+from mlflow_compress.registry import check, decide, feasible
+from mlflow_compress.registry.order import dominates, generation
+from mlflow_compress.targets import AccuracyLimits, Execution, Limits, Reward, Target
+
+DIGESTS = st.sampled_from(["aa" * 32, "bb" * 32])
+# Few distinct values, so that ties and near-ties are common; and what must never pass.
+ODD = st.sampled_from([math.nan, math.inf, -math.inf, -1.0, 0.0])
+
+
+def number(*sound):
+    return st.sampled_from(sound) | ODD
+
+
+def sound(*values):
+    return st.sampled_from(values)
+
+
+@st.composite
+def reports(draw, pick=number):
+    size = draw(pick(1000, 2000, 4000, 4001))
+    value = draw(pick(0.9, 0.94, 0.95, 0.951))
+    drop = draw(pick(0.0, 0.005, 0.01, 0.02))
+    low = draw(pick(0.5, 0.8, 1.0))
+    rows = DatasetRef("rows", draw(DIGESTS), 1000)
+    accuracy = Accuracy("accuracy", value, 0.95, drop, Interval(-0.01, drop + 0.005), rows)
+    latency = Latency(
+        draw(sound("local", "ssh://pi")),
+        draw(sound(1, 2)),
+        1,
+        draw(pick(1.0, 2.0)),
+        draw(pick(2.0, 4.0)),
+        1.0,
+        low + 0.1,
+        Interval(low, low + draw(sound(0.0, 0.2, 0.4))),
+    )
+    return Report(
+        size_bytes=size,
+        source_bytes=100_000,
+        rate=draw(pick(25.0, 50.0, 100.0)),
+        entropy=1.0,
+        sha256="00",
+        accuracy=draw(sound(accuracy, accuracy, None)),
+        fidelity=Fidelity(draw(pick(0.98, 0.99, 1.0)), draw(pick(0.01, 0.1)), rows),
+        latency=draw(sound((latency,), (latency,), ())),
+        memory_bytes=draw(sound(None, 10**6, 10**7)),
+    )
+
+
+@st.composite
+def fleets(draw, pick=number, least=0):
+    found = draw(st.lists(reports(pick), min_size=least, max_size=6))
+    return [
+        Variant(
+            key=f"k{i}",
+            recipe=Recipe((Step("prune", {"i": i}),), draw(sound("compact", "portable"))),
+            report=report,
+            source=f"models:/lenet/{draw(sound(1, 1, 2))}",
+            version=i + 1,
+            quarantined=frozenset(draw(sound((), (), ("pi",)))),
+        )
+        for i, report in enumerate(found)
+    ]
+
+
+def maybe(*values):
+    return st.sampled_from([None, *values])
+
+
+@st.composite
+def targets(draw):
+    objective = draw(sound("size", "latency", "accuracy", "rate", "reward"))
+    max_drop = draw(maybe(0.0, 0.01, 0.02))
+    return Target(
+        name="pi",
+        limits=Limits(
+            draw(maybe(1500, 4000)), draw(maybe(1.5, 3.0)), draw(maybe(3.0)), draw(maybe(5 * 10**6))
+        ),
+        accuracy=AccuracyLimits(
+            draw(maybe(0.92, 0.95)),
+            max_drop,
+            draw(maybe(0.9, 0.95, 0.99)) if max_drop is not None else None,
+            draw(maybe(0.99)),
+            draw(maybe(0.05)),
+        ),
+        objective=objective,
+        reward=Reward(1.0) if objective == "reward" else None,
+        execution=Execution(profiles=draw(sound(("portable",), ("portable", "compact")))),
+        min_improvement=draw(sound(0.0, 0.01, 0.5)),
+    )
+
+
+@st.composite
+def situations(draw, pick=number):
+    variants = draw(fleets(pick))
+    incumbent = draw(st.sampled_from([None, *variants]))
+    return variants, draw(targets()), incumbent, draw(maybe("aa" * 32))
+
+
+def by_version(variants, version):
+    return next(one for one in variants if one.version == version)
+
+
+@settings(max_examples=150, deadline=None)
+@given(situations())
+def test_a_promoted_variant_passes_every_gate(situation):
+    variants, target, incumbent, rows = situation
+    decision = decide(variants, target, incumbent, rows)
+    if decision.outcome == "promoted":
+        winner = by_version(variants, decision.version)
+        assert feasible(winner, target, rows)
+        assert "pi" not in winner.quarantined
+        assert winner.recipe.profile in target.execution.profiles
+        assert all(gate.passed for gate in decision.gates[decision.version])
+    assert set(decision.gates) == {one.version for one in variants}
+
+
+@settings(max_examples=150, deadline=None)
+@given(situations())
+def test_a_dominated_variant_is_never_preferred(situation):
+    variants, target, incumbent, rows = situation
+    decision = decide(variants, target, incumbent, rows)
+    if decision.outcome == "promoted":
+        winner = by_version(variants, decision.version)
+        for other in variants:
+            if feasible(other, target, rows) and generation(other) == generation(winner):
+                assert not dominates(other, winner, target)
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations(), st.randoms(use_true_random=False))
+def test_the_order_of_the_input_does_not_matter(situation, random):
+    variants, target, incumbent, rows = situation
+    shuffled = list(variants)
+    random.shuffle(shuffled)
+    assert repr(decide(shuffled, target, incumbent, rows)) == repr(
+        decide(variants, target, incumbent, rows)
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations())
+def test_applying_a_decision_is_a_fixed_point(situation):
+    variants, target, incumbent, rows = situation
+    decision = decide(variants, target, incumbent, rows)
+    if decision.version is None:
+        return
+    again = decide(variants, target, by_version(variants, decision.version), rows)
+    assert again.version == decision.version
+    assert again.outcome == ("none feasible" if decision.outcome == "none feasible" else "kept")
+
+
+@settings(max_examples=100, deadline=None)
+@given(reports(), targets(), st.sampled_from([0.0, 0.5, 0.9]))
+def test_tightening_a_limit_never_lets_a_failing_variant_pass(report, target, factor):
+    variant = Variant("k", Recipe(), report, version=1)
+    if feasible(variant, target):
+        return
+
+    def less(limit):
+        return None if limit is None else limit * factor
+
+    def more(limit):
+        return None if limit is None else limit + (1 - limit) * (1 - factor)
+
+    limits, accuracy = target.limits, target.accuracy
+    tighter = replace(
+        target,
+        limits=Limits(
+            less(limits.size_bytes),
+            less(limits.latency_p50_ms),
+            less(limits.latency_p95_ms),
+            less(limits.memory_bytes),
+        ),
+        accuracy=AccuracyLimits(
+            more(accuracy.min),
+            less(accuracy.max_drop),
+            accuracy.confidence,
+            more(accuracy.min_agreement),
+            less(accuracy.max_kl),
+        ),
+    )
+    assert not feasible(variant, tighter)
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations(), sound("size_bytes", "accuracy", "latency", "memory_bytes", "drop"), ODD)
+def test_a_metric_that_cannot_be_never_passes_its_gate(situation, what, value):
+    variants, target, _, rows = situation
+    if what == "latency" or (what == "drop" and value in (-1.0, 0.0)):
+        return
+    gate = {"size_bytes": "size", "memory_bytes": "memory", "drop": "accuracy_drop"}.get(what, what)
+    if what in ("accuracy", "memory_bytes", "size_bytes") and value == 0.0:
+        value = -1.0
+    for variant in variants:
+        report = variant.report
+        if what in ("accuracy", "drop"):
+            if report.accuracy is None:
+                continue
+            field = "value" if what == "accuracy" else "drop"
+            report = replace(report, accuracy=replace(report.accuracy, **{field: value}))
+        else:
+            report = replace(report, **{what: value})
+        gates = {g.name: g for g in check(replace(variant, report=report), target, rows)}
+        if gate in gates:
+            assert not gates[gate].passed
+            assert gates[gate].reason
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations(sound))
+def test_something_feasible_is_always_found(situation):
+    variants, target, incumbent, rows = situation
+    decision = decide(variants, target, incumbent, rows)
+    any_feasible = any(feasible(one, target, rows) for one in variants)
+    assert (decision.outcome != "none feasible") == any_feasible

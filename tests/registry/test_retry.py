@@ -1,0 +1,66 @@
+import pytest
+from mlflow.exceptions import MlflowException
+
+from mlflow_compress.errors import CompressError, SourceError, UnreachableError
+from mlflow_compress.registry.retry import is_transient, patiently
+
+
+def failing(times, error):
+    calls = []
+
+    def call():
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return len(calls)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MlflowException("boom", error_code=1),  # INTERNAL_ERROR, what a 500 without a body gives
+        MlflowException("busy", error_code=2),  # TEMPORARILY_UNAVAILABLE
+        ConnectionResetError("gone"),
+        TimeoutError("slow"),
+    ],
+)
+def test_what_passes_is_tried_again(error):
+    assert is_transient(error)
+    assert patiently("work", failing(2, error), 5, first_wait=0.001) == 3
+
+
+def test_two_writers_of_one_row_try_again():
+    error = MlflowException("(sqlite3.IntegrityError) UNIQUE", error_code=1000)
+    assert patiently("work", failing(1, error), 5, first_wait=0.001) == 2
+
+
+def test_it_ends_after_a_bounded_time():
+    error = MlflowException("boom\nwith lines", error_code=1)
+    with pytest.raises(UnreachableError) as caught:
+        patiently("move the alias", failing(10**6, error), 0.05, first_wait=0.001)
+    assert str(caught.value) == "cannot move the alias: no success within 0.05 s: boom with lines"
+    assert caught.value.exit_code == 5
+
+
+def test_what_is_refused_for_good_is_not_tried_again():
+    error = MlflowException("no such run", error_code=1001)
+    with pytest.raises(CompressError, match="cannot work: no such run") as caught:
+        patiently("work", failing(1, error), 5, first_wait=0.001)
+    assert not isinstance(caught.value, UnreachableError)
+
+
+def test_a_disk_that_cannot_be_written_is_out_of_reach_at_once():
+    with pytest.raises(UnreachableError, match="read-only"):
+        patiently("work", failing(1, PermissionError("read-only")), 5)
+
+
+def test_errors_of_this_project_pass_through():
+    with pytest.raises(SourceError):
+        patiently("work", failing(1, SourceError("x")), 5)
+
+
+def test_a_programming_error_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        patiently("work", failing(1, ZeroDivisionError()), 5)
