@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress import measure, registry, techniques
 from mlflow_compress.config import Config, DataConfig
 from mlflow_compress.errors import CompressError, ConfigError
-from mlflow_compress.mlflow_plugin import ResolvedSource, Tracker, connect, resolve
+from mlflow_compress.mlflow_plugin import (
+    ResolvedSource,
+    Tracker,
+    connect,
+    download_packed,
+    resolve,
+)
 from mlflow_compress.records import Decision, Trial, Variant
 from mlflow_compress.search import (
     OBJECTIVES,
@@ -64,7 +70,8 @@ class Outcome:
         registered_as: the registered model of the variants.
         trials: every trial, in order.
         front: the trials that no other beats on all objectives.
-        registered: the registered variants of this job: the front, and each target's best.
+        registered: the registered variants that matter here: the front, each target's best, and
+            what an alias points to.
         decisions: one per target.
         tracking_uri: where all of it is recorded.
     """
@@ -288,18 +295,31 @@ def _register_and_promote(
         best, _ = registry.best_for(made, target, rows)
         if best is not None:
             chosen.setdefault(best.key, best)
-    registered = registry.register_variants(
-        client, name, list(chosen.values()), targets=plan.targets
-    )
+    fresh = registry.register_variants(client, name, list(chosen.values()), targets=plan.targets)
     decisions = registry.promote(
-        client, name, plan.targets, rows=rows, experiment=experiment, rescore=None
+        client,
+        name,
+        plan.targets,
+        rows=rows,
+        rescore=lambda variant: _rescore(variant, evaluator, client),
+        experiment=experiment,
     )
+    held = {decision.version for decision in decisions} - {one.version for one in fresh}
+    older = [one for one in registry.read_variants(client, name) if one.version in held]
     return Outcome(
         source=evaluator.uri,
         registered_as=name,
         trials=trials,
         front=on_front,
-        registered=tuple(registered),
+        registered=(*fresh, *older),
         decisions=tuple(decisions),
         tracking_uri=client.tracking_uri,
     )
+
+
+def _rescore(
+    variant: Variant, evaluator: TrialEvaluator, client: "mlflow.MlflowClient"
+) -> Variant:
+    """Score a registered variant on today's rows, so that it is compared on equal terms."""
+    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+        return evaluator.rescore(variant, download_packed(variant.model_uri, folder, client))

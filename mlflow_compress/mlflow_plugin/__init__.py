@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow_compress.mlflow_plugin.connection import connect
+    from mlflow_compress.mlflow_plugin.flavor import download_packed
     from mlflow_compress.mlflow_plugin.source import ResolvedSource, resolve
     from mlflow_compress.mlflow_plugin.tracking import Tracker
 
-__all__ = ["ResolvedSource", "Tracker", "connect", "resolve"]
+__all__ = ["ResolvedSource", "Tracker", "connect", "download_packed", "resolve"]
 
 _HOMES = {
     "ResolvedSource": "source",
     "Tracker": "tracking",
     "connect": "connection",
+    "download_packed": "flavor",
     "resolve": "source",
 }
 

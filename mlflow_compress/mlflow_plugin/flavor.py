@@ -17,6 +17,7 @@ from typing import Any
 import mlflow.pyfunc
 import numpy as np
 import onnxruntime
+from mlflow import MlflowClient
 from mlflow.models import Model, ModelInputExample, ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import Schema, TensorSpec
@@ -24,9 +25,11 @@ from mlflow.types import Schema, TensorSpec
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError, SourceError
 from mlflow_compress.mlflow_plugin.about import plugin_version
+from mlflow_compress.registry.variants import using_tracking_uri
 
 __all__ = [
     "FLAVOR_NAME",
+    "download_packed",
     "load_model",
     "log_model",
     "save_model",
@@ -213,6 +216,25 @@ def load_model(
         providers if providers is not None else config.get("providers"),
         threads if threads is not None else config.get("threads"),
     )
+
+
+def download_packed(model_uri: str, folder: str | Path, client: MlflowClient) -> Path:
+    """Download a model of this flavor and return the path of its ONNX file.
+
+    Args:
+        model_uri: any URI of MLflow.
+        folder: an existing folder to download into.
+        client: where the model is.
+
+    Raises:
+        SourceError: the model has another flavor.
+    """
+    with using_tracking_uri(client.tracking_uri):
+        got = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(folder))
+    flavors = Model.load(got).flavors
+    if FLAVOR_NAME not in flavors:
+        raise SourceError(f"{model_uri} has no flavor {FLAVOR_NAME}")
+    return Path(got) / str(flavors[FLAVOR_NAME]["data"])
 
 
 def _session(

@@ -152,8 +152,8 @@ class _Promotion:
         """Score the incumbent on today's rows when its numbers are from others."""
         if incumbent is None or self._rescore is None or self._rows is None:
             return incumbent
-        accuracy = incumbent.report.accuracy
-        if accuracy is not None and accuracy.dataset.digest == self._rows:
+        scored = incumbent.report.accuracy or incumbent.report.fidelity
+        if scored is not None and scored.dataset.digest == self._rows:
             return incumbent
         version = incumbent.version or 0
         if version not in self._rescored:

@@ -1,7 +1,7 @@
 """A trial: one recipe applied to the source, packed, and measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import file_digest
 from importlib.metadata import version
@@ -93,6 +93,21 @@ class TrialEvaluator:
             DataError: the source does not run on the rows, or the labels do not fit the metric.
         """
         self._accuracy(self._source_outputs)
+
+    def rescore(self, variant: Variant, path: Path) -> Variant:
+        """Return a variant of this source with accuracy and fidelity of these evaluation rows.
+
+        Args:
+            variant: a variant that was scored on other rows.
+            path: its packed file.
+        """
+        outputs = measure.run(packed.load(path, threads=1), self.evaluation)
+        report = replace(
+            variant.report,
+            accuracy=self._accuracy(outputs),
+            fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
+        )
+        return replace(variant, report=report)
 
     @cached_property
     def _source_sessions(self) -> Mapping[int, measure.Runnable]:
