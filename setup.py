@@ -1,8 +1,9 @@
 """Package metadata, extras, entry points and the optional C extension."""
 
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -25,6 +26,15 @@ TORCH = ["torch>=2.13", "onnxscript>=0.7"]
 TEST = ["pytest>=9.0", "hypothesis>=6.100", "mlxtend>=0.25"]
 LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
 
+PACKED = "mlflow_compress/packed"
+HUFFMAN = Extension(
+    "mlflow_compress.packed._huffman",
+    [f"{PACKED}/{name}.c" for name in ("huffman", "payload", "encode", "crc32", "_huffmanmodule")],
+    depends=[f"{PACKED}/{name}.h" for name in ("huffman", "lanes", "bits")],
+    extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3", "-std=c11"],
+    optional=True,  # without a compiler the package installs all the same, and numpy decodes
+)
+
 setup(
     name="mlflow-compress",
     version="0.1.0",
@@ -35,7 +45,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["mlflow_compress", "mlflow_compress.*"]),
-    package_data={"mlflow_compress": ["py.typed", "targets/profiles/*.yaml"]},
+    ext_modules=[HUFFMAN],
+    package_data={"mlflow_compress": ["py.typed", "targets/profiles/*.yaml", "packed/*.h", "packed/*.c"]},
     install_requires=INSTALL,
     extras_require={
         "torch": TORCH,

@@ -110,17 +110,21 @@ class _Reader:
         if per_lane == 0:
             if layout:
                 raise self.error("one lane with layout 1")
+            if count > MAX_LANE:
+                raise self.error(f"one lane for {count} symbols")
             lengths = np.array([self.cursor.varint(MAX_TENSOR_BYTES)], np.int64)
         else:
             groups = -(-count // (numpy_codec.LANES * per_lane))
+            if groups > len(self.cursor.data) + 1:
+                raise self.error("more Huffman lanes than there are bytes")
             least, bits = self.cursor.varint(12 * MAX_LANE), self.cursor.byte()
             if bits > 16:
                 raise self.error(f"lane lengths of {bits} bits")
             extra = self.bits(groups * numpy_codec.LANES, bits)
             lengths = extra + least
         sizes, _ = numpy_codec.lane_starts(count, per_lane, layout)
-        if np.any(lengths > (sizes * 12 + 7) // 8):
-            raise self.error("a Huffman lane is longer than its symbols can be")
+        if np.any(lengths > (sizes * 12 + 7) // 8) or np.any(lengths < (sizes + 7) // 8):
+            raise self.error("a Huffman lane has not the length that its symbols need")
         return lengths
 
     def bits(self, count: int, width: int) -> npt.NDArray[np.int64]:

@@ -1,32 +1,164 @@
-"""Which implementation runs: C when it was built, numpy otherwise; never swapped silently."""
+"""Which implementation runs: C when it was built, numpy otherwise; never swapped silently.
 
+The environment variable ``MLFLOW_COMPRESS_BACKEND`` (``c`` or ``numpy``) forces one. Both give
+the same bytes in both directions.
+"""
+
+import logging
+import os
+import threading
+import zlib
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_compress.packed import arrays, numpy_codec
+from mlflow_compress.errors import ConfigError, PackedFormatError
+from mlflow_compress.packed import arrays, numpy_codec, tables
 from mlflow_compress.packed.arrays import Items
-from mlflow_compress.packed.numpy_codec import encode_lanes, histogram
+from mlflow_compress.packed.tables import MAX_LENGTH, Counts, Lengths
 
-__all__ = ["backend", "decode", "distinct", "encode_lanes", "histogram"]
+__all__ = [
+    "backend",
+    "code_lengths",
+    "crc32",
+    "decode",
+    "distinct",
+    "encode_lanes",
+    "gaps",
+    "histogram",
+    "split",
+]
 
-backend: Literal["c", "numpy"] = "numpy"
+VARIABLE = "MLFLOW_COMPRESS_BACKEND"
+Bytes = npt.NDArray[np.uint8]
 _SAMPLE = 1 << 16
+_log = logging.getLogger(__name__)
+_said = threading.Lock()
+_local = threading.local()
 
 
-def decode(payload: bytes | memoryview, out: npt.NDArray[np.uint8], width: int, what: str) -> None:
-    """Decode a payload into ``out`` (its bytes).
+def _native() -> ModuleType | None:
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in ("", "c", "numpy"):
+        raise ConfigError(f"{VARIABLE} must be 'c' or 'numpy', got '{wanted}'")
+    if wanted == "numpy":
+        return None
+    try:
+        from mlflow_compress.packed import _huffman
+    except ImportError as error:
+        if wanted == "c":
+            raise ConfigError(
+                f"{VARIABLE} is 'c', but the C extension was not built "
+                "(install a C compiler and reinstall mlflow-compress)"
+            ) from error
+        return None
+    return _huffman
+
+
+_c = _native()
+backend: Literal["c", "numpy"] = "numpy" if _c is None else "c"
+
+
+def _say_once() -> None:
+    """Say at first use that the slow backend runs, unless it was asked for."""
+    if os.environ.get(VARIABLE) != "numpy" and _said.acquire(blocking=False):
+        _log.warning("the C extension was not built: packing runs on numpy, about 20 times slower")
+
+
+def crc32(data: bytes | memoryview | Bytes) -> int:
+    """zlib's crc32."""
+    return zlib.crc32(data) if _c is None else _c.crc32(data)
+
+
+def decode(payload: bytes | memoryview, out: Bytes, width: int, what: str) -> int:
+    """Decode a payload into ``out`` (its bytes); return the crc32 of ``out``.
 
     Raises:
         PackedFormatError: if the payload breaks the format.
     """
-    out[:] = arrays.decode(payload, len(out) // width, width, what).view(np.uint8)
+    if _c is None:
+        _say_once()
+        out[:] = arrays.decode(payload, len(out) // width, width, what).view(np.uint8)
+        return zlib.crc32(out)
+    size = _c.WORK_MIN
+    while True:
+        work = getattr(_local, "work", None)
+        if work is None or len(work) < size:
+            work = _local.work = np.empty(size, np.uint8)
+        try:
+            return int(_c.decode(payload, out, width, work))
+        except _c.Error as error:
+            code, text = error.args
+            if code != _c.WORKSPACE or len(work) >= _c.WORK_MAX:
+                raise PackedFormatError(f"{what}: {text}") from None
+            size = 4 * len(work)
+
+
+def histogram(symbols: Bytes) -> Counts:
+    """How often each byte value occurs."""
+    if _c is None:
+        return numpy_codec.histogram(symbols)
+    counts = np.empty(256, np.uint64)
+    _c.histogram(symbols, counts)
+    return counts.view(np.int64)
+
+
+def code_lengths(counts: Counts, limit: int = MAX_LENGTH) -> Lengths:
+    """Optimal code lengths of at most ``limit`` bits; see :func:`tables.code_lengths`."""
+    if _c is None:
+        return tables.code_lengths(counts, limit)
+    lengths = np.empty(256, np.uint8)
+    _c.code_lengths(counts, limit, lengths)
+    return lengths
+
+
+def encode_lanes(
+    symbols: Bytes, lengths: Lengths, per_lane: int, layout: int
+) -> tuple[npt.NDArray[np.int64], bytes]:
+    """Write symbols as Huffman lanes; see :func:`numpy_codec.encode_lanes`."""
+    if _c is None:
+        return numpy_codec.encode_lanes(symbols, lengths, per_lane, layout)
+    lanes = 8 * -(-len(symbols) // (8 * per_lane)) if per_lane else 1
+    lane_bytes = np.empty(lanes, np.uint32)
+    data = _c.encode(symbols, lengths, per_lane, layout, lane_bytes)
+    return lane_bytes.astype(np.int64), data
 
 
 def distinct(items: Items, most: int) -> tuple[Items, npt.NDArray[np.uint16]] | None:
     """The sorted distinct items and each item's index, or None if there are more than ``most``."""
-    if len(np.unique(items[:_SAMPLE])) > most:
+    if _c is None:
+        if len(np.unique(items[:_SAMPLE])) > most:
+            return None
+        values, inverse = np.unique(items, return_inverse=True)
+        return (values, inverse.astype(np.uint16)) if len(values) <= most else None
+    found = np.empty(most, np.uint64)
+    indices = np.empty(len(items), np.uint16)
+    count = _c.distinct(items, items.itemsize, most, found, indices)
+    if count > most:
         return None
-    values, indices = np.unique(items, return_inverse=True)
-    return (values, indices.astype(np.uint16)) if len(values) <= most else None
+    order = np.argsort(found[:count], kind="stable")
+    ranks = np.empty(count, np.uint16)
+    ranks[order] = np.arange(count, dtype=np.uint16)
+    return found[:count][order].astype(items.dtype), ranks[indices]
+
+
+def gaps(items: Items, background: int) -> tuple[Bytes, Items]:
+    """Cut items into gaps and values (``docs/format.md``, section 4, kind 6)."""
+    if _c is None:
+        return numpy_codec.gaps(items, background)
+    steps, values = np.empty(len(items), np.uint8), np.empty(len(items), items.dtype)
+    step_count, value_count = _c.gaps(
+        items, items.itemsize, background, steps, values.view(np.uint8)
+    )
+    return steps[:step_count], values[:value_count]
+
+
+def split(items: Items, rotate: bool) -> npt.NDArray[np.uint8]:
+    """Byte planes of items of several bytes, lowest first: shape (width, n)."""
+    if _c is None:
+        return numpy_codec.split(items, rotate)
+    planes = np.empty((items.itemsize, len(items)), np.uint8)
+    _c.split(items, items.itemsize, rotate, planes.reshape(-1))
+    return planes

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mlflow_compress.packed import arrays, backends
 from mlflow_compress.packed.arrays import Items
 from mlflow_compress.packed.format import varint
-from mlflow_compress.packed.tables import Counts, code_lengths, write_lengths
+from mlflow_compress.packed.tables import Counts, write_lengths
 
 Bytes = npt.NDArray[np.uint8]
 PER_LANE = 4096
@@ -96,7 +96,7 @@ def lane_size(count: int) -> int:
 
 
 def _huffman(symbols: Bytes, counts: Counts) -> Plan:
-    lengths = code_lengths(counts)
+    lengths = backends.code_lengths(counts)
     table = write_lengths(lengths)
     per_lane = lane_size(len(symbols))
     lanes = 8 * -(-len(symbols) // (8 * per_lane)) if per_lane else 1
@@ -127,12 +127,7 @@ def _values(items: Items, floating: bool) -> Plan:
         return leaf(items.astype(np.uint8, copy=False))
     if not len(items):
         return _raw(items)
-    kind = items.dtype.type
-    turned = items
-    if floating:
-        turned = items << kind(1) | items >> kind(8 * items.itemsize - 1)
-    split = turned.reshape(-1, 1).view(np.uint8)
-    inner = [leaf(np.ascontiguousarray(split[:, plane])) for plane in range(items.itemsize)]
+    inner = [leaf(plane) for plane in backends.split(items, floating)]
     planes = Plan(
         2 + sum(plan.cost for plan in inner),
         lambda: bytes([arrays.PLANES, floating]) + b"".join(plan.write() for plan in inner),
@@ -157,17 +152,12 @@ def _background(items: Items) -> tuple[np.unsignedinteger, float]:
 
 
 def _sparse(items: Items, background: np.unsignedinteger, floating: bool) -> Plan:
-    places = np.flatnonzero(items != background)
-    steps = np.diff(places, prepend=-1) - 1
-    escapes = steps // arrays.ESCAPE
-    ends = np.cumsum(escapes + 1)
-    gaps = np.full(int(ends[-1]) if len(ends) else 0, arrays.ESCAPE, np.uint8)
-    gaps[ends - 1] = steps % arrays.ESCAPE
-    gap_plan, value_plan = leaf(gaps), _values(items[places], floating)
+    gaps, values = backends.gaps(items, int(background))
+    gap_plan, value_plan = leaf(gaps), _values(values, floating)
     head = (
         bytes([arrays.SPARSE])
         + np.array([background], items.dtype).tobytes()
-        + varint(len(places))
+        + varint(len(values))
         + varint(len(gaps))
     )
     return Plan(

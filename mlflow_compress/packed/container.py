@@ -51,7 +51,7 @@ class PackedWeight:
         Raises:
             PackedFormatError: naming the tensor.
         """
-        if zlib.crc32(self.payload) != self.entry.payload_crc:
+        if backends.crc32(self.payload) != self.entry.payload_crc:
             raise PackedFormatError(f"tensor '{self.name}': packed bytes are damaged (crc32)")
 
     def summary(self) -> tuple[str, int]:
@@ -68,8 +68,8 @@ class PackedWeight:
         """
         self.check_payload()
         what = f"tensor '{self.name}'"
-        backends.decode(self.payload, out, width_of(self.entry.dtype), what)
-        if zlib.crc32(out) != self.entry.decoded_crc:
+        crc = backends.decode(self.payload, out, width_of(self.entry.dtype), what)
+        if crc != self.entry.decoded_crc:
             raise PackedFormatError(f"{what}: decoded bytes are wrong (crc32)")
 
 

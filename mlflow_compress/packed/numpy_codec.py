@@ -152,3 +152,23 @@ def decode_lanes(
     lanes = [out[: sizes[lane], lane] for lane in range(len(sizes) - LANES, len(sizes))]
     whole = out[:per_lane, :-LANES].T.reshape(-1)
     return from_lanes(np.concatenate([whole, *lanes]), per_lane, layout)
+
+
+def gaps(items: npt.NDArray[np.unsignedinteger], background: int) -> tuple[Bytes, npt.NDArray]:
+    """Cut items into gaps and values (``docs/format.md``, section 4, kind 6)."""
+    places = np.flatnonzero(items != items.dtype.type(background))
+    steps = np.diff(places, prepend=-1) - 1
+    escapes = steps // 255
+    ends = np.cumsum(escapes + 1)
+    out = np.full(int(ends[-1]) if len(ends) else 0, 255, np.uint8)
+    out[ends - 1] = steps % 255
+    return out, items[places]
+
+
+def split(items: npt.NDArray[np.unsignedinteger], rotate: bool) -> Bytes:
+    """Byte planes of items of several bytes, lowest first: shape (width, n)."""
+    kind = items.dtype.type
+    turned = items
+    if rotate:
+        turned = items << kind(1) | items >> kind(8 * items.itemsize - 1)
+    return np.ascontiguousarray(turned.reshape(-1, 1).view(np.uint8).T)

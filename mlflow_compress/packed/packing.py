@@ -7,7 +7,7 @@ from typing import Literal
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed import choose, graphs, portable_seam, tensors
+from mlflow_compress.packed import backends, choose, graphs, portable_seam, tensors
 from mlflow_compress.packed.format import (
     BLOB,
     DOMAIN,
@@ -87,7 +87,7 @@ def _pack_compact(packed: ModelProto) -> ModelProto:
             entry = graphs.describe(graph, weight)
             entries.append(
                 graphs.with_payload(
-                    entry, len(payload), zlib.crc32(payload), zlib.crc32(weight.data)
+                    entry, len(payload), backends.crc32(payload), backends.crc32(weight.data)
                 )
             )
             names.append(weight.name)

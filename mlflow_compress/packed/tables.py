@@ -3,8 +3,6 @@
 Pure Python and numpy; both backends share it. ``docs/format.md``, section 5.
 """
 
-import heapq
-
 import numpy as np
 import numpy.typing as npt
 
@@ -19,9 +17,10 @@ Counts = npt.NDArray[np.int64]
 
 
 def code_lengths(counts: Counts, limit: int = MAX_LENGTH) -> Lengths:
-    """Optimal code lengths of at most ``limit`` bits.
+    """Optimal code lengths of at most ``limit`` bits; the C codec gives the same.
 
-    Plain Huffman first; package-merge (Larmore and Hirschberg, 1990) only where that is too deep.
+    Plain Huffman with two queues (van Leeuwen, 1976); package-merge (Larmore and Hirschberg, 1990)
+    only where that is too deep. Of equal weights, leaves come before packages.
 
     Args:
         counts: how often each of 256 symbols occurs; at least two occur.
@@ -30,28 +29,35 @@ def code_lengths(counts: Counts, limit: int = MAX_LENGTH) -> Lengths:
     Returns:
         A length per symbol, 0 where it does not occur.
     """
-    symbols = np.flatnonzero(counts).tolist()
-    weights = counts[symbols].tolist()
-    order = sorted(range(len(symbols)), key=lambda i: (weights[i], symbols[i]))
-    depths = _huffman_depths([weights[i] for i in order])
+    symbols = np.flatnonzero(counts)
+    order = symbols[np.argsort(counts[symbols], kind="stable")]
+    weights = counts[order].tolist()
+    depths = _two_queues(weights)
     if max(depths) > limit:
-        depths = _package_merge([weights[i] for i in order], limit)
+        depths = _package_merge(weights, limit)
     lengths = np.zeros(256, np.uint8)
-    for place, depth in zip(order, depths, strict=True):
-        lengths[symbols[place]] = depth
+    lengths[order] = depths
     return lengths
 
 
-def _huffman_depths(weights: list[int]) -> list[int]:
+def _two_queues(weights: list[int]) -> list[int]:
     """Depths of the leaves of a Huffman tree; ``weights`` ascend."""
     size = len(weights)
-    heap = [(weight, node) for node, weight in enumerate(weights)]
+    inner: list[int] = []
     parent = [0] * (2 * size - 1)
-    for node in range(size, 2 * size - 1):
-        first, left = heapq.heappop(heap)
-        second, right = heap[0]
-        parent[left] = parent[right] = node
-        heapq.heapreplace(heap, (first + second, node))
+    leaf = package = 0
+    for made in range(size - 1):
+        total = 0
+        for _ in range(2):
+            if leaf < size and (package == made or weights[leaf] <= inner[package]):
+                total += weights[leaf]
+                parent[leaf] = size + made
+                leaf += 1
+            else:
+                total += inner[package]
+                parent[size + package] = size + made
+                package += 1
+        inner.append(total)
     depth = [0] * (2 * size - 1)
     for node in range(2 * size - 3, -1, -1):
         depth[node] = depth[parent[node]] + 1
@@ -60,19 +66,25 @@ def _huffman_depths(weights: list[int]) -> list[int]:
 
 def _package_merge(weights: list[int], limit: int) -> list[int]:
     """Depths of at most ``limit``; ``weights`` ascend."""
-    leaves = [(weight, (place,)) for place, weight in enumerate(weights)]
-    row = leaves
+    row, is_leaf = list(weights), [[True] * len(weights)]
     for _ in range(limit - 1):
-        packages = [
-            (row[i][0] + row[i + 1][0], row[i][1] + row[i + 1][1])
-            for i in range(0, len(row) - 1, 2)
-        ]
-        row = list(heapq.merge(leaves, packages, key=lambda package: package[0]))
+        packages = [row[i] + row[i + 1] for i in range(0, len(row) - 1, 2)]
+        # sorting is stable, so of equal weights the leaves stay first
+        merged = sorted([(w, True) for w in weights] + [(w, False) for w in packages], key=_weight)
+        row = [weight for weight, _ in merged]
+        is_leaf.append([leaf for _, leaf in merged])
     depths = [0] * len(weights)
-    for _, places in row[: 2 * len(weights) - 2]:
-        for place in places:
+    take = 2 * len(weights) - 2
+    for level in reversed(is_leaf):
+        leaves = sum(level[:take])
+        for place in range(leaves):
             depths[place] += 1
+        take = 2 * (take - leaves)
     return depths
+
+
+def _weight(item: tuple[int, bool]) -> int:
+    return item[0]
 
 
 def canonical_codes(lengths: Lengths) -> npt.NDArray[np.uint16]:

@@ -1,0 +1,248 @@
+/* The thin Python binding of huffman.h. Holds no state, releases the GIL around every call that
+ * takes long, and leaves each function through one exit. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "huffman.h"
+
+static PyObject *format_error; /* ValueError subclass: (code, text) */
+
+static PyObject *fail(mlc_error error)
+{
+    PyObject *value = Py_BuildValue("(is)", (int)error, mlc_error_text(error));
+    if (value) {
+        PyErr_SetObject(format_error, value);
+        Py_DECREF(value);
+    }
+    return NULL;
+}
+
+/* decode(payload, out, width, work, crc) -> None; raises Error(code, text).
+ * crc is what the payload's crc32 must be; returns the crc32 of what was decoded. */
+static PyObject *decode(PyObject *module, PyObject *args)
+{
+    Py_buffer payload = {0}, out = {0}, work = {0};
+    unsigned int width;
+    unsigned int crc = 0;
+    mlc_error error = MLC_OK;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "y*w*Iw*", &payload, &out, &width, &work)) return NULL;
+    if (width == 0 || out.len % width) {
+        error = MLC_ARGUMENT;
+    } else {
+        uintptr_t start = (uintptr_t)work.buf, aligned = (start + 63) & ~(uintptr_t)63;
+        size_t lost = (size_t)(aligned - start);
+        if ((size_t)work.len < lost + 64) {
+            error = MLC_WORKSPACE;
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            error = mlc_decode(payload.buf, (size_t)payload.len, out.buf,
+                               (size_t)out.len / width, width, (void *)aligned,
+                               ((size_t)work.len - lost) & ~(size_t)63, &crc);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    result = error == MLC_OK ? PyLong_FromUnsignedLong(crc) : fail(error);
+    PyBuffer_Release(&payload);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&work);
+    return result;
+}
+
+/* crc32(data) -> int */
+static PyObject *crc32(PyObject *module, PyObject *args)
+{
+    Py_buffer data;
+    uint32_t crc;
+    if (!PyArg_ParseTuple(args, "y*", &data)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    crc = mlc_crc32(0, data.buf, (size_t)data.len);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&data);
+    return PyLong_FromUnsignedLong(crc);
+}
+
+/* histogram(data, counts): counts is 256 writable uint64 */
+static PyObject *histogram(PyObject *module, PyObject *args)
+{
+    Py_buffer data = {0}, counts = {0};
+    int good;
+    if (!PyArg_ParseTuple(args, "y*w*", &data, &counts)) return NULL;
+    good = counts.len == 256 * 8;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_histogram(data.buf, (size_t)data.len, 1, counts.buf);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&counts);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
+}
+
+/* code_lengths(counts, limit, lengths): 256 uint64 in, 256 uint8 out */
+static PyObject *code_lengths(PyObject *module, PyObject *args)
+{
+    Py_buffer counts = {0}, lengths = {0};
+    unsigned int limit;
+    mlc_error error = MLC_ARGUMENT;
+    if (!PyArg_ParseTuple(args, "y*Iw*", &counts, &limit, &lengths)) return NULL;
+    if (counts.len == 256 * 8 && lengths.len == 256)
+        error = mlc_code_lengths(counts.buf, limit, lengths.buf);
+    PyBuffer_Release(&counts);
+    PyBuffer_Release(&lengths);
+    if (error != MLC_OK) return fail(error);
+    Py_RETURN_NONE;
+}
+
+/* encode(symbols, lengths, per_lane, contiguous, lane_bytes) -> bytes; lane_bytes: uint32 out */
+static PyObject *encode(PyObject *module, PyObject *args)
+{
+    Py_buffer symbols = {0}, lengths = {0}, lanes = {0};
+    Py_ssize_t per_lane;
+    int contiguous;
+    mlc_error error = MLC_ARGUMENT;
+    PyObject *result = NULL;
+    size_t size = 0;
+    if (!PyArg_ParseTuple(args, "y*y*npw*", &symbols, &lengths, &per_lane, &contiguous, &lanes))
+        return NULL;
+    if (lengths.len == 256 && per_lane >= 0 && per_lane <= MLC_MAX_LANE && symbols.len) {
+        size_t group = (size_t)per_lane * MLC_LANES;
+        size_t needed = per_lane ? ((size_t)symbols.len + group - 1) / group * MLC_LANES : 1;
+        if ((size_t)lanes.len == needed * 4) {
+            result = PyBytes_FromStringAndSize(
+                NULL, (Py_ssize_t)mlc_encode_bound((size_t)symbols.len, (size_t)per_lane));
+            if (!result) goto done;
+            uint8_t *out = (uint8_t *)PyBytes_AS_STRING(result);
+            Py_BEGIN_ALLOW_THREADS
+            error = mlc_encode(symbols.buf, (size_t)symbols.len, lengths.buf, (size_t)per_lane,
+                               contiguous, out, &size, lanes.buf);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    if (error != MLC_OK) {
+        Py_CLEAR(result);
+        fail(error);
+    } else {
+        _PyBytes_Resize(&result, (Py_ssize_t)size);
+    }
+done:
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&lengths);
+    PyBuffer_Release(&lanes);
+    return result;
+}
+
+/* distinct(items, width, most, values, indices) -> int: uint64[most] and uint16[count] out */
+static PyObject *distinct(PyObject *module, PyObject *args)
+{
+    Py_buffer items = {0}, values = {0}, indices = {0};
+    unsigned int width, most;
+    size_t found = 0;
+    int good;
+    if (!PyArg_ParseTuple(args, "y*IIw*w*", &items, &width, &most, &values, &indices)) return NULL;
+    good = (width == 1 || width == 2 || width == 4 || width == 8) && most >= 1 && most <= 4096 &&
+           values.len == (Py_ssize_t)most * 8 && indices.len == items.len / width * 2;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        uint16_t work[MLC_DISTINCT_WORK / 2];
+        found = mlc_distinct(items.buf, (size_t)items.len / width, width, most, values.buf,
+                             indices.buf, work);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&items);
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&indices);
+    return good ? PyLong_FromSize_t(found) : fail(MLC_ARGUMENT);
+}
+
+/* gaps(items, width, background, gaps, values) -> (int, int): writable outputs, see huffman.h */
+static PyObject *gaps(PyObject *module, PyObject *args)
+{
+    Py_buffer items = {0}, steps = {0}, values = {0};
+    unsigned int width;
+    unsigned long long background;
+    size_t gap_count = 0, value_count = 0;
+    int good;
+    if (!PyArg_ParseTuple(args, "y*IKw*w*", &items, &width, &background, &steps, &values))
+        return NULL;
+    good = (width == 1 || width == 2 || width == 4 || width == 8) && items.len % width == 0 &&
+           steps.len >= items.len / width && values.len >= items.len;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_gaps(items.buf, (size_t)items.len / width, width, background, steps.buf, &gap_count,
+                 values.buf, &value_count);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&items);
+    PyBuffer_Release(&steps);
+    PyBuffer_Release(&values);
+    return good ? Py_BuildValue("nn", (Py_ssize_t)gap_count, (Py_ssize_t)value_count)
+                : fail(MLC_ARGUMENT);
+}
+
+/* split(items, width, rotate, planes) */
+static PyObject *split(PyObject *module, PyObject *args)
+{
+    Py_buffer items = {0}, planes = {0};
+    unsigned int width;
+    int rotate, good;
+    if (!PyArg_ParseTuple(args, "y*Ipw*", &items, &width, &rotate, &planes)) return NULL;
+    good = (width == 2 || width == 4 || width == 8) && items.len % width == 0 &&
+           planes.len == items.len;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_split(items.buf, (size_t)items.len / width, width, rotate, planes.buf);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&items);
+    PyBuffer_Release(&planes);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
+}
+
+/* use_fast_paths(on): for tests of the portable code */
+static PyObject *use_fast_paths(PyObject *module, PyObject *args)
+{
+    int on;
+    if (!PyArg_ParseTuple(args, "p", &on)) return NULL;
+    mlc_use_fast_paths(on);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"decode", decode, METH_VARARGS, "decode(payload, out, width, work) -> crc32 of out"},
+    {"crc32", crc32, METH_VARARGS, "crc32(data) -> int"},
+    {"histogram", histogram, METH_VARARGS, "histogram(data, counts)"},
+    {"code_lengths", code_lengths, METH_VARARGS, "code_lengths(counts, limit, lengths)"},
+    {"encode", encode, METH_VARARGS, "encode(symbols, lengths, per_lane, contiguous, lanes)"},
+    {"distinct", distinct, METH_VARARGS, "distinct(items, width, most, values, indices) -> int"},
+    {"gaps", gaps, METH_VARARGS, "gaps(items, width, background, gaps, values) -> (int, int)"},
+    {"split", split, METH_VARARGS, "split(items, width, rotate, planes)"},
+    {"use_fast_paths", use_fast_paths, METH_VARARGS, "use_fast_paths(on)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_huffman", "The C half of mlflow_compress.packed.", -1, methods,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__huffman(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    mlc_init();
+    if (!module) return NULL;
+    format_error = PyErr_NewException("mlflow_compress.packed._huffman.Error", PyExc_ValueError,
+                                      NULL);
+    Py_XINCREF(format_error);
+    if (PyModule_AddObject(module, "Error", format_error) < 0 ||
+        PyModule_AddIntConstant(module, "WORKSPACE", MLC_WORKSPACE) < 0 ||
+        PyModule_AddIntConstant(module, "WORK_MIN", (long)MLC_WORK_MIN) < 0 ||
+        PyModule_AddIntConstant(module, "WORK_MAX", (long)MLC_WORK_MAX) < 0) {
+        Py_XDECREF(format_error);
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

@@ -1,0 +1,263 @@
+/* The writing half: histograms, code lengths, lanes, and the splits of docs/format.md, section 4. */
+#include "bits.h"
+#include "lanes.h"
+
+void mlc_histogram(const uint8_t *data, size_t count, size_t stride, uint64_t *counts)
+{
+    /* four tables, so that equal neighbours do not wait for each other */
+    uint32_t part[4][256];
+    memset(counts, 0, 256 * sizeof *counts);
+    while (count) {
+        size_t now = count < 1u << 30 ? count : 1u << 30, i = 0;
+        memset(part, 0, sizeof part);
+        if (stride == 1) {
+            for (; i + 8 <= now; i += 8) {
+                uint64_t x = mlc_load64(data + i);
+                part[0][x & 255]++;
+                part[1][x >> 8 & 255]++;
+                part[2][x >> 16 & 255]++;
+                part[3][x >> 24 & 255]++;
+                part[0][x >> 32 & 255]++;
+                part[1][x >> 40 & 255]++;
+                part[2][x >> 48 & 255]++;
+                part[3][x >> 56]++;
+            }
+        }
+        for (; i < now; i++) part[i & 3][data[i * stride]]++;
+        for (unsigned s = 0; s < 256; s++)
+            counts[s] += (uint64_t)part[0][s] + part[1][s] + part[2][s] + part[3][s];
+        data += now * stride;
+        count -= now;
+    }
+}
+
+/* Plain Huffman with two queues (van Leeuwen, 1976): weight[0..size) ascends; depth of each leaf.
+ * Of equal weights, leaves come before packages. Returns the largest depth. */
+static unsigned two_queues(const uint64_t *weight, unsigned size, uint8_t *depth)
+{
+    uint64_t inner[256];
+    uint16_t parent[512];
+    uint8_t level[512];
+    unsigned leaf = 0, package = 0, deepest = 0;
+    for (unsigned made = 0; made + 1 < size; made++) {
+        uint64_t sum = 0;
+        for (unsigned two = 0; two < 2; two++) {
+            if (leaf < size && (package == made || weight[leaf] <= inner[package])) {
+                sum += weight[leaf];
+                parent[leaf++] = (uint16_t)(size + made);
+            } else {
+                sum += inner[package];
+                parent[size + package++] = (uint16_t)(size + made);
+            }
+        }
+        inner[made] = sum;
+    }
+    level[2 * size - 2] = 0;
+    for (unsigned n = 2 * size - 2; n-- > 0;) level[n] = (uint8_t)(level[parent[n]] + 1);
+    for (unsigned n = 0; n < size; n++) {
+        depth[n] = level[n];
+        if (level[n] > deepest) deepest = level[n];
+    }
+    return deepest;
+}
+
+/* Package-merge (Larmore and Hirschberg, 1990): depths of at most limit. */
+static void package_merge(const uint64_t *weight, unsigned size, unsigned limit, uint8_t *depth)
+{
+    uint8_t is_leaf[16][512];
+    uint64_t row[512], next[512];
+    unsigned length[16];
+    for (unsigned i = 0; i < size; i++) {
+        row[i] = weight[i];
+        is_leaf[0][i] = 1;
+    }
+    length[0] = size;
+    for (unsigned l = 1; l < limit; l++) {
+        unsigned leaf = 0, pair = 0, out = 0, pairs = length[l - 1] / 2;
+        while (leaf < size || pair < pairs) {
+            uint64_t sum = pair < pairs ? row[2 * pair] + row[2 * pair + 1] : 0;
+            if (leaf < size && (pair == pairs || weight[leaf] <= sum)) {
+                next[out] = weight[leaf++];
+                is_leaf[l][out++] = 1;
+            } else {
+                next[out] = sum;
+                is_leaf[l][out++] = 0;
+                pair++;
+            }
+        }
+        length[l] = out;
+        memcpy(row, next, out * sizeof *row);
+    }
+    memset(depth, 0, size);
+    unsigned take = 2 * size - 2;
+    for (unsigned l = limit; l-- > 0;) {
+        unsigned leaves = 0;
+        for (unsigned i = 0; i < take; i++) leaves += is_leaf[l][i];
+        for (unsigned i = 0; i < leaves; i++) depth[i]++;
+        take = 2 * (take - leaves);
+    }
+}
+
+mlc_error mlc_code_lengths(const uint64_t *counts, unsigned limit, uint8_t *lengths)
+{
+    uint16_t symbol[256];
+    uint64_t weight[256];
+    uint8_t depth[256];
+    unsigned size = 0;
+    if (limit < 8 || limit > 15) return MLC_ARGUMENT;
+    for (unsigned s = 0; s < 256; s++)
+        if (counts[s]) {
+            unsigned at = size++;
+            while (at && weight[at - 1] > counts[s]) {
+                weight[at] = weight[at - 1];
+                symbol[at] = symbol[at - 1];
+                at--;
+            }
+            weight[at] = counts[s];
+            symbol[at] = (uint16_t)s;
+        }
+    if (size < 2) return MLC_ARGUMENT;
+    if (two_queues(weight, size, depth) > limit) package_merge(weight, size, limit, depth);
+    memset(lengths, 0, 256);
+    for (unsigned i = 0; i < size; i++) lengths[symbol[i]] = depth[i];
+    return MLC_OK;
+}
+
+size_t mlc_encode_bound(size_t count, size_t per_lane)
+{
+    size_t groups = per_lane ? count / (MLC_LANES * per_lane) + 1 : 1;
+    return count / 2 * 3 + 2 + groups * MLC_LANES * 2 + 8;
+}
+
+/* Codes first, first + step, …, count of them, to out (8 bytes of slack); returns its end. */
+MLC_INLINE uint8_t *write_lane(const uint32_t *code, const uint8_t *first, size_t step,
+                               size_t count, uint8_t *out)
+{
+    uint64_t bits = 0;
+    unsigned have = 0;
+#define PUT(i)                                                                                     \
+    do {                                                                                           \
+        uint32_t c = code[first[(i) * step]];                                                      \
+        bits |= (uint64_t)(c >> 4) << have;                                                        \
+        have += c & 15;                                                                            \
+    } while (0)
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        PUT(i);
+        PUT(i + 1);
+        PUT(i + 2);
+        PUT(i + 3);
+        mlc_store64(out, bits);
+        out += have >> 3;
+        bits >>= have & 56;
+        have &= 7;
+    }
+    for (; i < count; i++) PUT(i);
+#undef PUT
+    mlc_store64(out, bits);
+    return out + ((have + 7) >> 3);
+}
+
+mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *lengths,
+                     size_t per_lane, int contiguous, uint8_t *out, size_t *out_size,
+                     uint32_t *lane_bytes)
+{
+    uint16_t codes[256];
+    uint32_t code[256];
+    uint8_t *at = out;
+    for (unsigned s = 0; s < 256; s++)
+        if (lengths[s] > MLC_MAX_LENGTH) return MLC_ARGUMENT;
+    mlc_codes(lengths, codes);
+    for (unsigned s = 0; s < 256; s++) code[s] = (uint32_t)codes[s] << 4 | lengths[s];
+    if (per_lane == 0) {
+        at = write_lane(code, symbols, 1, count, at);
+        *lane_bytes = (uint32_t)(at - out);
+    }
+    while (per_lane && count) {
+        size_t group = MLC_LANES * per_lane < count ? MLC_LANES * per_lane : count;
+        size_t run = group / MLC_LANES, rest = group % MLC_LANES;
+        for (unsigned j = 0; j < MLC_LANES; j++) {
+            uint8_t *start = at;
+            at = contiguous
+                     ? write_lane(code, symbols + j * run, 1, run + (j == 7 ? rest : 0), at)
+                     : write_lane(code, symbols + j, MLC_LANES, run + (j < rest), at);
+            *lane_bytes++ = (uint32_t)(at - start);
+        }
+        symbols += group;
+        count -= group;
+    }
+    *out_size = (size_t)(at - out);
+    return MLC_OK;
+}
+
+size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t most,
+                    uint64_t *values, uint16_t *indices, void *work)
+{
+    enum { SLOTS = 16384 };
+    uint16_t *slot = work; /* index + 1, 0 empty; at most a quarter full */
+    size_t found = 0;
+    memset(slot, 0, SLOTS * sizeof *slot);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t item = mlc_load_item(items + i * width, width);
+        size_t at = (item * 0x9E3779B97F4A7C15u) >> 50;
+        while (slot[at] && values[slot[at] - 1] != item) at = (at + 1) % SLOTS;
+        if (!slot[at]) {
+            if (found == most) return most + 1;
+            values[found++] = item;
+            slot[at] = (uint16_t)found;
+        }
+        indices[i] = (uint16_t)(slot[at] - 1);
+    }
+    return found;
+}
+
+MLC_INLINE void gaps_of(const uint8_t *items, size_t count, unsigned width, uint64_t background,
+                        uint8_t *gaps, size_t *gap_count, uint8_t *values, size_t *value_count)
+{
+    uint8_t *gap = gaps, *value = values;
+    size_t last = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (mlc_load_item(items + i * width, width) == background) continue;
+        size_t step = i - last;
+        while (step >= 255) {
+            *gap++ = 255;
+            step -= 255;
+        }
+        *gap++ = (uint8_t)step;
+        memcpy(value, items + i * width, width);
+        value += width;
+        last = i + 1;
+    }
+    *gap_count = (size_t)(gap - gaps);
+    *value_count = (size_t)(value - values) / width;
+}
+
+void mlc_gaps(const uint8_t *items, size_t count, unsigned width, uint64_t background,
+              uint8_t *gaps, size_t *gap_count, uint8_t *values, size_t *value_count)
+{
+    switch (width) {
+    case 1: gaps_of(items, count, 1, background, gaps, gap_count, values, value_count); break;
+    case 2: gaps_of(items, count, 2, background, gaps, gap_count, values, value_count); break;
+    case 4: gaps_of(items, count, 4, background, gaps, gap_count, values, value_count); break;
+    default: gaps_of(items, count, 8, background, gaps, gap_count, values, value_count); break;
+    }
+}
+
+MLC_INLINE void split_of(const uint8_t *items, size_t count, unsigned width, int rotate,
+                         uint8_t *planes)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t x = mlc_load_item(items + i * width, width);
+        if (rotate) x = x << 1 | x >> (8 * width - 1);
+        for (unsigned b = 0; b < width; b++) planes[b * count + i] = (uint8_t)(x >> 8 * b);
+    }
+}
+
+void mlc_split(const uint8_t *items, size_t count, unsigned width, int rotate, uint8_t *planes)
+{
+    switch (width) {
+    case 2: split_of(items, count, 2, rotate, planes); break;
+    case 4: split_of(items, count, 4, rotate, planes); break;
+    default: split_of(items, count, 8, rotate, planes); break;
+    }
+}
