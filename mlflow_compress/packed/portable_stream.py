@@ -161,7 +161,11 @@ def decode_segments(
         PackedFormatError: if tree, starts or stream contradict each other or ``count``.
     """
     code = read_tree(np.unpackbits(tree.reshape(-1)), codes + 1, what)
-    if starts.shape != (len(stream),) or starts[0] != 0 or starts.max() >= code.nodes:
+    if (
+        starts.shape != (len(stream),)
+        or starts[0] != 0
+        or not ((starts >= 0) & (starts < code.nodes)).all()
+    ):
         raise PackedFormatError(f"tensor '{what}': wrong segment starts")
     following, emitted = _tables(code)
     out = np.empty(count, np.int16)

@@ -1,0 +1,184 @@
+"""Damaged and hostile portable files: refused by name and cause."""
+
+import base64
+
+import numpy as np
+import onnx
+import portable_models as models
+import pytest
+from onnx import helper
+
+from mlflow_compress import packed
+from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.packed import portable
+from mlflow_compress.packed.format import HEADER
+
+
+def packed_of(kind):
+    return packed.pack(models.of_kind(kind), "portable")
+
+
+def resigned(model):
+    """The model with a directory that fits it again: what an attacker can always do."""
+    entry = model.metadata_props.pop()
+    data = base64.b64decode(entry.value)
+    magic, version, _, directory = HEADER.unpack(data[: HEADER.size])
+    nodes = [node for node in model.graph.node if node.domain == "mlflow_compress"]
+    crc = portable.rest_crc(model, sum(len(node.input) for node in nodes))
+    head = HEADER.pack(magic, version, crc, directory)
+    text = base64.b64encode(head + data[HEADER.size :]).decode()
+    model.metadata_props.add(key=entry.key, value=text)
+    return model
+
+
+def initializer(model, node, place):
+    name = model.graph.node[node].input[place]
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_every_initializer_is_covered_by_a_checksum(kind):
+    whole = packed_of(kind)
+    for place in range(len(whole.graph.node[0].input)):
+        model = onnx.ModelProto.FromString(models.serial(whole))
+        tensor = initializer(model, 0, place)
+        data = bytearray(tensor.raw_data)
+        data[len(data) // 2] ^= 4
+        tensor.raw_data = bytes(data)
+        for read in (packed.verify, packed.unpack, lambda m: packed.load(models.serial(m))):
+            with pytest.raises(PackedFormatError, match=r"tensor 'w0': packed bytes are damaged"):
+                read(model)
+
+
+def changed_function(model):
+    model.functions[-1].node[0].op_type = "Neg"
+
+
+def changed_shape(model):
+    next(a for a in model.graph.node[0].attribute if a.name == "shape").ints[0] += 1
+
+
+def other_kind(model):
+    model.graph.node[0].op_type = "Fixed"
+
+
+def fewer_nodes(model):
+    del model.graph.node[0]
+
+
+def swapped_inputs(model):
+    node = model.graph.node[0]
+    node.input[0], node.input[1] = node.input[1], node.input[0]
+
+
+def renamed_info(model):
+    model.graph.value_info[-1].name = "other"
+
+
+def further_initializer(model):
+    model.graph.initializer.add(name="more", data_type=1, dims=[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(changed_function, changed_shape, other_kind, fewer_nodes),
+        *(swapped_inputs, renamed_info, further_initializer),
+    ],
+)
+def test_a_changed_graph_is_refused(change):
+    model = packed_of("Sparse")
+    change(model)
+    with pytest.raises(PackedFormatError, match=r"^(graph|directory|tensor 'w0'): "):
+        packed.unpack(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (changed_shape, "tensor 'w0': its shape is not the directory's"),
+        (other_kind, "unknown node 'Fixed'"),
+        (fewer_nodes, "unknown node 'MatMul' among the weights'"),
+        (renamed_info, "value_info are not those"),
+        (further_initializer, "initializers are not those"),
+    ],
+)
+def test_a_changed_graph_with_a_new_checksum_is_refused_too(change, cause):
+    model = packed_of("Sparse")
+    change(model)
+    with pytest.raises(PackedFormatError, match=cause):
+        packed.unpack(resigned(model))
+
+
+def test_more_places_than_items_are_refused_before_anything_is_allocated():
+    model = packed_of("Gaps")
+    info = model.graph.value_info[-1]
+    info.type.tensor_type.shape.dim[0].dim_value = 1 << 50
+    with pytest.raises(PackedFormatError, match="1125899906842624 items in 720000 places"):
+        packed.unpack(resigned(model))
+
+
+@pytest.mark.parametrize("dims", [[-1], [1 << 40], []])
+def test_shapes_that_do_not_fit_the_bytes_are_refused(dims):
+    model = packed_of("Huffman")
+    tensor = initializer(model, 0, 0)
+    tensor.ClearField("dims")
+    tensor.dims.extend(dims)
+    with pytest.raises(PackedFormatError, match="has not as many bytes as its shape"):
+        packed.unpack(resigned(model))
+
+
+def test_a_bomb_is_refused_by_its_declared_size():
+    with pytest.raises(PackedFormatError, match="the weights decode to more than the cap of 1000"):
+        packed.unpack(packed_of("SparseLevels"), max_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("%%%", "not base64"),
+        ("", "directory: ends after 0 bytes"),
+        (base64.b64encode(bytes(40)).decode(), "wrong magic"),
+        (base64.b64encode(b"MLCP\x09" + bytes(30)).decode(), "format version 9"),
+        (base64.b64encode(b"MLCP\x01" + bytes(30)).decode(), "damaged"),
+    ],
+)
+def test_a_bad_directory_is_refused(text, cause):
+    model = packed_of("Levels")
+    model.metadata_props[-1].value = text
+    with pytest.raises(PackedFormatError, match=cause):
+        packed.unpack(model)
+
+
+def test_functions_of_the_model_itself_stay():
+    plain = models.of_kind("Levels")
+    double = helper.make_function(
+        "own", "Double", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])],
+        [helper.make_opsetid("", 20)],
+    )  # fmt: skip
+    plain.functions.append(double)
+    plain.opset_import.append(helper.make_opsetid("own", 1))
+    plain.graph.node.append(helper.make_node("Double", ["x"], ["d"], domain="own"))
+    out = packed.pack(plain, "portable")
+    onnx.checker.check_model(out, full_check=True)
+    assert models.serial(packed.unpack(out)) == models.serial(plain)
+
+
+def test_any_damaged_byte_is_refused_or_harmless():
+    """Flip bytes all over a small file: an error with one line, or the same weights."""
+    whole = packed_of("SparseLevels")
+    data = models.serial(whole)
+    wanted = models.serial(packed.unpack(data))
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.choice(len(data), 300, replace=False):
+        bad = bytearray(data)
+        bad[place] ^= 1 << int(rng.integers(8))
+        try:
+            got = packed.unpack(bytes(bad))
+        except PackedFormatError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert models.serial(got) == wanted
+    assert refused > 250
