@@ -133,16 +133,18 @@ def _write_weights(packed: Container, folder: Path, threads: int | None) -> None
     if size:
         with Path(folder, "weights").open("wb+") as file:
             file.truncate(size)
-            with mmap.mmap(file.fileno(), size) as area:
-                view = np.frombuffer(area, np.uint8)
-                external = [weight for weight in packed.weights() if id(weight) in places]
+            # not in a with: closing it while an error's traceback holds views would hide the error
+            area = mmap.mmap(file.fileno(), size)
+            view = np.frombuffer(area, np.uint8)
+            external = [weight for weight in packed.weights() if id(weight) in places]
 
-                def decode(weight: PackedWeight) -> None:
-                    at = places[id(weight)]
-                    weight.decode_into(view[at : at + weight.entry.size])
+            def decode(weight: PackedWeight) -> None:
+                at = places[id(weight)]
+                weight.decode_into(view[at : at + weight.entry.size])
 
-                in_parallel(decode, external, threads)
-                del view
+            in_parallel(decode, external, threads)
+            del view
+            area.close()
     for graph in packed.graphs:
         _fill(graph.graph, graph.weights, places)
 
