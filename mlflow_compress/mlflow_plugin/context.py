@@ -28,9 +28,9 @@ class CompressRunContext:
 def _add_command(module: Any) -> None:
     """Give ``mlflow`` the group ``compress``, the same as ``mlflow-compress``."""
     try:
-        from mlflow_compress.cli.main import main
+        from mlflow_compress.cli.main import cli
 
-        module.cli.add_command(main, name="compress")
+        module.cli.add_command(cli, name="compress")
     except Exception:  # noqa: BLE001 - MLflow's own command line must work whatever happens here
         return
 
