@@ -7,8 +7,17 @@
 #endif
 
 static uint32_t tables[8][256];
-int mlc_has_bmi2, mlc_has_clmul;
-static int found_bmi2, found_clmul;
+int mlc_has_bmi2, mlc_has_clmul, mlc_has_wide_clmul;
+static int found_bmi2, found_clmul, found_wide_clmul;
+static long long fold_low, fold_high; /* fold over 1024 bits */
+
+/* x^n modulo the polynomial, bits reversed, as carry-less multiplication needs it */
+static long long power_of_x(unsigned n)
+{
+    uint32_t x = 0x80000000u;
+    while (n--) x = x & 1 ? x >> 1 ^ 0xEDB88320u : x >> 1;
+    return (long long)x << 1;
+}
 
 void mlc_init(void)
 {
@@ -23,6 +32,10 @@ void mlc_init(void)
 #if MLC_X86
     __builtin_cpu_init();
     found_bmi2 = __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("bmi");
+    fold_low = power_of_x(1024 + 32);
+    fold_high = power_of_x(1024 - 32);
+    found_wide_clmul = __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("avx2") &&
+                       __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
     found_clmul = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
 #endif
     mlc_use_fast_paths(1);
@@ -32,6 +45,7 @@ void mlc_use_fast_paths(int on)
 {
     mlc_has_bmi2 = on && found_bmi2;
     mlc_has_clmul = on && found_clmul;
+    mlc_has_wide_clmul = on && found_wide_clmul;
 }
 
 static uint32_t by_tables(uint32_t crc, const uint8_t *data, size_t size)
@@ -90,10 +104,48 @@ static uint32_t by_folding(uint32_t crc, const uint8_t *data, size_t size)
 }
 #endif
 
+#if MLC_X86
+/* The same, 32 bytes at a time. size is a multiple of 16 and at least 256. */
+#define FOLD2(x, k, next)                                                                          \
+    _mm256_xor_si256(_mm256_xor_si256(_mm256_clmulepi64_epi128(x, k, 0x00),                        \
+                                      _mm256_clmulepi64_epi128(x, k, 0x11)),                       \
+                     next)
+
+MLC_TARGET("vpclmulqdq,pclmul,avx2")
+static void fold_wide(uint32_t crc, const uint8_t *data, size_t size, uint8_t *out)
+{
+    const __m256i k = _mm256_broadcastsi128_si256(_mm_set_epi64x(fold_high, fold_low));
+    const __m256i *p = (const __m256i *)data;
+    __m256i a = _mm256_xor_si256(_mm256_loadu_si256(p),
+                                 _mm256_zextsi128_si256(_mm_cvtsi32_si128((int)crc)));
+    __m256i b = _mm256_loadu_si256(p + 1), c = _mm256_loadu_si256(p + 2),
+            d = _mm256_loadu_si256(p + 3);
+    for (p += 4, size -= 128; size >= 128; p += 4, size -= 128) {
+        a = FOLD2(a, k, _mm256_loadu_si256(p));
+        b = FOLD2(b, k, _mm256_loadu_si256(p + 1));
+        c = FOLD2(c, k, _mm256_loadu_si256(p + 2));
+        d = FOLD2(d, k, _mm256_loadu_si256(p + 3));
+    }
+    _mm256_storeu_si256((__m256i *)out, a);
+    _mm256_storeu_si256((__m256i *)(out + 32), b);
+    _mm256_storeu_si256((__m256i *)(out + 64), c);
+    _mm256_storeu_si256((__m256i *)(out + 96), d);
+}
+#endif
+
 uint32_t mlc_crc32(uint32_t crc, const uint8_t *data, size_t size)
 {
     crc = ~crc;
 #if MLC_X86
+    if (mlc_has_wide_clmul && size >= 256) {
+        /* what is left of the folding is 128 bytes with the same remainder */
+        uint8_t folded[128];
+        size_t whole = size & ~(size_t)127;
+        fold_wide(crc, data, whole, folded);
+        crc = by_folding(0, folded, sizeof folded);
+        data += whole;
+        size -= whole;
+    }
     if (mlc_has_clmul && size >= 64) {
         size_t whole = size & ~(size_t)15;
         crc = by_folding(crc, data, whole);

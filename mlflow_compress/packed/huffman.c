@@ -74,143 +74,152 @@ unsigned mlc_build_table(const uint8_t *lengths, uint16_t *entries)
         for (unsigned i = start[l]; i < start[l + 1]; i++)
             entries[reverse(code++, l)] = (uint16_t)(order[i] << 8 | l);
     }
+    for (unsigned size = 1u << longest; size < MLC_TABLE_SIZE; size *= 2)
+        memcpy(entries + size, entries, size * sizeof *entries);
     return longest;
 }
 
 /* A lane being read: the next bits, lowest first, under a sentinel bit that says how many of the
- * 64 were used. After a refill at least 56 bits are there. */
+ * 64 were used. After a refill at least 56 bits are there: enough for four symbols.
+ *
+ * The eight bit buffers take eight registers. The read pointers are volatile, hence in memory,
+ * because they are needed once in four symbols: letting the compiler choose what to spill cost a
+ * sixth of the speed. */
 #define SENTINEL ((uint64_t)1 << 63)
-#define START(j) uint64_t bits##j = mlc_load64(lane[j]) | SENTINEL; const uint8_t *in##j = lane[j]
+#define PER_REFILL 4
+#define DECLARE                                                                                    \
+    const uint8_t *volatile in[MLC_LANES];                                                         \
+    uint64_t bits0, bits1, bits2, bits3, bits4, bits5, bits6, bits7;
+#define START(j)                                                                                   \
+    in[j] = lane[j];                                                                               \
+    bits##j = mlc_load64(lane[j]) | SENTINEL;
 #define REFILL(j)                                                                                  \
     do {                                                                                           \
         unsigned used = MLC_CLZ64(bits##j);                                                        \
-        in##j += used >> 3;                                                                        \
-        bits##j = (mlc_load64(in##j) | SENTINEL) >> (used & 7);                                    \
-    } while (0)
+        const uint8_t *next = in[j] + (used >> 3);                                                 \
+        in[j] = next;                                                                              \
+        bits##j = (mlc_load64(next) | SENTINEL) >> (used & 7);                                     \
+    } while (0);
 #define SYMBOL(j, place)                                                                           \
     do {                                                                                           \
-        unsigned entry = entries[bits##j & mask];                                                  \
+        unsigned entry = entries[bits##j & (MLC_TABLE_SIZE - 1)];                                  \
         bits##j >>= entry & 63;                                                                    \
         (place) = (uint8_t)(entry >> 8);                                                           \
-    } while (0)
+    } while (0);
 #define EACH(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define ENDED(j)                                                                                   \
-    bad |= (((size_t)(in##j - lane[j]) * 8 + MLC_CLZ64(bits##j) + 7) >> 3) != size[j];
+#define ENDED(j) bad |= (((size_t)(in[j] - lane[j]) * 8 + MLC_CLZ64(bits##j) + 7) >> 3) != size[j];
 
 /* Symbol i of the group is in lane i mod 8. */
-MLC_INLINE mlc_error interleaved(const mlc_table *table, const uint8_t *const *lane,
-                                 const uint32_t *size, uint8_t *dst, size_t count,
-                                 unsigned per_refill)
+MLC_INLINE mlc_error interleaved(const uint16_t *entries, const uint8_t *const *lane,
+                                 const uint32_t *size, uint8_t *dst, size_t count)
 {
-    const uint16_t *entries = table->entries;
-    const uint64_t mask = ((uint64_t)1 << table->bits) - 1;
-    START(0); START(1); START(2); START(3); START(4); START(5); START(6); START(7);
+    DECLARE
+    EACH(START)
     size_t rows = count / MLC_LANES;
-    while (rows >= per_refill) {
-#define STEP(j)                                                                                    \
-        SYMBOL(j, dst[j]);                                                                         \
-        SYMBOL(j, dst[8 + j]);                                                                     \
-        SYMBOL(j, dst[16 + j]);                                                                    \
-        SYMBOL(j, dst[24 + j]);                                                                    \
-        if (per_refill == 5) SYMBOL(j, dst[32 + j]);                                               \
-        REFILL(j);
-        EACH(STEP)
-#undef STEP
-        dst += MLC_LANES * per_refill;
-        rows -= per_refill;
+    while (rows >= PER_REFILL) {
+#define ROW(j) SYMBOL(j, dst[j])
+        EACH(ROW)
+#undef ROW
+#define ROW(j) SYMBOL(j, dst[8 + j])
+        EACH(ROW)
+#undef ROW
+#define ROW(j) SYMBOL(j, dst[16 + j])
+        EACH(ROW)
+#undef ROW
+#define ROW(j) SYMBOL(j, dst[24 + j])
+        EACH(ROW)
+#undef ROW
+        EACH(REFILL)
+        dst += MLC_LANES * PER_REFILL;
+        rows -= PER_REFILL;
     }
     while (rows--) {
-#define STEP(j)                                                                                    \
-        SYMBOL(j, dst[j]);                                                                         \
-        REFILL(j);
-        EACH(STEP)
-#undef STEP
+#define ROW(j) SYMBOL(j, dst[j])
+        EACH(ROW)
+#undef ROW
+        EACH(REFILL)
         dst += MLC_LANES;
     }
     size_t rest = count % MLC_LANES;
-#define STEP(j) if (j < rest) SYMBOL(j, dst[j]);
-    EACH(STEP)
-#undef STEP
+#define ROW(j)                                                                                     \
+    if (j < rest) SYMBOL(j, dst[j])
+    EACH(ROW)
+#undef ROW
     unsigned bad = 0;
     EACH(ENDED)
     return bad ? MLC_LANE_END : MLC_OK;
 }
 
 /* Lane j holds the symbols from j * (count / 8) on; the last lane also the rest. */
-MLC_INLINE mlc_error contiguous_lanes(const mlc_table *table, const uint8_t *const *lane,
+MLC_INLINE mlc_error contiguous_lanes(const uint16_t *entries, const uint8_t *const *lane,
                                       const uint32_t *size, uint8_t *dst, size_t count)
 {
-    const uint16_t *entries = table->entries;
-    const uint64_t mask = ((uint64_t)1 << table->bits) - 1;
-    START(0); START(1); START(2); START(3); START(4); START(5); START(6); START(7);
+    DECLARE
+    EACH(START)
     size_t run = count / MLC_LANES, at = 0;
-    for (; at + 4 <= run; at += 4) {
+    for (; at + PER_REFILL <= run; at += PER_REFILL) {
 #define STEP(j)                                                                                    \
-        SYMBOL(j, dst[j * run + at]);                                                              \
-        SYMBOL(j, dst[j * run + at + 1]);                                                          \
-        SYMBOL(j, dst[j * run + at + 2]);                                                          \
-        SYMBOL(j, dst[j * run + at + 3]);                                                          \
-        REFILL(j);
+    SYMBOL(j, dst[j * run + at])                                                                   \
+    SYMBOL(j, dst[j * run + at + 1])                                                               \
+    SYMBOL(j, dst[j * run + at + 2])                                                               \
+    SYMBOL(j, dst[j * run + at + 3])                                                               \
+    REFILL(j)
         EACH(STEP)
 #undef STEP
     }
     for (; at < run; at++) {
-#define STEP(j)                                                                                    \
-        SYMBOL(j, dst[j * run + at]);                                                              \
-        REFILL(j);
+#define STEP(j) SYMBOL(j, dst[j * run + at]) REFILL(j)
         EACH(STEP)
 #undef STEP
     }
     for (at = run * MLC_LANES; at < count; at++) {
-        SYMBOL(7, dst[at]);
-        REFILL(7);
+        SYMBOL(7, dst[at])
+        REFILL(7)
     }
     unsigned bad = 0;
     EACH(ENDED)
     return bad ? MLC_LANE_END : MLC_OK;
 }
 
-MLC_INLINE mlc_error any_group(const mlc_table *table, const uint8_t *const *lane,
+MLC_INLINE mlc_error any_group(const uint16_t *entries, const uint8_t *const *lane,
                                const uint32_t *size, uint8_t *dst, size_t count, int contiguous)
 {
-    if (contiguous) return contiguous_lanes(table, lane, size, dst, count);
-    if (table->bits <= 11) return interleaved(table, lane, size, dst, count, 5);
-    return interleaved(table, lane, size, dst, count, 4);
+    return contiguous ? contiguous_lanes(entries, lane, size, dst, count)
+                      : interleaved(entries, lane, size, dst, count);
 }
 
-static mlc_error group_plain(const mlc_table *table, const uint8_t *const *lane,
+static mlc_error group_plain(const uint16_t *entries, const uint8_t *const *lane,
                              const uint32_t *size, uint8_t *dst, size_t count, int contiguous)
 {
-    return any_group(table, lane, size, dst, count, contiguous);
+    return any_group(entries, lane, size, dst, count, contiguous);
 }
 
 MLC_TARGET("bmi,bmi2,lzcnt")
-static mlc_error group_bmi2(const mlc_table *table, const uint8_t *const *lane,
+static mlc_error group_bmi2(const uint16_t *entries, const uint8_t *const *lane,
                             const uint32_t *size, uint8_t *dst, size_t count, int contiguous)
 {
-    return any_group(table, lane, size, dst, count, contiguous);
+    return any_group(entries, lane, size, dst, count, contiguous);
 }
 
-mlc_error mlc_decode_group(const mlc_table *table, const uint8_t *const *lane,
+mlc_error mlc_decode_group(const uint16_t *entries, const uint8_t *const *lane,
                            const uint32_t *size, uint8_t *dst, size_t count, int contiguous)
 {
-    return mlc_has_bmi2 ? group_bmi2(table, lane, size, dst, count, contiguous)
-                        : group_plain(table, lane, size, dst, count, contiguous);
+    return mlc_has_bmi2 ? group_bmi2(entries, lane, size, dst, count, contiguous)
+                        : group_plain(entries, lane, size, dst, count, contiguous);
 }
 
-mlc_error mlc_decode_lane(const mlc_table *table, const uint8_t *first, size_t length,
+mlc_error mlc_decode_lane(const uint16_t *entries, const uint8_t *first, size_t length,
                           uint8_t *dst, size_t count)
 {
-    const uint16_t *entries = table->entries;
-    const uint64_t mask = ((uint64_t)1 << table->bits) - 1;
-    const uint8_t *lane[1] = {first};
+    const uint8_t *lane[1] = {first}, *in[1];
     const size_t size[1] = {length};
-    START(0);
-    for (size_t at = 0; at < count; at++) {
-        SYMBOL(0, dst[at]);
-        if ((at & 3) == 3) REFILL(0);
-    }
+    uint64_t bits0;
     unsigned bad = 0;
+    START(0)
+    for (size_t at = 0; at < count; at++) {
+        SYMBOL(0, dst[at])
+        if (at % PER_REFILL == PER_REFILL - 1) REFILL(0)
+    }
     ENDED(0)
     return bad ? MLC_LANE_END : MLC_OK;
 }

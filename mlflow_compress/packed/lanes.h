@@ -10,27 +10,22 @@
 #define MLC_TAIL_BYTES ((size_t)MLC_LANES * (MLC_MAX_LANE * MLC_MAX_LENGTH / 8 + MLC_LANES * 2) + \
                         MLC_MAX_LANE * MLC_MAX_LENGTH / 8 + 64)
 
-/* entry: symbol << 8 | length; indexed by the next `bits` bits */
-typedef struct {
-    const uint16_t *entries;
-    unsigned bits;
-} mlc_table;
-
-/* Builds a decoding table from complete lengths[0..256): entries[0..1 << bits) writable, where
- * bits is the longest length, which is returned; 0 if the code is not complete. */
+/* Builds a decoding table from lengths[0..256): entries[0..MLC_TABLE_SIZE) writable; an entry is
+ * symbol << 8 | length, indexed by the next MLC_MAX_LENGTH bits. Returns the longest length, or 0
+ * if the code is not complete. */
 unsigned mlc_build_table(const uint8_t *lengths, uint16_t *entries);
 
 /* Canonical codes, bit-reversed, of lengths[0..256) into codes[0..256). */
 void mlc_codes(const uint8_t *lengths, uint16_t *codes);
 
-/* Decodes one group. lane[0..8) point to the lanes' first bytes and size[j] are their lengths;
- * for every j, lane[j][0 .. ceil(symbols of j * table->bits / 8) + MLC_SLACK) must be readable.
- * dst[0..count) writable. */
-mlc_error mlc_decode_group(const mlc_table *table, const uint8_t *const *lane,
+/* Decodes one group with a table whose longest code has b bits. lane[0..8) point to the lanes'
+ * first bytes and size[j] are their lengths; for every j,
+ * lane[j][0 .. ceil(symbols of j * b / 8) + MLC_SLACK) must be readable. dst[0..count) writable. */
+mlc_error mlc_decode_group(const uint16_t *entries, const uint8_t *const *lane,
                            const uint32_t *size, uint8_t *dst, size_t count, int contiguous);
 
 /* The same for one lane alone. */
-mlc_error mlc_decode_lane(const mlc_table *table, const uint8_t *lane, size_t size, uint8_t *dst,
+mlc_error mlc_decode_lane(const uint16_t *entries, const uint8_t *lane, size_t size, uint8_t *dst,
                           size_t count);
 
 #endif

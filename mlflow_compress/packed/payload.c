@@ -20,7 +20,8 @@ struct node {
     size_t ready;
     uint8_t *buffer;
     /* huffman */
-    mlc_table table;
+    const uint16_t *table;
+    unsigned table_bits;
     size_t per_lane, undecoded;
     const uint8_t *lengths, *lanes, *end;
     uint32_t least;
@@ -140,9 +141,9 @@ static mlc_error parse_huffman(state *s, node *n)
     uint64_t number;
     TRY(get_lengths(s, lengths));
     TRY(take_memory(s, MLC_TABLE_SIZE * sizeof *entries, &entries));
-    n->table.entries = entries;
-    n->table.bits = mlc_build_table(lengths, entries);
-    if (n->table.bits == 0) return MLC_TABLE;
+    n->table = entries;
+    n->table_bits = mlc_build_table(lengths, entries);
+    if (n->table_bits == 0) return MLC_TABLE;
     TRY(get_number(s, 2 * MLC_MAX_LANE + 1, &number));
     n->per_lane = (size_t)(number >> 1);
     n->contiguous = number & 1;
@@ -196,9 +197,9 @@ static mlc_error next_group(state *s, node *n, uint8_t *dst, size_t count)
     uint32_t size[MLC_LANES];
     unsigned lanes = n->per_lane ? MLC_LANES : 1;
     size_t reach = (lane_symbols(n, count, lanes == 1 ? 0 : MLC_LANES - 1) + MLC_LANES) *
-                       n->table.bits / 8 + MLC_SLACK;
+                       n->table_bits / 8 + MLC_SLACK;
     if (!n->contiguous && lanes != 1)
-        reach = (count / MLC_LANES + 1) * n->table.bits / 8 + 1 + MLC_SLACK;
+        reach = (count / MLC_LANES + 1) * n->table_bits / 8 + 1 + MLC_SLACK;
     for (unsigned j = 0; j < lanes; j++) {
         size[j] = n->least;
         if (n->length_bits)
@@ -216,8 +217,8 @@ static mlc_error next_group(state *s, node *n, uint8_t *dst, size_t count)
     }
     n->lanes = at;
     n->undecoded -= count;
-    if (lanes == 1) return mlc_decode_lane(&n->table, lane[0], size[0], dst, count);
-    return mlc_decode_group(&n->table, lane, size, dst, count, n->contiguous);
+    if (lanes == 1) return mlc_decode_lane(n->table, lane[0], size[0], dst, count);
+    return mlc_decode_group(n->table, lane, size, dst, count, n->contiguous);
 }
 
 static size_t group_size(const node *n)
