@@ -4,6 +4,7 @@ Paths in the file are relative to the file's folder.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -182,7 +183,7 @@ def absolute_paths(config: Config, folder: Path) -> Config:
         "calibration": None if data.calibration is None else _absolute_ref(data.calibration, folder),
     }
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
-    if config.source.endswith(".onnx") and not config.source.startswith(("models:/", "runs:/")):
+    if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
         changes["source"] = str(folder / config.source)
     uri = config.tracking_uri
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":

@@ -181,6 +181,7 @@ def _plan(config: Config, given: Mapping[str, measure.Dataset]) -> _Plan:
     calibration = given.get("calibration")
     if calibration is None and config.data.calibration is not None:
         calibration = _load(config.data.calibration, "calibration")
+    _check_calibration(space, where, calibration)
     _check_labels(targets, evaluation)
     quality = "agreement" if evaluation.labels is None else "accuracy"
     objectives = config.search.objectives or ("rate", quality)
@@ -200,6 +201,17 @@ def _fitting_strategy(space: Space, trials: int) -> str:
 def _load(ref: Any, role: str) -> measure.Dataset:
     ref = DataConfig.ref(ref)
     return measure.load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
+
+
+def _check_calibration(space: Space, where: str, calibration: measure.Dataset | None) -> None:
+    if calibration is not None:
+        return
+    for index, recipe in space.corners():
+        if techniques.needs_calibration(recipe):
+            raise ConfigError(
+                f"{where}[{index}]: {recipe.label!r} needs calibration rows: set data.calibration "
+                "(inputs as in data.evaluation, labels not needed)"
+            )
 
 
 def _check_labels(targets: Sequence[Target], evaluation: measure.Dataset) -> None:

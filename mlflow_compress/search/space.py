@@ -35,6 +35,10 @@ class Choice:
         """Return all values."""
         return self.values
 
+    def end(self, which: int) -> Any:
+        """Return the first (0) or last (-1) value."""
+        return self.values[which]
+
 
 @dataclass(frozen=True)
 class Range:
@@ -58,6 +62,10 @@ class Range:
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
         values = (self.low + index * step for index in range(count))
         return tuple(int(v) if self.integer else round(v, 12) for v in values)
+
+    def end(self, which: int) -> Any:
+        """Return the lowest (0) or highest (-1) value."""
+        return (self.low, self.high)[which]
 
 
 Dimension = Choice | Range
@@ -165,24 +173,26 @@ class Space:
             for values in product(*columns):
                 yield {ALTERNATIVE: index, **dict(zip(names, values, strict=True))}
 
+    def corners(self) -> Iterator[tuple[int, Recipe]]:
+        """Yield each alternative's recipes at the ends of its ranges, with its index.
+
+        Raises:
+            ConfigError: a setting or its range is not allowed.
+        """
+        for index, alternative in enumerate(self.alternatives):
+            for end in (0, -1):
+                point: Point = {ALTERNATIVE: index}
+                point |= {name: d.end(end) for name, d in alternative.dimensions.items()}
+                yield index, self.recipe(point)
+
     def _check_corners(self, where: str) -> None:
         """Validate the extreme points, so that a bad range is refused before any work."""
-        for index, alternative in enumerate(self.alternatives):
-            for pick in (_first, _last):
-                point = {ALTERNATIVE: index}
-                point |= {name: pick(d) for name, d in alternative.dimensions.items()}
-                try:
-                    self.recipe(point)
-                except ConfigError as error:
-                    raise ConfigError(f"{where}[{index}]: {error}") from error
-
-
-def _first(dimension: Dimension) -> Any:
-    return dimension.values[0] if isinstance(dimension, Choice) else dimension.low
-
-
-def _last(dimension: Dimension) -> Any:
-    return dimension.values[-1] if isinstance(dimension, Choice) else dimension.high
+        corners = self.corners()
+        for position in range(2 * len(self.alternatives)):
+            try:
+                next(corners)
+            except ConfigError as error:
+                raise ConfigError(f"{where}[{position // 2}]: {error}") from error
 
 
 def _alternative(recipe: Any, where: str, prefix: str) -> Alternative:

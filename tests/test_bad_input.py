@@ -1,0 +1,216 @@
+"""Bad input: one clear line, the documented exit code, and nothing half-registered."""
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from onnx import TensorProto, helper, numpy_helper
+
+from mlflow_compress.cli.main import cli
+
+ROWS = 80
+
+
+def tiny_model():
+    """Return a classifier of 16 features into 4 classes with random weights."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(size=(16, 64)).astype(np.float32),
+        "w2": rng.normal(size=(64, 4)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.fixture
+def project(store_uri, tmp_path):
+    """A folder with a model, its rows, labels that the model gets right, and a config."""
+    model = tiny_model()
+    onnx.save(model, tmp_path / "tiny.onnx")
+    x = np.random.default_rng(1).normal(size=(ROWS, 16)).astype(np.float32)
+    w1, w2 = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+    labels = (np.maximum(x @ w1, 0) @ w2).argmax(axis=1)
+    np.savez(tmp_path / "rows.npz", x=x, labels=labels)
+    np.savez(tmp_path / "unlabelled.npz", x=x)
+    config = {
+        "source": "tiny.onnx",
+        "tracking_uri": store_uri,
+        "data": {"evaluation": "rows.npz"},
+        "recipe": [{"share": {"clusters": 16}}],
+        "search": {"latency_rounds": 2},
+        "targets": [{"name": "device", "accuracy": {"max_drop": 0.5}}],
+    }
+    return Project(tmp_path, config, MlflowClient(store_uri))
+
+
+class Project:
+    def __init__(self, folder, config, client):
+        self.folder, self.config, self.client = folder, config, client
+
+    def run(self, *args, **changes):
+        (self.folder / "compress.yaml").write_text(yaml.safe_dump(self.config | changes))
+        path = str(self.folder / "compress.yaml")
+        return CliRunner().invoke(cli, ["run", path, *args], catch_exceptions=False)
+
+    def refuses(self, exit_code, *words, args=(), **changes):
+        """Run, and check the exit code, the one line on stderr, and an untouched registry."""
+        done = self.run(*args, **changes)
+        assert done.exit_code == exit_code, done.output
+        line = done.stderr.strip().splitlines()[-1]
+        assert line.startswith("error: ")
+        assert done.stdout == ""
+        for word in words:
+            assert word in line, line
+        assert self.client.search_registered_models() == []
+        experiments = [one.experiment_id for one in self.client.search_experiments()]
+        runs = self.client.search_runs(experiments)
+        assert [run for run in runs if run.info.status == "RUNNING"] == []
+
+
+def test_the_project_itself_is_good(project):
+    done = project.run()
+    assert done.exit_code == 0, done.output
+    assert "device: promoted" in done.stdout
+    version = project.client.get_model_version_by_alias("tiny-edge", "device")
+    assert version.tags["compress.source"].endswith("tiny.onnx")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("none.onnx", ["none.onnx", "no such file"]),
+        ("models:/nobody@champion", ["models:/nobody@champion"]),
+        ("models:/nobody/3", ["models:/nobody/3"]),
+        ("runs:/0123456789abcdef/model", ["runs:/0123456789abcdef/model"]),
+        ("s3://bucket/model.onnx", ["models:/name@alias"]),
+    ],
+)
+def test_a_source_that_does_not_exist(project, source, words):
+    project.refuses(4, *words, source=source)
+
+
+def test_a_file_that_is_not_onnx(project):
+    (project.folder / "fake.onnx").write_text("hello")
+    project.refuses(2, "fake.onnx", "not an ONNX model", source="fake.onnx")
+    (project.folder / "empty.onnx").write_bytes(b"")
+    project.refuses(2, "empty.onnx", "not an ONNX model", source="empty.onnx")
+
+
+def test_labels_that_do_not_match_the_rows(project):
+    x = np.zeros((10, 16), np.float32)
+    np.savez(project.folder / "odd.npz", x=x, labels=np.zeros(9, int))
+    project.refuses(2, "9 labels", "10 rows", data={"evaluation": "odd.npz"})
+
+
+def test_labels_that_the_model_has_no_class_for(project):
+    x = np.zeros((10, 16), np.float32)
+    np.savez(project.folder / "odd.npz", x=x, labels=np.full(10, 7))
+    project.refuses(2, "labels", "7", data={"evaluation": "odd.npz"})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"image": np.zeros((10, 16), np.float32)}, ["'x' is missing", "image"]),
+        ({"x": np.zeros((10, 15), np.float32)}, ["[10, 15]", "[rows, 16]"]),
+        ({"x": np.zeros((10, 16), np.int64)}, ["int64", "float32"]),
+        ({"x": np.full((10, 16), np.nan, np.float32)}, ["NaN", "row 0"]),
+        ({"x": np.zeros((0, 16), np.float32)}, ["no rows"]),
+        ({"x": np.zeros((5, 16), np.float32), "z": np.zeros(5)}, ["no input 'z'"]),
+    ],
+)
+def test_inputs_that_do_not_fit_the_model(project, arrays, words):
+    np.savez(project.folder / "odd.npz", **arrays)
+    data = {"evaluation": "odd.npz"}
+    project.refuses(2, "odd", *words, data=data, targets=[])
+
+
+@pytest.mark.parametrize(
+    ("path", "exit_code", "words"),
+    [
+        ("none.npz", 4, ["none.npz", "does not exist"]),
+        ("no_such_module:load", 4, ["no_such_module"]),
+        ("rows.txt", 2, ["rows.txt", ".npz"]),
+    ],
+)
+def test_data_that_are_not_there(project, path, exit_code, words):
+    project.refuses(exit_code, *words, data={"evaluation": path})
+
+
+def test_an_accuracy_gate_on_data_without_labels(project):
+    data = {"evaluation": "unlabelled.npz"}
+    project.refuses(2, "'device'", "max_drop", "labels", "min_agreement", data=data)
+
+
+def test_without_labels_agreement_is_enough(project):
+    targets = [{"name": "device", "accuracy": {"min_agreement": 0.5}}]
+    done = project.run(data={"evaluation": "unlabelled.npz"}, targets=targets)
+    assert done.exit_code == 0, done.output
+    assert "device: promoted" in done.stdout
+
+
+def test_a_target_that_no_variant_meets_still_gets_its_best_registered(project):
+    targets = [{"name": "device", "limits": {"size": "100B"}, "accuracy": {"max_drop": 0.5}}]
+    done = project.run(targets=targets)
+    assert done.exit_code == 3, done.output
+    assert "device: none feasible" in done.stdout
+    (version,) = project.client.search_model_versions("name = 'tiny-edge'")
+    assert "size" in version.tags["compress.gap.device"]
+    assert "100" in version.tags["compress.gap.device"]
+    assert project.client.get_registered_model("tiny-edge").aliases == {}
+
+
+def test_an_unwritable_tracking_store(project):
+    place = project.folder / "file"
+    place.write_text("no folder")
+    uri = f"sqlite:///{place}/mlflow.db"
+    project.refuses(5, "tracking store", str(place), tracking_uri=uri)
+
+
+def test_a_tracking_server_that_is_not_there(project):
+    uri = "http://127.0.0.1:9"
+    project.refuses(5, "127.0.0.1:9", tracking_uri=uri)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"recipe": [{"prune": {"sparsity": 5}}]}, ["sparsity", "5"]),
+        ({"recipe": ["zip"]}, ["zip"]),
+        ({"search": {"strategy": "luck"}}, ["luck", "grid"]),
+        ({"targets": ["toaster"]}, ["toaster"]),
+        ({"targets": ["browser", "browser"]}, ["browser", "twice"]),
+        ({"targets": [{"name": "latest", "accuracy": {"min": 0.5}}]}, ["latest", "alias"]),
+        ({"search": {"objectives": ["beauty"]}}, ["beauty", "rate"]),
+        ({"data": {"evaluation": "rows.npz", "metric": "acuracy"}}, ["acuracy", "accuracy"]),
+        ({"colour": "red"}, ["colour"]),
+    ],
+)
+def test_a_wrong_configuration(project, changes, words):
+    project.refuses(2, *words, **changes)
+
+
+def test_a_recipe_that_needs_calibration_rows(project):
+    project.refuses(2, "recipe[0]", "quantize", "data.calibration", recipe=["quantize"])
+
+
+def test_every_trial_failing_is_said_with_the_first_reason(project):
+    done = project.run(recipe=[{"prune": {"sparsity": 0.5, "exclude": ["nothing"]}}])
+    assert done.exit_code == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert "all 1 trials failed" in line
+    assert "nothing" in line
+    assert project.client.search_registered_models() == []
