@@ -3,6 +3,8 @@
 import shutil
 
 import mlflow
+import numpy as np
+import onnx
 import pytest
 from mlflow import MlflowClient
 
@@ -16,6 +18,9 @@ from mlflow_compress.records import (
     Step,
     Variant,
 )
+
+from tests.tiny import ROWS as TINY_ROWS
+from tests.tiny import Project, tiny_model
 
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
 
@@ -116,3 +121,24 @@ def log_variant(client, tmp_path):
         return replace(variant, model_uri=uri, run_id=run.info.run_id)
 
     return log
+
+
+@pytest.fixture
+def project(store_uri, tmp_path):
+    """A folder with a model, its rows, labels that the model gets right, and a config."""
+    model = tiny_model()
+    onnx.save(model, tmp_path / "tiny.onnx")
+    x = np.random.default_rng(1).normal(size=(TINY_ROWS, 16)).astype(np.float32)
+    w1, w2 = (onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+    labels = (np.maximum(x @ w1, 0) @ w2).argmax(axis=1)
+    np.savez(tmp_path / "rows.npz", x=x, labels=labels)
+    np.savez(tmp_path / "unlabelled.npz", x=x)
+    config = {
+        "source": "tiny.onnx",
+        "tracking_uri": store_uri,
+        "data": {"evaluation": "rows.npz"},
+        "recipe": [{"share": {"clusters": 16}}],
+        "search": {"latency_rounds": 2},
+        "targets": [{"name": "device", "accuracy": {"max_drop": 0.5}}],
+    }
+    return Project(tmp_path, config, MlflowClient(store_uri))

@@ -1,0 +1,174 @@
+"""The job from Python, and what a crash or Ctrl-C leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+from mlflow import MlflowClient
+
+import mlflow_compress
+from mlflow_compress.errors import ConfigError
+from tests.tiny import tiny_model
+
+RECIPES = [[{"share": {"clusters": n}}] for n in (2, 4, 8, 16, 32)]
+TARGETS = [{"name": "device", "accuracy": {"max_drop": 0.5}}]
+
+
+def rows_of(project):
+    with np.load(project.folder / "rows.npz") as file:
+        return dict(file)
+
+
+def test_compress_takes_models_and_arrays_in_memory(project):
+    outcome = mlflow_compress.compress(
+        tiny_model(),
+        data=rows_of(project),
+        recipes=RECIPES,
+        targets=TARGETS,
+        search={"latency_rounds": 2},
+        tracking_uri=project.config["tracking_uri"],
+    )
+    assert len(outcome.trials) == 5
+    assert outcome.registered_as == "tiny-edge"
+    (decision,) = outcome.decisions
+    assert decision.outcome == "promoted"
+    assert outcome.exit_code == 0
+    assert {t.key for t in outcome.front} <= {t.key for t in outcome.trials}
+    winner = next(v for v in outcome.registered if v.version == decision.version)
+    assert outcome.targets_of(winner) == ["device"]
+
+
+def test_compress_takes_a_torch_module(project):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    outcome = mlflow_compress.compress(
+        net,
+        data={"evaluation": {"features": np.random.default_rng(0).normal(size=(60, 16)).astype("f4")}},
+        recipe=["share"],
+        targets=[{"name": "device", "accuracy": {"min_agreement": 0.5}}],
+        search={"latency_rounds": 0},
+        register_as="net",
+        tracking_uri=project.config["tracking_uri"],
+    )
+    (trial,) = outcome.trials
+    assert trial.variant.report.source_bytes == 4 * (16 * 32 + 32 + 32 * 4 + 4)
+    assert trial.variant.report.accuracy is None
+    assert trial.variant.report.latency == ()
+    assert outcome.decisions[0].outcome == "promoted"
+
+
+def test_compress_takes_paths_relative_to_the_current_folder(project):
+    outcome = mlflow_compress.compress(
+        "tiny.onnx", data="rows.npz", tracking_uri=project.config["tracking_uri"],
+        recipe=["share"], search={"latency_rounds": 0},
+    )  # fmt: skip
+    assert outcome.decisions == ()
+    assert outcome.trials[0].state == "complete"
+
+
+def test_without_a_recipe_the_default_ones_are_tried(project):
+    outcome = mlflow_compress.compress(
+        "tiny.onnx", data="rows.npz", tracking_uri=project.config["tracking_uri"],
+        search={"latency_rounds": 0, "trials": 4},
+    )  # fmt: skip
+    assert len(outcome.trials) == 4
+    assert all(trial.state == "complete" for trial in outcome.trials), outcome.trials
+
+
+@pytest.mark.parametrize("data", [5, {"calibration": "rows.npz"}])
+def test_compress_refuses_data_it_cannot_use(project, data):
+    with pytest.raises(ConfigError, match="data"):
+        mlflow_compress.compress("tiny.onnx", data=data, tracking_uri="sqlite:///none.db")
+
+
+def test_new_evaluation_rows_score_the_incumbent_again(project):
+    assert project.run(recipes=RECIPES[:2], recipe=None).exit_code == 0
+    before = project.client.get_model_version_by_alias("tiny-edge", "device").version
+    rows = rows_of(project)
+    np.savez(project.folder / "fewer.npz", **{k: v[:50] for k, v in rows.items()})
+    done = project.run(data={"evaluation": "fewer.npz"}, recipes=RECIPES[:2], recipe=None)
+    assert done.exit_code == 0, done.output
+    assert "device: kept" in done.stdout
+    assert project.client.get_model_version_by_alias("tiny-edge", "device").version == before
+
+
+def start(project, recipes):
+    """Start the command line in a process of its own and wait for its second trial."""
+    import yaml
+
+    config = project.config | {"recipes": recipes, "targets": TARGETS}
+    del config["recipe"]
+    config["search"] = {"latency_rounds": 400}  # slow enough to be caught in the middle
+    path = project.folder / "compress.yaml"
+    path.write_text(yaml.safe_dump(config))
+    code = "from mlflow_compress.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("trial 1:"):
+            return process, path
+    raise AssertionError(f"ended with {process.wait()} before its second trial")
+
+
+def open_runs(client):
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    return [run.info.run_id for run in runs if run.info.status == "RUNNING"]
+
+
+def finish(path):
+    code = "from mlflow_compress.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "run", str(path)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_search_that_was_stopped_is_finished_by_the_next_run(project, how):
+    process, path = start(project, RECIPES)
+    time.sleep(0.3)
+    process.send_signal(how)
+    code = process.wait(timeout=60)
+    output = process.stdout.read()
+    assert code == (130 if how == signal.SIGINT else -signal.SIGKILL), output
+    client = MlflowClient(project.config["tracking_uri"])
+    if how == signal.SIGINT:
+        assert "stopped by Ctrl-C" in output
+        assert open_runs(client) == []
+    assert client.search_registered_models() == []
+    done = finish(path)
+    assert done.returncode == 0, done.stderr
+    assert "5 trials: " in done.stdout
+    assert "0 reused" not in done.stdout
+    assert open_runs(client) == []
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    models = client.search_logged_models(experiment_ids=experiments)
+    assert len(models) == 5
+    assert {str(model.status) for model in models} == {"READY"}
+    versions = client.search_model_versions("name = 'tiny-edge'")
+    keys = [version.tags["compress.key"] for version in versions]
+    assert len(keys) == len(set(keys)) > 0
+
+
+def test_the_packed_files_of_a_job_are_not_left_in_the_temporary_folder(project, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(project.folder / "tmp"))
+    (project.folder / "tmp").mkdir()
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert project.run().exit_code == 0
+    assert list((project.folder / "tmp").iterdir()) == []
+
+
+def test_a_variant_is_a_valid_onnx_file(project, tmp_path):
+    assert project.run().exit_code == 0
+    (file,) = (tmp_path / "mlartifacts").rglob("model.onnx")
+    onnx.checker.check_model(onnx.load(file), full_check=True)
