@@ -187,11 +187,30 @@ def test_a_clearly_faster_variant_wins(make_variant):
     assert decide([old, new], fastest, old).version == 2
 
 
+def test_among_equals_the_clearly_faster_wins(make_variant):
+    slow = make_variant("slow", ratio=(0.9, 1.1), version=1)
+    fast = make_variant("fast", ratio=(0.5, 0.6), version=2)
+    assert decide([slow, fast], TARGET).version == 2
+
+
 def test_a_dominated_variant_is_never_taken(make_variant):
+    # By latency all three tie in a chain: fast and dominated, dominated and good.
     fastest = replace(TARGET, objective="latency")
-    worse = make_variant("worse", size=30_000, accuracy=0.945, ratio=(0.7, 1.0), version=1)
-    better = make_variant("better", size=20_000, accuracy=0.95, ratio=(0.9, 1.1), version=2)
-    assert decide([worse, better], fastest).version == 2
+    fast = make_variant("fast", accuracy=0.941, ratio=(0.10, 0.20), version=1)
+    dominated = make_variant("dominated", accuracy=0.945, ratio=(0.15, 0.50), version=2)
+    good = make_variant("good", size=10_000, accuracy=0.95, ratio=(0.40, 0.60), version=3)
+    assert decide([fast, dominated, good], fastest).version == 1
+
+
+def test_two_records_of_one_version_give_one_answer(make_variant):
+    one = make_variant("a", version=1)
+    other = make_variant("b", size=10_000, version=1)
+    assert decide([one, other], TARGET) == decide([other, one], TARGET)
+
+
+def test_a_rate_without_end_cannot_be_ranked(make_variant):
+    target = replace(TARGET, objective="rate")
+    assert failed(make_variant(rate=float("inf")), target) == {"objective": "rate is inf"}
 
 
 def test_a_change_below_the_threshold_does_not_flip_the_alias(make_variant):

@@ -134,7 +134,7 @@ def test_a_promoted_variant_passes_every_gate(situation):
 
 
 @settings(max_examples=150, deadline=None)
-@given(situations())
+@given(situations() | situations(sound))
 def test_a_dominated_variant_is_never_preferred(situation):
     variants, target, incumbent, rows = situation
     decision = decide(variants, target, incumbent, rows)
