@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mlflow_compress.errors import ConfigError
 
-__all__ = ["Config", "DataConfig", "DataRef", "SearchConfig", "config_schema", "load_config", "absolute_paths", "parse_config"]
+__all__ = [
+    "Config",
+    "DataConfig",
+    "DataRef",
+    "SearchConfig",
+    "absolute_paths",
+    "config_schema",
+    "load_config",
+    "parse_config",
+]
 
 _SQLITE = "sqlite:///"
 
@@ -27,18 +36,18 @@ class DataRef(_Strict):
     """Rows to use: a file or a function."""
 
     path: str = Field(min_length=1, description=".npz, .csv, .parquet, or module:function")
-    rows: int | None = Field(None, ge=1, description="use only the first so many rows")
-    name: str | None = Field(None, description="what the dataset is called in MLflow")
+    rows: int | None = Field(default=None, ge=1, description="use only the first so many rows")
+    name: str | None = Field(default=None, description="what the dataset is called in MLflow")
 
 
 class DataConfig(_Strict):
     """What techniques may look at, and what variants are scored on."""
 
     calibration: str | DataRef | None = Field(
-        None, description="inputs that techniques may look at; no labels are used"
+        default=None, description="inputs that techniques may look at; no labels are used"
     )
     evaluation: str | DataRef = Field(description="rows that source and variants are scored on")
-    metric: str = Field("accuracy", description="a metric's name, or module:function")
+    metric: str = Field(default="accuracy", description="a metric's name, or module:function")
 
     @staticmethod
     def ref(value: str | DataRef) -> DataRef:
@@ -50,15 +59,17 @@ class SearchConfig(_Strict):
     """How recipes are chosen and how many are tried."""
 
     strategy: str | None = Field(
-        None, description="manual, grid, random, …; by default what fits the recipes"
+        default=None, description="manual, grid, random, …; by default what fits the recipes"
     )
-    trials: int = Field(50, ge=1, description="the most recipes to try")
-    seed: int = Field(0, ge=0)
+    trials: int = Field(default=50, ge=1, description="the most recipes to try")
+    seed: int = Field(default=0, ge=0)
     objectives: tuple[str, ...] | None = Field(
-        None, min_length=1, description="rate, accuracy, agreement, latency"
+        default=None, min_length=1, description="rate, accuracy, agreement, latency"
     )
     latency_rounds: int = Field(
-        15, ge=0, description="interleaved rounds of each latency measurement; 0 measures none"
+        default=15,
+        ge=0,
+        description="interleaved rounds of each latency measurement; 0 measures none",
     )
 
 
@@ -79,18 +90,23 @@ class Config(_Strict):
         min_length=1, description="models:/name@alias, models:/name/3, runs:/…, or an .onnx file"
     )
     register_as: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[^/:.%\"']+$",
         max_length=256,
         description="registered model of the variants; by default the source's name and -edge",
     )
-    experiment: str | None = Field(None, min_length=1, description="by default register_as")
+    experiment: str | None = Field(default=None, min_length=1, description="by default register_as")
     tracking_uri: str | None = Field(
-        None, description="by default MLFLOW_TRACKING_URI; sqlite:/// paths are relative to here"
+        default=None,
+        description="by default MLFLOW_TRACKING_URI; sqlite:/// paths are relative to here",
     )
     data: DataConfig
-    recipe: RecipeSpec | None = Field(None, description="the only recipe, perhaps with ranges")
-    recipes: list[RecipeSpec] | None = Field(None, min_length=1, description="several recipes")
+    recipe: RecipeSpec | None = Field(
+        default=None, description="the only recipe, perhaps with ranges"
+    )
+    recipes: list[RecipeSpec] | None = Field(
+        default=None, min_length=1, description="several recipes"
+    )
     search: SearchConfig = SearchConfig()
     targets: list[TargetSpec] = Field(default=[], description="edge targets to promote for")
 
@@ -180,7 +196,9 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     data = config.data
     update: dict[str, Any] = {
         "evaluation": _absolute_ref(data.evaluation, folder),
-        "calibration": None if data.calibration is None else _absolute_ref(data.calibration, folder),
+        "calibration": None
+        if data.calibration is None
+        else _absolute_ref(data.calibration, folder),
     }
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
     if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
@@ -226,14 +244,14 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _path(loc: tuple[int | str, ...]) -> list[str]:
-    """Drop what pydantic puts in for the branches of a union (``DataRef``, ``str``, ``dict[…]``)."""
+    """Drop what pydantic puts in for a union's branches (``DataRef``, ``str``, ``dict[…]``)."""
     branches = ("DataRef", "str", "list", "dict")
     return [str(part) for part in loc if not str(part).startswith(branches)]
 
 
 def _did_you_mean(loc: tuple[int | str, ...]) -> str:
     path = _path(loc)
-    models = {"data": DataConfig, "search": SearchConfig}
+    models: dict[str, type[BaseModel]] = {"data": DataConfig, "search": SearchConfig}
     model: type[BaseModel] = Config
     if len(path) > 1:
         model = DataRef if len(path) > 2 else models.get(path[0], Config)

@@ -329,9 +329,7 @@ def _register_and_promote(
     )
 
 
-def _rescore(
-    variant: Variant, evaluator: TrialEvaluator, client: "mlflow.MlflowClient"
-) -> Variant:
+def _rescore(variant: Variant, evaluator: TrialEvaluator, client: "mlflow.MlflowClient") -> Variant:
     """Score a registered variant on today's rows, so that it is compared on equal terms."""
     with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
         return evaluator.rescore(variant, download_packed(variant.model_uri, folder, client))

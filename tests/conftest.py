@@ -18,7 +18,6 @@ from mlflow_compress.records import (
     Step,
     Variant,
 )
-
 from tests.tiny import ROWS as TINY_ROWS
 from tests.tiny import Project, tiny_model
 

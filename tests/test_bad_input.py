@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+
 def test_the_project_itself_is_good(project):
     done = project.run()
     assert done.exit_code == 0, done.output

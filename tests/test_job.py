@@ -49,7 +49,9 @@ def test_compress_takes_a_torch_module(project):
     net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
     outcome = mlflow_compress.compress(
         net,
-        data={"evaluation": {"features": np.random.default_rng(0).normal(size=(60, 16)).astype("f4")}},
+        data={
+            "evaluation": {"features": np.random.default_rng(0).normal(size=(60, 16)).astype("f4")}
+        },
         recipe=["share"],
         targets=[{"name": "device", "accuracy": {"min_agreement": 0.5}}],
         search={"latency_rounds": 0},

@@ -37,7 +37,9 @@ class Project:
         self.folder, self.config, self.client = folder, config, client
 
     def run(self, *args, **changes):
-        (self.folder / "compress.yaml").write_text(yaml.safe_dump({k: v for k, v in (self.config | changes).items() if v is not None}))
+        (self.folder / "compress.yaml").write_text(
+            yaml.safe_dump({k: v for k, v in (self.config | changes).items() if v is not None})
+        )
         path = str(self.folder / "compress.yaml")
         return CliRunner().invoke(cli, ["run", path, *args], catch_exceptions=False)
 

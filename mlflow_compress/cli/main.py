@@ -1,5 +1,7 @@
-"""The ``mlflow-compress`` command: loads each subcommand when it is used, and turns errors into
-one line on stderr and a documented exit code, here and nowhere else.
+"""The ``mlflow-compress`` command.
+
+It loads each subcommand when it is used, and turns errors into one line on stderr and a documented
+exit code, here and nowhere else.
 """
 
 import importlib
@@ -26,7 +28,11 @@ EXIT_CODES = {
 }
 
 _COMMANDS = {
-    "run": ("mlflow_compress.cli.run", "run", "Search, register and promote as compress.yaml says."),
+    "run": (
+        "mlflow_compress.cli.run",
+        "run",
+        "Search, register and promote as compress.yaml says.",
+    ),
     "schema": ("mlflow_compress.cli.run", "schema", "Print the JSON schema of compress.yaml."),
 }
 """Command: its module, its name there, and the line that ``--help`` shows without loading it."""

@@ -56,7 +56,9 @@ class Range:
 
     def expand(self) -> tuple[Any, ...] | None:
         """Return all values, or None when there are infinitely many."""
-        step = self.step if self.step is not None else (1 if self.integer and not self.log else None)
+        step = (
+            self.step if self.step is not None else (1 if self.integer and not self.log else None)
+        )
         if step is None:
             return None
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
@@ -77,12 +79,12 @@ class Alternative:
 
     Attributes:
         steps: technique names with their fixed or open settings, in order.
-        profile: the packing profile, fixed or open.
+        profile: the packing profile, or the choice of it.
         dimensions: the open settings by the name that points use.
     """
 
     steps: tuple[tuple[str, Mapping[str, Any]], ...]
-    profile: str | Choice
+    profile: Any
     dimensions: Mapping[str, Dimension]
 
     def recipe(self, point: Point, prefix: str) -> Recipe:

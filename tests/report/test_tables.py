@@ -27,10 +27,14 @@ from mlflow_compress.report import (
 from mlflow_compress.report.tables import format_bytes, format_drop
 
 ROWS = DatasetRef("rows", "0" * 64, 1000)
-LAYER = LayerReport("fc1.weight", (300, 784), "float32", "codebook", 940800, 47040, 0.8, 16, 1.5, 1.6)
+LAYER = LayerReport(
+    "fc1.weight", (300, 784), "float32", "codebook", 940800, 47040, 0.8, 16, 1.5, 1.6
+)
+
+SHARE = (Step("share", {"clusters": 16}),)
 
 
-def trial(number=0, rate=10.0, drop=0.004, labelled=True, steps=(Step("share", {"clusters": 16}),)):
+def trial(number=0, rate=10.0, drop=0.004, labelled=True, steps=SHARE):
     accuracy = Accuracy("accuracy", 0.95 - drop, 0.95, drop, Interval(-0.003, 0.011), ROWS)
     report = Report(
         size_bytes=int(1e6 / rate),

@@ -42,8 +42,9 @@ def test_profile_may_be_a_choice():
 
 
 def test_defaults_written_out_give_the_same_digest():
-    spelt, short = recipes_of([[{"prune": {"sparsity": 0.5, "scope": "global"}}]]), recipes_of(
-        [[{"prune": {"sparsity": 0.5}}]]
+    spelt, short = (
+        recipes_of([[{"prune": {"sparsity": 0.5, "scope": "global"}}]]),
+        recipes_of([[{"prune": {"sparsity": 0.5}}]]),
     )
     assert spelt[0].digest == short[0].digest
 
