@@ -196,7 +196,7 @@ def test_among_equals_the_clearly_faster_wins(make_variant):
 def test_a_dominated_variant_is_never_taken(make_variant):
     # By latency all three tie in a chain: fast and dominated, dominated and good.
     fastest = replace(TARGET, objective="latency")
-    fast = make_variant("fast", accuracy=0.941, ratio=(0.10, 0.20), version=1)
+    fast = make_variant("fast", size=15_000, accuracy=0.941, ratio=(0.10, 0.20), version=1)
     dominated = make_variant("dominated", accuracy=0.945, ratio=(0.15, 0.50), version=2)
     good = make_variant("good", size=10_000, accuracy=0.95, ratio=(0.40, 0.60), version=3)
     assert decide([fast, dominated, good], fastest).version == 1
