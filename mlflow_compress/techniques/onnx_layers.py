@@ -1,124 +1,138 @@
 """Linear layers of an ONNX graph: their weights as matrices, their inputs as rows.
 
-A Conv is a linear layer whose rows are patches. With it, least squares and quantization by
-calibration data treat Conv, Gemm and MatMul alike.
+With it, least squares and quantization by calibration data treat Conv, ConvTranspose, Gemm,
+MatMul and the matrices inside LSTM, GRU and RNN alike.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from mlflow_compress.techniques.onnx_graph import Use, initializers, uses
+from mlflow_compress.techniques.onnx_graph import FLOATS, Use, initializers, uses
 
 __all__ = ["LinearLayer", "linear_layers"]
+
+_RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """One Conv, Gemm or MatMul of the main graph whose weight nothing else uses.
+    """One weight of a node of the main graph that nothing else uses.
 
-    Its weight is seen as a matrix of [groups, outputs, inputs]: an output is a channel (of its
-    group), an input is a channel at one place of the kernel.
+    The weight is seen as a matrix of [groups, outputs, inputs]. For a Conv an output is a channel
+    (of its group) and an input a channel at one place of the kernel; for a ConvTranspose, whose
+    outputs overlap, an output is a channel at one place of the kernel. The groups of a recurrent
+    node are its directions, the outputs its gates.
 
     Attributes:
         node: the node.
         weight: name of its weight initializer.
+        source: name of the value whose rows are multiplied with the matrix.
         bias: name of the initializer that is added to its outputs, one value per output, or None.
-        groups: groups of the convolution, otherwise 1.
+        groups: number of groups.
         transposed: whether the tensor is stored as [inputs, outputs].
+        recurrent: whether the rows are the hidden states of the step before.
         attributes: the node's attributes.
     """
 
     node: NodeProto
     weight: str
+    source: str
     bias: str | None = None
     groups: int = 1
     transposed: bool = False
+    recurrent: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def source(self) -> str:
-        """Name of the value that goes into the layer."""
-        return str(self.node.input[0])
-
-    @property
-    def target(self) -> str:
-        """Name of the value that the node makes (for MatMul before the bias is added)."""
-        return str(self.node.output[0])
 
     def matrix(self, array: np.ndarray) -> np.ndarray:
         """Return the stored weight as [groups, outputs, inputs]."""
         if self.transposed:
-            return array.T[None]
+            width = array.shape[0] // self.groups
+            return array.reshape(self.groups, width, -1).transpose(0, 2, 1)
+        if self.node.op_type in _RECURRENT:
+            return array
         return array.reshape(self.groups, array.shape[0] // self.groups, -1)
 
     def stored(self, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Return a matrix of [groups, outputs, inputs] in the tensor's own shape."""
-        return np.ascontiguousarray(matrix[0].T if self.transposed else matrix.reshape(shape))
+        if self.transposed:
+            matrix = matrix.transpose(0, 2, 1)
+        return np.ascontiguousarray(matrix.reshape(shape))
 
-    def rows(
-        self,
-        inputs: np.ndarray,
-        outputs: np.ndarray,
-        kernel: Sequence[int],
-        limit: int,
-        rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Pair input rows with output rows.
+    def choose(
+        self, activation: np.ndarray, kernel: Sequence[int], limit: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Draw at most ``limit`` of the rows that an activation has; sorted indices."""
+        count = math.prod(self._places(activation, kernel))
+        if count <= limit:
+            return np.arange(count)
+        return np.sort(rng.choice(count, limit, replace=False))
+
+    def rows(self, activation: np.ndarray, kernel: Sequence[int], chosen: np.ndarray) -> np.ndarray:
+        """Return the chosen input rows of an activation, [groups, rows, inputs].
 
         Args:
-            inputs: activations that go into the layer.
-            outputs: activations that the (dense) layer makes of its own inputs, same places.
+            activation: the value named ``source``, for a batch.
             kernel: the stored weight's shape.
-            limit: draw at most so many rows.
-            rng: draws them.
-
-        Returns:
-            Arrays of [groups, rows, inputs] and [groups, rows, outputs].
+            chosen: indices from :meth:`choose`.
         """
         if self.node.op_type == "Conv":
-            return self._patches(inputs, outputs, kernel[2:], limit, rng)
-        x = inputs.reshape(-1, inputs.shape[-1])
-        y = outputs.reshape(-1, outputs.shape[-1])
-        if len(x) > limit:
-            chosen = np.sort(rng.choice(len(x), limit, replace=False))
-            x, y = x[chosen], y[chosen]
-        return x[None], y[None]
+            return self._patches(activation, kernel, chosen)
+        if self.node.op_type == "ConvTranspose":
+            x = np.moveaxis(activation, 1, -1).reshape(-1, activation.shape[1])[chosen]
+            return x.reshape(len(x), self.groups, -1).transpose(1, 0, 2)
+        if self.recurrent:
+            return np.stack([states.reshape(-1, states.shape[-1])[chosen] for states in
+                             self._states(activation)])  # fmt: skip
+        x = activation.reshape(-1, activation.shape[-1])[chosen]
+        return np.broadcast_to(x, (self.groups, *x.shape))
+
+    def _states(self, activation: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield each direction's hidden states of the step before, from [steps, dirs, ...]."""
+        backwards = self.attributes.get("direction", b"forward") == b"reverse"
+        for index in range(self.groups):
+            states = activation[:, index]
+            yield states[1:] if backwards or index == 1 else states[:-1]
+
+    def _places(self, activation: np.ndarray, kernel: Sequence[int]) -> tuple[int, ...]:
+        if self.node.op_type == "ConvTranspose":
+            return activation.shape[0], *activation.shape[2:]
+        if self.recurrent:
+            return activation.shape[0] - 1, activation.shape[2]
+        if self.node.op_type != "Conv":
+            return activation.shape[:-1]
+        strides, dilations = self._steps(len(kernel) - 2)
+        pads = self._pads(activation.shape[2:], kernel[2:], strides, dilations)
+        sizes = zip(activation.shape[2:], kernel[2:], strides, dilations, pads, strict=True)
+        return activation.shape[0], *(
+            (n + sum(pad) - (k - 1) * d - 1) // s + 1 for n, k, s, d, pad in sizes
+        )
 
     def _patches(
-        self,
-        inputs: np.ndarray,
-        outputs: np.ndarray,
-        kernel: Sequence[int],
-        limit: int,
-        rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        rank = len(kernel)
-        strides = self.attributes.get("strides", [1] * rank)
-        dilations = self.attributes.get("dilations", [1] * rank)
-        pads = self._pads(inputs.shape[2:], kernel, strides, dilations)
-        padded = np.pad(inputs, [(0, 0), (0, 0), *pads])
-        places = outputs.shape[0], *outputs.shape[2:]
-        count = math.prod(places)
-        chosen = np.arange(count)
-        if count > limit:
-            chosen = np.sort(rng.choice(count, limit, replace=False))
-        row, *spots = np.unravel_index(chosen, places)
+        self, activation: np.ndarray, kernel: Sequence[int], chosen: np.ndarray
+    ) -> np.ndarray:
+        rank = len(kernel) - 2
+        strides, dilations = self._steps(rank)
+        pads = self._pads(activation.shape[2:], kernel[2:], strides, dilations)
+        padded = np.pad(activation, [(0, 0), (0, 0), *pads])
+        row, *spots = np.unravel_index(chosen, self._places(activation, kernel))
         index: list[Any] = [row.reshape(-1, *[1] * rank), slice(None)]
         for axis, spot in enumerate(spots):
-            steps = spot[:, None] * strides[axis] + np.arange(kernel[axis]) * dilations[axis]
+            steps = spot[:, None] * strides[axis] + np.arange(kernel[axis + 2]) * dilations[axis]
             shape = [1] * (rank + 1)
             shape[0], shape[axis + 1] = steps.shape
             index.append(steps.reshape(shape))
         # advanced indices around a slice put the channels last
         patches = np.moveaxis(padded[tuple(index)], -1, 1)
-        x = patches.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
-        y = np.moveaxis(outputs, 1, -1).reshape(count, -1)[chosen]
-        return x, y.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
+        return patches.reshape(len(chosen), self.groups, -1).transpose(1, 0, 2)
+
+    def _steps(self, rank: int) -> tuple[list[int], list[int]]:
+        ones = [1] * rank
+        return self.attributes.get("strides", ones), self.attributes.get("dilations", ones)
 
     def _pads(
         self,
@@ -144,57 +158,93 @@ class LinearLayer:
 def linear_layers(model: ModelProto) -> Iterator[LinearLayer]:
     """Yield the main graph's linear layers in the order in which they run.
 
-    Left out are layers whose weight is used elsewhere too, Gemm with ``transA``, ``alpha`` or
-    ``beta``, and MatMul whose weight is its first input or has more than two axes.
+    Left out are layers whose weight is used elsewhere too, Gemm with ``transA`` or ``alpha``,
+    MatMul whose weight is its first input or has more than two axes, and recurrent nodes with
+    the batch first.
     """
     held, where = initializers(model), uses(model)
-    outputs = {value.name for value in model.graph.output}
+    alone = {name for name in held if len(where[name]) == 1 and held[name].data_type in FLOATS}
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in held:
-            continue
-        weight = node.input[1]
-        if len(where[weight]) != 1 or node.input[0] in held:
-            continue
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        rank = len(held[weight].dims)
-        if node.op_type == "MatMul":
-            if rank == 2:
-                width = held[weight].dims[1]
-                added = _added(where.get(node.output[0], []), held, width, outputs)
-                yield LinearLayer(node, weight, added, transposed=True)
-            continue
-        plain = (attributes.get(k, d) == d for k, d in (("transA", 0), ("alpha", 1), ("beta", 1)))
-        if node.op_type == "Gemm" and not all(plain):
-            continue
-        transposed = node.op_type == "Gemm" and not attributes.get("transB", 0)
-        width = held[weight].dims[1 if transposed else 0]
-        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-        if bias is not None and not (bias in held and _is_vector(held, bias, width)):
-            bias = None
-        if bias is not None and len(where[bias]) != 1:
-            bias = None
-        yield LinearLayer(
-            node, weight, bias, int(attributes.get("group", 1)), transposed, attributes
-        )
+        makers = {"Conv": _conv, "ConvTranspose": _deconv, "Gemm": _gemm, "MatMul": _matmul}
+        if node.op_type in _RECURRENT:
+            yield from _recurrent(node, attributes, alone, held)
+        elif node.op_type in makers and node.input[1] in alone and node.input[0] not in held:
+            layer = makers[node.op_type](node, attributes, alone, held, where)
+            if layer is not None:
+                yield layer
 
 
-def _added(
-    followers: Sequence[Use], held: dict[str, Any], width: int, outputs: set[str]
-) -> str | None:
-    """Return the vector that the only follower, an Add, adds to a MatMul's output."""
-    if len(followers) != 1 or followers[0].node.op_type != "Add":
+Held = Mapping[str, TensorProto]
+Where = Mapping[str, Sequence[Use]]
+Attributes = dict[str, Any]
+
+
+def _conv(
+    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
+) -> LinearLayer:
+    bias = _bias(node, 2, held[node.input[1]].dims[0], alone, held)
+    groups = int(attributes.get("group", 1))
+    return LinearLayer(node, node.input[1], node.input[0], bias, groups, attributes=attributes)
+
+
+def _deconv(
+    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
+) -> LinearLayer:
+    groups = int(attributes.get("group", 1))
+    return LinearLayer(
+        node, node.input[1], node.input[0], None, groups, transposed=True, attributes=attributes
+    )
+
+
+def _gemm(
+    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
+) -> LinearLayer | None:
+    if attributes.get("transA", 0) or attributes.get("alpha", 1) != 1:
         return None
-    add = followers[0].node
-    if followers[0].node.input[followers[0].index] in outputs:
+    transposed = not attributes.get("transB", 0)
+    width = held[node.input[1]].dims[1 if transposed else 0]
+    bias = _bias(node, 2, width, alone, held) if attributes.get("beta", 1) == 1 else None
+    return LinearLayer(
+        node, node.input[1], node.input[0], bias, transposed=transposed, attributes=attributes
+    )
+
+
+def _matmul(
+    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
+) -> LinearLayer | None:
+    dims = held[node.input[1]].dims
+    if len(dims) != 2:
         return None
-    other = str(add.input[1 - followers[0].index])
-    return other if other in held and _is_vector(held, other, width) else None
+    bias = None
+    followers = where.get(node.output[0], ())
+    if len(followers) == 1 and followers[0].node.op_type == "Add":
+        bias = _bias(followers[0].node, 1 - followers[0].index, dims[1], alone, held)
+    return LinearLayer(node, node.input[1], node.input[0], bias, transposed=True)
 
 
-def _is_vector(held: dict[str, Any], name: str, width: int) -> bool:
+def _recurrent(
+    node: NodeProto, attributes: Attributes, alone: set[str], held: Held
+) -> Iterator[LinearLayer]:
+    if attributes.get("layout", 0):
+        return
+    for index, source in ((1, node.input[0]), (2, node.output[0] if node.output else "")):
+        weight = node.input[index]
+        if weight in alone and source and source not in held:
+            yield LinearLayer(
+                node,
+                weight,
+                source,
+                groups=held[weight].dims[0],
+                recurrent=index == 2,
+                attributes=attributes,
+            )
+
+
+def _bias(node: NodeProto, index: int, width: int, alone: set[str], held: Held) -> str | None:
+    """Return a node's input when it is an initializer of its own with one value per output."""
+    name = node.input[index] if len(node.input) > index else ""
+    if name not in alone:
+        return None
     dims = list(held[name].dims)
-    return math.prod(dims) == width and dims[-1:] == [width] and _is_float(held[name])
-
-
-def _is_float(tensor: Any) -> bool:
-    return bool(numpy_helper.to_array(tensor).dtype.kind == "f")
+    return name if math.prod(dims) == width and dims[-1:] == [width] else None

@@ -1,19 +1,20 @@
-"""Magnitude pruning of ONNX weights.
+"""Pruning of ONNX weights, with repair.
 
 Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015, section 3.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.onnx_graph import Weight, clone, float_weights, set_initializer
 from mlflow_compress.techniques.onnx_repair import repair
 from mlflow_compress.techniques.onnx_run import check_calibration
+from mlflow_compress.techniques.onnx_scores import importance
 from mlflow_compress.techniques.prune import PruneSettings
 
 __all__ = ["keep_masks", "prunable", "prune", "schedule"]
@@ -30,15 +31,32 @@ def prune(model: ModelProto, settings: PruneSettings, context: Context) -> Resul
         TechniqueError: the model has no float weights to prune, or the repair lacks calibration
             inputs.
     """
-    if not settings.repair:
-        return Result(_masked(model, settings, settings.sparsity)[0])
-    inputs = check_calibration(model, context.calibration)
+    method = settings.method
+    if method == "auto":
+        method = "obs" if settings.repair else "magnitude"
+    looks = settings.repair or method != "magnitude"
+    inputs = check_calibration(model, context.calibration) if looks else {}
+    options: dict[str, int] = {"rows": settings.rows, "seed": context.seed}
     made = model
     notes: tuple[str, ...] = ()
-    for sparsity in schedule(settings.sparsity, settings.steps):
-        made, masks = _masked(made, settings, sparsity)
-        made, notes = repair(model, made, masks, inputs, rows=settings.rows, seed=context.seed)
+    for sparsity in schedule(settings.sparsity, settings.steps if settings.repair else 1):
+        weights = prunable(made, settings.exclude)
+        scores = importance(model, made, weights, method, inputs, **options)
+        kept = keep_masks(scores, sparsity, settings.scope)
+        masks = {weight.name: mask for weight, mask in zip(weights, kept, strict=True)}
+        made = _masked(made, masks)
+        if settings.repair:
+            made, notes = repair(model, made, masks, inputs, **options)
     return Result(made, notes=notes)
+
+
+def _masked(model: ModelProto, masks: Mapping[str, np.ndarray]) -> ModelProto:
+    model = clone(model)
+    for tensor in model.graph.initializer:
+        if tensor.name in masks:
+            array = numpy_helper.to_array(tensor)
+            set_initializer(tensor, np.where(masks[tensor.name], array, np.zeros_like(array)))
+    return model
 
 
 def schedule(sparsity: float, steps: int) -> list[float]:
@@ -51,19 +69,6 @@ def schedule(sparsity: float, steps: int) -> list[float]:
     if steps == 0:
         steps = max(1, round(math.log(max(left, 1e-3)) / math.log(1 / 3)))
     return [1 - left ** ((step + 1) / steps) for step in range(steps - 1)] + [sparsity]
-
-
-def _masked(
-    model: ModelProto, settings: PruneSettings, sparsity: float
-) -> tuple[ModelProto, dict[str, np.ndarray]]:
-    model = clone(model)
-    weights = prunable(model, settings.exclude)
-    arrays = [weight.array() for weight in weights]
-    scores = [np.abs(array.astype(np.float32)) for array in arrays]
-    masks = keep_masks(scores, sparsity, settings.scope)
-    for weight, array, mask in zip(weights, arrays, masks, strict=True):
-        set_initializer(weight.tensor, np.where(mask, array, np.zeros_like(array)))
-    return model, {w.name: mask for w, mask in zip(weights, masks, strict=True)}
 
 
 def prunable(model: ModelProto, exclude: Sequence[str] = ()) -> list[Weight]:

@@ -6,7 +6,7 @@ the dense network's inputs. The least-squares step of OBC (Frantar and Alistarh,
 Compression", 2022, section 3) with the asymmetric inputs of GPTAQ (Li et al., 2025, section 4).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,9 @@ from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initi
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_run import batches, session
 
-__all__ = ["Moments", "layer_moments", "refit", "repair", "tapped"]
+__all__ = ["MAX_INPUTS", "Moments", "layer_moments", "refit", "repair", "tapped"]
 
-_MAX_INPUTS = 6144
+MAX_INPUTS = 6144
 """Layers with more inputs per output are not refitted: their Gram matrices pass 300 MB each."""
 
 _MIN_ROWS = 16384
@@ -100,7 +100,7 @@ def repair(
             continue
         tensor = initializers(changed)[layer.weight]
         matrix = layer.matrix(numpy_helper.to_array(tensor))
-        if matrix.shape[2] > _MAX_INPUTS:
+        if matrix.shape[2] > MAX_INPUTS:
             notes.append(f"{layer.weight} has {matrix.shape[2]} inputs and was not refitted")
             continue
         fit, judge = layer_moments(dense, changed, layer, inputs, rows=rows, seed=seed)
@@ -119,24 +119,39 @@ def layer_moments(
     rows: int,
     seed: int,
 ) -> tuple[Moments, Moments]:
-    """Run both models and sum moments of a layer, for fitting and for judging the fit."""
-    shape = tuple(initializers(changed)[layer.weight].dims)
-    groups, outputs, width = layer.matrix(np.empty(shape, np.float32)).shape
-    both = [Moments.empty(groups, width, outputs) for _ in range(2)]
-    wanted = session(tapped(dense, [layer.target]))
-    given = session(tapped(changed, [layer.source]))
+    """Run both models and sum moments of a layer, for fitting and for judging the fit.
+
+    The inputs are the changed model's; the outputs what the dense layer makes of the dense
+    model's inputs at the same places, less the changed model's bias.
+    """
+    before, now = initializers(dense), initializers(changed)
+    shape = tuple(now[layer.weight].dims)
+    matrix = layer.matrix(numpy_helper.to_array(before[layer.weight])).astype(np.float32)
+    shift = np.zeros(matrix.shape[:2], np.float32)
+    if layer.bias is not None:
+        old, new = (numpy_helper.to_array(held[layer.bias]) for held in (before, now))
+        shift = (old - new).reshape(shift.shape).astype(np.float32)
+    both = [Moments.empty(matrix.shape[0], matrix.shape[2], matrix.shape[1]) for _ in range(2)]
+    read_dense, read_changed = (_reader(model, layer.source) for model in (dense, changed))
     total = min(rows, len(next(iter(inputs.values()))))
     size = max(1, min(64, total // _HELD_BACK))
-    share = max(1, max(_MIN_ROWS, 4 * width) * size // max(total, 1))
+    share = max(1, max(_MIN_ROWS, 4 * matrix.shape[2]) * size // max(total, 1))
     rng = np.random.default_rng(seed)
     for index, batch in enumerate(batches(changed, inputs, size=size, rows=rows)):
-        (y,) = wanted.run([layer.target], batch)
-        x = batch.get(layer.source)
-        if x is None:
-            (x,) = given.run([layer.source], batch)
-        pair = layer.rows(x, y, shape, share, rng)
-        both[index % _HELD_BACK == _HELD_BACK - 1].add(*pair)
+        given, wanted = read_changed(batch), read_dense(batch)
+        chosen = layer.choose(given, shape, share, rng)
+        x, dense_x = (layer.rows(a, shape, chosen) for a in (given, wanted))
+        y = dense_x.astype(np.float32) @ matrix.transpose(0, 2, 1) + shift[:, None]
+        both[index % _HELD_BACK == _HELD_BACK - 1].add(x, y)
     return both[0], both[1]
+
+
+def _reader(model: ModelProto, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """Return a function that gives the value ``name`` for a batch of inputs."""
+    if name in {value.name for value in model.graph.input}:
+        return lambda batch: np.asarray(batch[name])
+    runner = session(tapped(model, [name]))
+    return lambda batch: np.asarray(runner.run([name], dict(batch))[0])
 
 
 def refit(weights: np.ndarray, keep: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
@@ -179,39 +194,27 @@ def _refit_layer(
     tensor = held[layer.weight]
     matrix = layer.matrix(numpy_helper.to_array(tensor)).astype(np.float64)
     groups, outputs, _ = matrix.shape
-    offset = np.zeros((groups, outputs))
-    if layer.bias is not None and layer.node.op_type != "MatMul":
-        offset = numpy_helper.to_array(held[layer.bias]).reshape(groups, outputs).astype(np.float64)
     free = np.full((groups, outputs, 1), layer.bias is not None)
-    before = np.concatenate([matrix, offset[..., None]], axis=2)
+    before = np.concatenate([matrix, np.zeros((groups, outputs, 1))], axis=2)
     keep = np.concatenate([keep, free], axis=2)
     whole = fit + judge
     after = before.copy()
     for group in range(groups):
-        # a fixed offset (there is no bias to move) is taken off the target
-        known = np.where(keep[group], 0.0, before[group])
-        made = _judged(before[group], keep[group], known, group, fit, judge, whole)
-        after[group] = np.where(keep[group], made, before[group])
+        after[group] = _judged(before[group], keep[group], group, fit, judge, whole)
     set_initializer(tensor, layer.stored(after[..., :-1], tuple(tensor.dims)))
     if layer.bias is not None:
         bias = held[layer.bias]
         value = numpy_helper.to_array(bias).astype(np.float64)
-        moved = (after[..., -1] - before[..., -1]).reshape(-1)
-        set_initializer(bias, value + moved.reshape(value.shape))
+        set_initializer(bias, value + after[..., -1].reshape(value.shape))
 
 
 def _judged(
-    before: np.ndarray,
-    keep: np.ndarray,
-    known: np.ndarray,
-    group: int,
-    fit: Moments,
-    judge: Moments,
-    whole: Moments,
+    before: np.ndarray, keep: np.ndarray, group: int, fit: Moments, judge: Moments, whole: Moments
 ) -> np.ndarray:
+    """Return the refit weights of the outputs that get better, the others as they were."""
+
     def solved(moments: Moments) -> np.ndarray:
-        gram = moments.gram[group]
-        return refit(before - known, keep, gram, moments.cross[group] - gram @ known.T)
+        return refit(before, keep, moments.gram[group], moments.cross[group])
 
     def error(weights: np.ndarray) -> np.ndarray:
         gram, cross = judge.gram[group], judge.cross[group]
@@ -219,8 +222,8 @@ def _judged(
 
     if not judge.count:
         return solved(whole)
-    better = error(solved(fit) + known) < error(before)
-    return np.where(better[:, None], solved(whole), before - known)
+    better = error(solved(fit)) < error(before)
+    return np.where(better[:, None], solved(whole), before)
 
 
 def _conjugate_gradients(

@@ -27,7 +27,9 @@ class PruneSettings:
         sparsity: share of the weights that become zero, 0 to 1.
         scope: ``global`` ranks all weights of the model together, so that each layer keeps what
             it needs; ``layer`` prunes each tensor to the same sparsity.
-        method: how a weight's importance is told; ``magnitude`` is its absolute value.
+        method: how a weight's importance is told: ``magnitude`` is its absolute value; ``wanda``
+            and ``obs`` estimate from calibration inputs what the layer's output loses with it;
+            ``auto`` is ``obs`` with ``repair`` and ``magnitude`` without.
         repair: refit the kept weights and biases on calibration inputs, layer by layer, so that
             each layer's output matches the dense one; needs no labels.
         steps: how many times to prune a part and repair; 0 chooses by the sparsity. Only with
@@ -38,7 +40,7 @@ class PruneSettings:
 
     sparsity: float = field(default=0.8, metadata={"telling": True})
     scope: Literal["global", "layer"] = "global"
-    method: Literal["magnitude"] = "magnitude"
+    method: Literal["auto", "magnitude", "wanda", "obs"] = "auto"
     repair: bool = False
     steps: int = 0
     rows: int = 2048
@@ -63,8 +65,8 @@ class Prune(Technique[PruneSettings]):
     }
 
     def needs_calibration(self, settings: PruneSettings) -> bool:
-        """Only the repair looks at activations."""
-        return settings.repair
+        """Only the repair and two of the methods look at activations."""
+        return settings.repair or settings.method in ("wanda", "obs")
 
     def apply(self, model: "onnx.ModelProto", settings: PruneSettings, context: Context) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_prune.prune`."""
