@@ -136,7 +136,7 @@ class _Decoder:
         packed, table = self._tensor(TensorProto.UINT8), self._tensor(self.dtype)
         weights = self._ints("weights")
         bits = 8 // len(weights) if weights in FIXED_WEIGHTS.values() else 0
-        if not bits or len(table) != 1 << bits or packed.size * 8 != self.count * bits:
+        if not bits or table.shape != (1 << bits,) or packed.size * 8 != self.count * bits:
             raise self._wrong("indices and values do not fit each other")
         return table[
             (packed.reshape(-1, 1) // np.array(weights, np.uint8) % len(table)).reshape(-1)

@@ -167,6 +167,8 @@ def decode_segments(
         or not ((starts >= 0) & (starts < code.nodes)).all()
     ):
         raise PackedFormatError(f"tensor '{what}': wrong segment starts")
+    if count > 8 * stream.size:
+        raise PackedFormatError(f"tensor '{what}': {count} symbols in {stream.size} bytes")
     following, emitted = _tables(code)
     out = np.empty(count, np.int16)
     at = 0
@@ -215,6 +217,8 @@ def decode_levels(bits: Bytes, codes: int, count: int, depth: int, what: str) ->
     Raises:
         PackedFormatError: if the bits are not one tree and exactly ``count`` symbols.
     """
+    if count > 8 * bits.size:
+        raise PackedFormatError(f"tensor '{what}': {count} symbols in {bits.size} bytes")
     flags = np.unpackbits(bits.reshape(-1))
     if list(flags[:2]) != [0, 1]:
         raise PackedFormatError(f"tensor '{what}': the bits do not begin with 01")

@@ -181,6 +181,15 @@ def test_damaged_levels_are_refused(change, count, cause):
         streams.decode_levels(change(coded.bits.copy()), 16, count, 12, "w")
 
 
+def test_more_symbols_than_bits_are_refused_before_anything_is_allocated():
+    symbols, counts = drawn(16, 3000, 1.2)
+    levels = streams.encode_levels(symbols, counts, 12)
+    with pytest.raises(PackedFormatError, match="1099511627776 symbols in"):
+        streams.decode_levels(levels.bits, 16, 1 << 40, 12, "w")
+    with pytest.raises(PackedFormatError, match="1099511627776 symbols in"):
+        damaged("tree", lambda tree: tree)(1 << 40)
+
+
 def test_levels_deeper_than_the_function_reads_are_refused():
     symbols, counts = drawn(16, 3000, 1.6)
     coded = streams.encode_levels(symbols, counts, 12)
