@@ -171,7 +171,8 @@ def test_no_flipped_bit_goes_unnoticed_or_crashes():
         (lambda bits: bits, 3001, "end too early|left over"),
         (lambda bits: bits, 2000, "left over"),
         (put(0, 0xFF), 3000, "do not begin with 01"),
-        (lambda bits: bits[:2], 3000, "not canonical"),
+        (lambda bits: bits[:2], 16, "not canonical"),
+        (lambda bits: bits[:2], 3000, "3000 symbols in 2 bytes"),
     ],
 )
 def test_damaged_levels_are_refused(change, count, cause):
