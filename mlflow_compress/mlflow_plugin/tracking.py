@@ -71,6 +71,8 @@ class Tracker:
         self._search_id = ""
         self._open_trial = ""
         self._evaluation: DatasetRef | None = None
+        # Here and not when a search starts: one that reuses every trial never starts.
+        self._sweep()
 
     @property
     def search_run_id(self) -> str:
@@ -126,8 +128,7 @@ class Tracker:
         return any(file.path == "MLmodel" for file in files)
 
     def search_started(self, info: SearchInfo) -> None:
-        """Open the parent run; close what earlier jobs that died have left open."""
-        self._sweep()
+        """Open the parent run."""
         self._info = info
         self._evaluation = info.datasets.get("evaluation")
         self._search_id = self._runs.create_run(
