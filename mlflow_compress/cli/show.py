@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from mlflow_compress.report.tables import (
 __all__ = ["show_outcome"]
 
 _WIDTH_WHEN_PIPED = 160
+_WIDE = 110
 
 
 def show_outcome(outcome: Outcome) -> None:
@@ -42,19 +44,25 @@ def _print_table(outcome: Outcome) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH_WHEN_PIPED)
-    table = Table(title=f"{outcome.registered_as}: variants of {outcome.source}")
-    table.add_column("version", justify="right")
-    table.add_column("variant")
-    for name in ("rate", "accuracy", "drop, points [95 %]", "size", "latency"):
-        table.add_column(name, justify="right")
-    table.add_column("won")
+    is_wide = console.width >= _WIDE
+    title = f"{outcome.registered_as}: variants of {outcome.source}"
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2 if is_wide else 0)
+    )
+    # Where there is no room, texts are folded and numbers stay whole.
+    table.add_column("v", justify="right", no_wrap=True)
+    table.add_column("variant", overflow="fold")
+    for name in ("rate", "accuracy", "drop [95 %], pts", "size", "latency"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("won", overflow="fold")
     for variant in sorted(outcome.registered, key=lambda v: v.report.size_bytes):
-        table.add_row(*_row(variant, outcome))
+        table.add_row(*_row(variant, outcome, is_wide))
     console.print(table)
 
 
-def _row(variant: Variant, outcome: Outcome) -> list[str]:
+def _row(variant: Variant, outcome: Outcome, is_wide: bool) -> list[str]:
     report = variant.report
+    latency = format_latency(report)
     return [
         str(variant.version),
         variant.recipe.label,
@@ -62,7 +70,7 @@ def _row(variant: Variant, outcome: Outcome) -> list[str]:
         format_quality(report),
         format_drop(report),
         format_bytes(report.size_bytes),
-        format_latency(report),
+        latency if is_wide else latency.partition(" (")[0],
         ", ".join(outcome.targets_of(variant)),
     ]
 
