@@ -24,6 +24,8 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     # Its bars for single small files would write over this project's own.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # It prints a link for each run that ends, into what a job says on stdout.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 

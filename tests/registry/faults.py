@@ -33,7 +33,7 @@ from pathlib import Path
 os.environ.update(
     OMP_NUM_THREADS="1",
     MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
-    MLFLOW_HTTP_REQUEST_TIMEOUT="2",
+    MLFLOW_HTTP_REQUEST_TIMEOUT="60",
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     MLFLOW_LOGGING_LEVEL="CRITICAL",
     MLFLOW_DISABLE_TELEMETRY="true",
@@ -289,7 +289,7 @@ class Proxy(BaseHTTPRequestHandler):
         if fault == "500":
             self._answer(500, b"the fault that was asked for")
         elif fault == "timeout":
-            time.sleep(3)
+            time.sleep(2.5)
             self.close_connection = True
         elif fault == "drop":
             self._drop()
@@ -396,6 +396,7 @@ def http_faults(direct: str, models: list[Path], most: int) -> int:
         total = set_fault(uri, "", 0)
         points = [(n, fault) for n in range(1, total + 1) for fault in FAULTS]
         chosen = sample(points, most)
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "2"
         for number, fault in chosen:
             name = f"fault-{number}-{fault}"
             set_fault(uri, fault, number)
