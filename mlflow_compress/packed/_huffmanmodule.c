@@ -133,27 +133,173 @@ done:
     return result;
 }
 
-/* distinct(items, width, most, values, indices) -> int: uint64[most] and uint16[count] out */
+/* encode_context(symbols, lengths, classes, per_lane, lane_bytes) -> bytes */
+static PyObject *encode_context(PyObject *module, PyObject *args)
+{
+    Py_buffer symbols = {0}, lengths = {0}, classes = {0}, lanes = {0};
+    Py_ssize_t per_lane;
+    mlc_error error = MLC_ARGUMENT;
+    PyObject *result = NULL;
+    size_t size = 0;
+    if (!PyArg_ParseTuple(args, "y*y*y*nw*", &symbols, &lengths, &classes, &per_lane, &lanes))
+        return NULL;
+    if (lengths.len == 4 * 256 && classes.len == 256 && per_lane > 0 && per_lane <= MLC_MAX_LANE) {
+        size_t group = (size_t)per_lane * MLC_LANES;
+        size_t needed = ((size_t)symbols.len + group - 1) / group * MLC_LANES;
+        if ((size_t)lanes.len == needed * 4) {
+            result = PyBytes_FromStringAndSize(
+                NULL, (Py_ssize_t)mlc_encode_bound((size_t)symbols.len, (size_t)per_lane));
+            if (!result) goto done;
+            uint8_t *out = (uint8_t *)PyBytes_AS_STRING(result);
+            Py_BEGIN_ALLOW_THREADS
+            error = mlc_encode_context(symbols.buf, (size_t)symbols.len, lengths.buf, classes.buf,
+                                       (size_t)per_lane, out, &size, lanes.buf);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    if (error != MLC_OK) {
+        Py_CLEAR(result);
+        fail(error);
+    } else {
+        _PyBytes_Resize(&result, (Py_ssize_t)size);
+    }
+done:
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&lengths);
+    PyBuffer_Release(&classes);
+    PyBuffer_Release(&lanes);
+    return result;
+}
+
+/* pairs(symbols, counts): uint32[65536] out */
+static PyObject *pairs(PyObject *module, PyObject *args)
+{
+    Py_buffer symbols = {0}, counts = {0};
+    int good;
+    if (!PyArg_ParseTuple(args, "y*w*", &symbols, &counts)) return NULL;
+    good = counts.len == 65536 * 4;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_pair_histogram(symbols.buf, (size_t)symbols.len, counts.buf);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&counts);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
+}
+
+/* histograms(data, row, counts): a uint32[256] histogram of each row of `row` bytes */
+static PyObject *histograms(PyObject *module, PyObject *args)
+{
+    Py_buffer data = {0}, counts = {0};
+    Py_ssize_t row;
+    int good;
+    if (!PyArg_ParseTuple(args, "y*nw*", &data, &row, &counts)) return NULL;
+    good = row > 0 && data.len % row == 0 && counts.len == data.len / row * 256 * 4;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_row_histograms(data.buf, (size_t)(data.len / row), (size_t)row, counts.buf);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&counts);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
+}
+
+/* pack(symbols, per_byte, out) */
+static PyObject *pack(PyObject *module, PyObject *args)
+{
+    Py_buffer symbols = {0}, out = {0};
+    unsigned int per_byte;
+    int good;
+    if (!PyArg_ParseTuple(args, "y*Iw*", &symbols, &per_byte, &out)) return NULL;
+    good = (per_byte == 2 || per_byte == 4 || per_byte == 8) &&
+           out.len == (symbols.len + per_byte - 1) / per_byte;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_pack(symbols.buf, (size_t)symbols.len, per_byte, out.buf);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&out);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
+}
+
+/* write_lengths(lengths) -> bytes */
+static PyObject *write_lengths(PyObject *module, PyObject *args)
+{
+    Py_buffer lengths = {0};
+    uint8_t out[258];
+    size_t size = 0;
+    int used = 0;
+    if (!PyArg_ParseTuple(args, "y*", &lengths)) return NULL;
+    if (lengths.len == 256) {
+        for (int s = 0; s < 256; s++) used += ((const uint8_t *)lengths.buf)[s] != 0;
+        if (used >= 2) size = mlc_write_lengths(lengths.buf, out);
+    }
+    PyBuffer_Release(&lengths);
+    return size ? PyBytes_FromStringAndSize((const char *)out, (Py_ssize_t)size)
+                : fail(MLC_ARGUMENT);
+}
+
+/* distinct(items, width, most, values, indices, counts) -> int: uint64[most], uint16[count] and
+ * uint64[most] out */
 static PyObject *distinct(PyObject *module, PyObject *args)
 {
-    Py_buffer items = {0}, values = {0}, indices = {0};
+    Py_buffer items = {0}, values = {0}, indices = {0}, counts = {0};
     unsigned int width, most;
     size_t found = 0;
     int good;
-    if (!PyArg_ParseTuple(args, "y*IIw*w*", &items, &width, &most, &values, &indices)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*IIw*w*w*", &items, &width, &most, &values, &indices, &counts))
+        return NULL;
     good = (width == 1 || width == 2 || width == 4 || width == 8) && most >= 1 && most <= 4096 &&
-           values.len == (Py_ssize_t)most * 8 && indices.len == items.len / width * 2;
+           values.len == (Py_ssize_t)most * 8 && counts.len == values.len &&
+           indices.len == items.len / width * 2;
     if (good) {
         Py_BEGIN_ALLOW_THREADS
         uint16_t work[MLC_DISTINCT_WORK / 2];
         found = mlc_distinct(items.buf, (size_t)items.len / width, width, most, values.buf,
-                             indices.buf, work);
+                             indices.buf, counts.buf, work);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&items);
     PyBuffer_Release(&values);
     PyBuffer_Release(&indices);
+    PyBuffer_Release(&counts);
     return good ? PyLong_FromSize_t(found) : fail(MLC_ARGUMENT);
+}
+
+/* divide(indices, sizes, high, low): uint16 indices below 4096 in; sizes: uint64[16], how many
+ * indices each high part has, which is checked */
+static PyObject *divide(PyObject *module, PyObject *args)
+{
+    Py_buffer indices = {0}, sizes = {0}, high = {0}, low = {0};
+    int good;
+    if (!PyArg_ParseTuple(args, "y*y*w*w*", &indices, &sizes, &high, &low)) return NULL;
+    size_t count = (size_t)indices.len / 2, at[16], total = 0, seen[16] = {0};
+    good = sizes.len == 16 * 8 && (size_t)high.len == count && (size_t)low.len == count;
+    if (good) {
+        for (size_t i = 0; i < count; i++) seen[((const uint16_t *)indices.buf)[i] >> 8 & 15]++;
+        for (int part = 0; part < 16; part++) {
+            at[part] = total;
+            total += seen[part];
+            good &= seen[part] == ((const uint64_t *)sizes.buf)[part];
+        }
+    }
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_divide(indices.buf, count, high.buf, low.buf, at);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&indices);
+    PyBuffer_Release(&sizes);
+    PyBuffer_Release(&high);
+    PyBuffer_Release(&low);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
 }
 
 /* gaps(items, width, background, gaps, values) -> (int, int): writable outputs, see huffman.h */
@@ -216,7 +362,15 @@ static PyMethodDef methods[] = {
     {"histogram", histogram, METH_VARARGS, "histogram(data, counts)"},
     {"code_lengths", code_lengths, METH_VARARGS, "code_lengths(counts, limit, lengths)"},
     {"encode", encode, METH_VARARGS, "encode(symbols, lengths, per_lane, contiguous, lanes)"},
-    {"distinct", distinct, METH_VARARGS, "distinct(items, width, most, values, indices) -> int"},
+    {"encode_context", encode_context, METH_VARARGS,
+     "encode_context(symbols, lengths, classes, per_lane, lanes) -> bytes"},
+    {"pairs", pairs, METH_VARARGS, "pairs(symbols, counts)"},
+    {"histograms", histograms, METH_VARARGS, "histograms(data, row, counts)"},
+    {"pack", pack, METH_VARARGS, "pack(symbols, per_byte, out)"},
+    {"write_lengths", write_lengths, METH_VARARGS, "write_lengths(lengths) -> bytes"},
+    {"distinct", distinct, METH_VARARGS,
+     "distinct(items, width, most, values, indices, counts) -> int"},
+    {"divide", divide, METH_VARARGS, "divide(indices, sizes, high, low)"},
     {"gaps", gaps, METH_VARARGS, "gaps(items, width, background, gaps, values) -> (int, int)"},
     {"split", split, METH_VARARGS, "split(items, width, rotate, planes)"},
     {"use_fast_paths", use_fast_paths, METH_VARARGS, "use_fast_paths(on)"},

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import numpy_codec
+from mlflow_compress.packed import numpy_codec, numpy_context
 from mlflow_compress.packed.format import MAX_TENSOR_BYTES, Cursor
 from mlflow_compress.packed.tables import read_lengths
 
@@ -98,31 +98,34 @@ class _Reader:
         lengths = read_lengths(self.cursor)
         shape = self.cursor.varint(2 * MAX_LANE + 1)
         per_lane, layout = shape >> 1, shape & 1
-        lane_bytes = self.lane_lengths(count, per_lane, layout)
-        self.data_bytes += int(lane_bytes.sum())
-        data = np.frombuffer(self.cursor.take(int(lane_bytes.sum())), np.uint8)
+        if per_lane == 0 and (layout or count > MAX_LANE):
+            raise self.error(f"one lane for {count} symbols, layout {layout}")
+        lane_bytes, data = self.lanes(count, per_lane, layout)
         return numpy_codec.decode_lanes(
             data, lane_bytes, lengths, count, per_lane, layout, self.cursor.what
         )
 
-    def lane_lengths(self, count: int, per_lane: int, layout: int) -> npt.NDArray[np.int64]:
-        """Read and check the lanes' lengths in bytes."""
-        if per_lane == 0:
-            if layout:
-                raise self.error("one lane with layout 1")
-            if count > MAX_LANE:
-                raise self.error(f"one lane for {count} symbols")
-            lengths = np.array([self.cursor.varint(MAX_TENSOR_BYTES)], np.int64)
-        else:
-            groups = -(-count // (numpy_codec.LANES * per_lane))
-            if groups > len(self.cursor.data) + 1:
-                raise self.error("more Huffman lanes than there are bytes")
-            least, bits = self.cursor.varint(12 * MAX_LANE), self.cursor.byte()
-            if bits > 16:
-                raise self.error(f"lane lengths of {bits} bits")
-            extra = self.bits(groups * numpy_codec.LANES, bits)
-            lengths = extra + least
+    def lanes(
+        self, count: int, per_lane: int, layout: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """Read the lanes' lengths in bytes, and the lanes."""
+        if per_lane and count // (8 * per_lane) > len(self.cursor.data):
+            raise self.error("more Huffman lanes than there are bytes")
         sizes, _ = numpy_codec.lane_starts(count, per_lane, layout)
+        lane_bytes = self.lane_lengths(sizes, per_lane)
+        self.data_bytes += int(lane_bytes.sum())
+        return lane_bytes, np.frombuffer(self.cursor.take(int(lane_bytes.sum())), np.uint8)
+
+    def lane_lengths(
+        self, sizes: npt.NDArray[np.int64], per_lane: int
+    ) -> npt.NDArray[np.int64]:
+        """Read and check the lanes' lengths in bytes, for lanes of these sizes."""
+        least, bits = self.cursor.varint(12 * 8 * MAX_LANE), 0
+        if per_lane:
+            bits = self.cursor.byte()
+        if bits > 16:
+            raise self.error(f"lane lengths of {bits} bits")
+        lengths = self.bits(len(sizes), bits) + least
         if np.any(lengths > (sizes * 12 + 7) // 8) or np.any(lengths < (sizes + 7) // 8):
             raise self.error("a Huffman lane has not the length that its symbols need")
         return lengths
@@ -215,7 +218,23 @@ class _Reader:
         return values[indices]
 
     def context(self, count: int, width: int) -> Items:
-        raise self.error("context coding is not read yet")
+        tables, runs = self.cursor.byte(), self.cursor.byte()
+        if not 2 <= tables <= 4:
+            raise self.error(f"context of {tables} classes")
+        pairs = np.frombuffer(self.cursor.take(2 * runs), np.uint8).reshape(-1, 2)
+        classes = np.repeat(pairs[:, 0], pairs[:, 1].astype(np.intp) + 1)
+        if len(classes) != 256 or classes.max() >= tables:
+            raise self.error("the classes do not cover the symbols")
+        lengths = np.stack([read_lengths(self.cursor) for _ in range(tables)])
+        if lengths.max() > numpy_context.MAX_LENGTH:
+            raise self.error(f"a code of {lengths.max()} bits in a context")
+        per_lane = self.cursor.varint(MAX_LANE)
+        if per_lane < 1:
+            raise self.error("one lane in a context")
+        lane_bytes, data = self.lanes(count, per_lane, 1)
+        return numpy_context.decode(
+            data, lane_bytes, lengths, classes, count, per_lane, self.cursor.what
+        )
 
 
 _READERS = (

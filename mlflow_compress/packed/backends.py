@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import ConfigError, PackedFormatError
-from mlflow_compress.packed import arrays, numpy_codec, tables
+from mlflow_compress.packed import arrays, numpy_codec, numpy_context, tables
 from mlflow_compress.packed.arrays import Items
 from mlflow_compress.packed.tables import MAX_LENGTH, Counts, Lengths
 
@@ -25,10 +25,16 @@ __all__ = [
     "crc32",
     "decode",
     "distinct",
+    "divide",
+    "encode_context",
     "encode_lanes",
     "gaps",
     "histogram",
+    "pair_histogram",
+    "row_histograms",
+    "several",
     "split",
+    "write_lengths",
 ]
 
 VARIABLE = "MLFLOW_COMPRESS_BACKEND"
@@ -126,22 +132,87 @@ def encode_lanes(
     return lane_bytes.astype(np.int64), data
 
 
-def distinct(items: Items, most: int) -> tuple[Items, npt.NDArray[np.uint16]] | None:
-    """The sorted distinct items and each item's index, or None if there are more than ``most``."""
+def encode_context(
+    symbols: Bytes, lengths: Bytes, classes: Bytes, per_lane: int
+) -> tuple[npt.NDArray[np.int64], bytes]:
+    """Write the lanes of kind 3; see :func:`numpy_context.encode`."""
+    if _c is None:
+        return numpy_context.encode(symbols, lengths, classes, per_lane)
+    lane_bytes = np.empty(8 * -(-len(symbols) // (8 * per_lane)), np.uint32)
+    data = _c.encode_context(symbols, lengths, classes, per_lane, lane_bytes)
+    return lane_bytes.astype(np.int64), data
+
+
+def write_lengths(lengths: Lengths) -> bytes:
+    """Serialise code lengths; see :func:`tables.write_lengths`."""
+    return tables.write_lengths(lengths) if _c is None else bytes(_c.write_lengths(lengths))
+
+
+def row_histograms(symbols: Bytes, row: int) -> npt.NDArray[np.uint32]:
+    """A histogram per row of ``row`` symbols: shape (rows, 256)."""
+    rows = len(symbols) // row
+    if _c is None:
+        keys = np.repeat(np.arange(rows) << 8, row) + symbols
+        return np.bincount(keys, minlength=rows << 8).reshape(rows, 256).astype(np.uint32)
+    counts = np.empty((rows, 256), np.uint32)
+    _c.histograms(symbols, row, counts)
+    return counts
+
+
+def pair_histogram(symbols: Bytes) -> npt.NDArray[np.uint32]:
+    """How often each symbol follows each other one (0 before the first): shape (256, 256)."""
+    if _c is None:
+        before = np.zeros(len(symbols), np.intp)
+        before[1:] = symbols[:-1]
+        counts = np.bincount((before << 8) + symbols, minlength=1 << 16)
+        return counts.reshape(256, 256).astype(np.uint32)
+    counts = np.empty((256, 256), np.uint32)
+    _c.pairs(symbols, counts)
+    return counts
+
+
+def several(symbols: Bytes, per_byte: int) -> Bytes:
+    """Pack several small symbols into each byte (``docs/format.md``, section 4, kind 4)."""
+    if _c is None:
+        return numpy_codec.several(symbols, per_byte)
+    out = np.empty(-(-len(symbols) // per_byte), np.uint8)
+    _c.pack(symbols, per_byte, out)
+    return out
+
+
+def distinct(items: Items, most: int) -> tuple[Items, npt.NDArray[np.uint16], Counts] | None:
+    """The sorted distinct items, each item's index, and how often each occurs.
+
+    None if there are more than ``most``.
+    """
     if _c is None:
         if len(np.unique(items[:_SAMPLE])) > most:
             return None
-        values, inverse = np.unique(items, return_inverse=True)
-        return (values, inverse.astype(np.uint16)) if len(values) <= most else None
-    found = np.empty(most, np.uint64)
+        values, inverse, times = np.unique(items, return_inverse=True, return_counts=True)
+        if len(values) > most:
+            return None
+        return values, inverse.astype(np.uint16), times.astype(np.int64)
+    found, times = np.empty(most, np.uint64), np.empty(most, np.uint64)
     indices = np.empty(len(items), np.uint16)
-    count = _c.distinct(items, items.itemsize, most, found, indices)
+    count = _c.distinct(items, items.itemsize, most, found, indices, times)
     if count > most:
         return None
-    order = np.argsort(found[:count], kind="stable")
-    ranks = np.empty(count, np.uint16)
-    ranks[order] = np.arange(count, dtype=np.uint16)
-    return found[:count][order].astype(items.dtype), ranks[indices]
+    return found[:count].astype(items.dtype), indices, times[:count].view(np.int64)
+
+
+def divide(indices: npt.NDArray[np.uint16], sizes: Counts) -> tuple[Bytes, list[Bytes]]:
+    """High parts of 12-bit indices, and the low bytes of each part in order.
+
+    Args:
+        indices: below 4096.
+        sizes: how many indices each of 16 high parts has.
+    """
+    if _c is None:
+        high, low = (indices >> 8).astype(np.uint8), indices.astype(np.uint8)
+        return high, [low[high == part] for part in range(16)]
+    high, low = np.empty(len(indices), np.uint8), np.empty(len(indices), np.uint8)
+    _c.divide(indices, sizes, high, low)
+    return high, np.split(low, np.cumsum(sizes)[:-1])
 
 
 def gaps(items: Items, background: int) -> tuple[Bytes, Items]:

@@ -7,17 +7,22 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define MLC_INLINE static inline __attribute__((always_inline))
-#define MLC_LIKELY(x) __builtin_expect(!!(x), 1)
 #define MLC_CLZ64(x) ((unsigned)__builtin_clzll(x))
+#define MLC_CTZ64(x) ((unsigned)__builtin_ctzll(x))
 #else
 #define MLC_INLINE static __forceinline
-#define MLC_LIKELY(x) (x)
 #include <intrin.h>
 static __forceinline unsigned MLC_CLZ64(uint64_t x)
 {
     unsigned long top;
     _BitScanReverse64(&top, x);
     return 63u - (unsigned)top;
+}
+static __forceinline unsigned MLC_CTZ64(uint64_t x)
+{
+    unsigned long bottom;
+    _BitScanForward64(&bottom, x);
+    return (unsigned)bottom;
 }
 #endif
 
@@ -29,14 +34,13 @@ static __forceinline unsigned MLC_CLZ64(uint64_t x)
 #define MLC_TARGET(list)
 #endif
 
-MLC_INLINE uint64_t mlc_swap64(uint64_t x)
-{
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    return __builtin_bswap64(x);
+#define MLC_LITTLE 0
+#define mlc_swap64(x) __builtin_bswap64(x)
 #else
-    return x;
+#define MLC_LITTLE 1
+#define mlc_swap64(x) (x)
 #endif
-}
 
 MLC_INLINE uint64_t mlc_load64(const uint8_t *p)
 {

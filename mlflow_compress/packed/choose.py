@@ -1,24 +1,32 @@
 """Chooses how to code an array from histograms, and writes the choice.
 
 Every candidate is a :class:`Plan`: an estimated size and a function that writes it. Only the
-cheapest is written. ``docs/format.md``, sections 4 and 5.
+cheapest is written. ``docs/format.md``, sections 4 to 6.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_compress.packed import arrays, backends
+from mlflow_compress.packed import arrays, backends, clusters, numpy_codec
 from mlflow_compress.packed.arrays import Items
 from mlflow_compress.packed.format import varint
-from mlflow_compress.packed.tables import Counts, write_lengths
+from mlflow_compress.packed.tables import Counts, Lengths, entropy_bits
 
 Bytes = npt.NDArray[np.uint8]
 PER_LANE = 4096
+ONE_LANE = 1024
 FEW = 4096
 SPARSE_SHARE = 0.5
+# rows and contexts have tables of their own: not worth a look in small arrays
+LARGE = 16384
+LEAST_ROW = 32
+# what several tables must save, for they decode more slowly
+LEAST_ROWS_GAIN = 0.008
+LEAST_CONTEXT_GAIN = 0.05
+SAMPLED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -29,22 +37,30 @@ class Plan:
     write: Callable[[], bytes]
 
 
-def encode(data: bytes | memoryview, width: int, floating: bool, row: int) -> bytes:
+def encode(
+    data: bytes | memoryview, width: int, floating: bool, row: int = 0, taps: int = 0
+) -> bytes:
     """Code a tensor's bytes losslessly in the smallest way found.
 
     Args:
         data: the tensor's ``raw_data``.
         width: bytes per item: 1, 2, 4 or 8.
         floating: whether items are floats (their sign is rotated away from the exponent).
-        row: items per row, for what differs from row to row; 0 for none.
+        row: items per index of the first dimension, for what differs from row to row; 0 for none.
+        taps: items per convolution kernel, whose neighbours are alike; 0 for none.
 
     Returns:
-        The payload. Equal arguments give equal bytes.
+        The payload. Equal arguments give equal bytes, in both backends.
     """
     items = arrays.items_of(data, width)
     if not len(items):
         return bytes([arrays.RAW])
-    return _cheapest([_raw(items), *_codebooks(items), _sparse_or_plain(items, floating)]).write()
+    if width == 1:
+        symbols = items.astype(np.uint8, copy=False)
+        plans = _of_bytes(symbols, backends.histogram(symbols), row, taps)
+    else:
+        plans = [*_codebooks(items, row, taps), *_of_items(items, floating)]
+    return _cheapest(plans).write()
 
 
 def _cheapest(plans: Sequence[Plan]) -> Plan:
@@ -59,61 +75,96 @@ def _constant(items: Items) -> Plan:
     return Plan(1 + items.itemsize, lambda: bytes([arrays.CONSTANT]) + items[:1].tobytes())
 
 
-def leaf(symbols: Bytes) -> Plan:
-    """The best plan for bytes: raw, constant, Huffman, or several to a byte and then these."""
-    if not len(symbols):
-        return _raw(symbols)
-    counts = backends.histogram(symbols)
-    if counts.max() == len(symbols):
-        return _constant(symbols)
-    plans = [_raw(symbols), _huffman(symbols, counts)]
+# bytes
+
+
+def _of_bytes(symbols: Bytes, counts: Counts, row: int, taps: int) -> list[Plan]:
+    """Plans for items of one byte."""
+    used = np.flatnonzero(counts)
+    plans = [_sparse_or_plain(symbols, counts)]
+    if 1 < len(used) <= 16 and used[-1] >= 16:
+        table = np.zeros(256, np.uint8)
+        table[used] = np.arange(len(used))
+        plans.append(_narrow(used.astype(np.uint8), table[symbols], counts[used], row, taps))
+        return plans
+    return [*plans, *_structured(symbols, counts, row, taps, plans[0].cost)]
+
+
+def _structured(
+    symbols: Bytes, counts: Counts, row: int, taps: int, plain: float
+) -> Iterator[Plan]:
+    """Plans with several tables; ``plain`` is the cost without."""
+    if len(symbols) < LARGE or counts.max() == len(symbols):
+        return
+    if row >= LEAST_ROW and len(symbols) // row >= 2 * clusters.CLUSTERS:
+        yield from _rows(symbols, row, plain)
+    if taps > 1:
+        yield from _context(symbols)
+
+
+def _leaf(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
+    """The best plan for bytes: raw, constant, Huffman, or several to a byte and then these.
+
+    Args:
+        counts: their histogram, up to 256 numbers.
+        symbols: gives the bytes; called only if they are needed.
+    """
+    total = int(counts.sum())
+    if total == 0:
+        return Plan(1, lambda: bytes([arrays.RAW]))
     largest = int(np.flatnonzero(counts)[-1])
-    plans += [_several(symbols, bits) for bits in (1, 2, 4) if largest < 1 << bits]
+    if counts.max() == total:
+        return Plan(2, lambda: bytes([arrays.CONSTANT, largest]))
+    plans = [
+        Plan(1 + total, lambda: bytes([arrays.RAW]) + symbols().tobytes()),
+        _huffman(counts, symbols),
+    ]
+    if largest < 16:
+        several = [per_byte for per_byte in (2, 4, 8) if largest < 1 << 8 // per_byte]
+        plans += [_several(symbols(), per_byte) for per_byte in several]
     return _cheapest(plans)
 
 
-def _several(symbols: Bytes, bits: int) -> Plan:
-    per_byte = 8 // bits
-    padded = np.zeros(-(-len(symbols) // per_byte) * per_byte, np.uint8)
-    padded[: len(symbols)] = symbols
-    together = np.zeros(len(padded) // per_byte, np.uint8)
-    for place in range(per_byte):
-        together |= padded[place::per_byte] << np.uint8(place * bits)
+def _several(symbols: Bytes, per_byte: int) -> Plan:
+    together = backends.several(symbols, per_byte)
     counts = backends.histogram(together)
     if counts.max() == len(together):
         inner = _constant(together)
     else:
-        inner = _cheapest([_raw(together), _huffman(together, counts)])
+        inner = _cheapest([_raw(together), _huffman(counts, lambda: together)])
     return Plan(2 + inner.cost, lambda: bytes([arrays.PACKED, per_byte]) + inner.write())
 
 
-def lane_size(count: int) -> int:
+def _huffman(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
+    if len(counts) < 256:
+        counts = np.concatenate([counts, np.zeros(256 - len(counts), counts.dtype)])
+    lengths = backends.code_lengths(counts)
+    table = backends.write_lengths(lengths)
+    total = int(counts.sum())
+    per_lane = _lane_size(total)
+    lanes = 8 * -(-total // (8 * per_lane)) if per_lane else 1
+    bits = int(counts @ lengths)
+    cost = 1 + len(table) + 2 + bits / 8 + lanes * (1.5 if per_lane else 2)
+
+    def write() -> bytes:
+        lane_bytes, data = backends.encode_lanes(symbols(), lengths, per_lane, 0)
+        head = bytes([arrays.HUFFMAN]) + table + varint(2 * per_lane)
+        return head + _lane_lengths(lane_bytes, bool(per_lane)) + data
+
+    return Plan(cost, write)
+
+
+def _lane_size(count: int) -> int:
     """Symbols per lane and group for ``count`` symbols; 0 (one lane) for few."""
-    if count < 1024:
+    if count < ONE_LANE:
         return 0
     groups = max(1, round(count / (8 * PER_LANE)))
     return -(-count // (8 * groups))
 
 
-def _huffman(symbols: Bytes, counts: Counts) -> Plan:
-    lengths = backends.code_lengths(counts)
-    table = write_lengths(lengths)
-    per_lane = lane_size(len(symbols))
-    lanes = 8 * -(-len(symbols) // (8 * per_lane)) if per_lane else 1
-    bits = int((counts * lengths).sum())
-    cost = 1 + len(table) + 2 + bits / 8 + lanes * (1.5 if per_lane else 2)
-
-    def write() -> bytes:
-        lane_bytes, data = backends.encode_lanes(symbols, lengths, per_lane, 0)
-        head = bytes([arrays.HUFFMAN]) + table + varint(2 * per_lane)
-        return head + _lane_lengths(lane_bytes, per_lane) + data
-
-    return Plan(cost, write)
-
-
-def _lane_lengths(lane_bytes: npt.NDArray[np.int64], per_lane: int) -> bytes:
+def _lane_lengths(lane_bytes: npt.NDArray[np.int64], several: bool) -> bytes:
     least = int(lane_bytes.min())
-    if not per_lane:
+    if not several:
         return varint(least)
     extra = lane_bytes - least
     width = int(extra.max()).bit_length()
@@ -121,13 +172,106 @@ def _lane_lengths(lane_bytes: npt.NDArray[np.int64], per_lane: int) -> bytes:
     return varint(least) + bytes([width]) + np.packbits(bits, bitorder="little").tobytes()
 
 
+def _sparse_or_plain(symbols: Bytes, counts: Counts) -> Plan:
+    plain = _leaf(counts, lambda: symbols)
+    background = int(counts.argmax())
+    share = counts[background] / len(symbols)
+    if not SPARSE_SHARE <= share < 1:
+        return plain
+    return _cheapest([plain, _sparse(symbols, background, False)])
+
+
+def _rows(symbols: Bytes, row: int, plain: float) -> Iterator[Plan]:
+    """Rows in four clusters, each coded on its own (kind 7), if that may pay."""
+    table = symbols.reshape(-1, row)
+    step = -(-len(table) // SAMPLED_ROWS)
+    sample = backends.row_histograms(np.ascontiguousarray(table[::step]).reshape(-1), row)
+    if _rows_gain(sample, clusters.cluster(sample)) * step < LEAST_ROWS_GAIN * plain:
+        return
+    histograms = backends.row_histograms(symbols, row)
+    ids = clusters.cluster(histograms)
+    number = int(ids.max()) + 1
+    if number < 2 or _rows_gain(histograms, ids) < LEAST_ROWS_GAIN * plain:
+        return
+    inner = [_leaf(np.bincount(ids, minlength=256), lambda: ids)]
+    for cluster in range(number):
+        counts = histograms[ids == cluster].sum(axis=0, dtype=np.int64)
+        inner.append(_sparse_or_plain(table[ids == cluster].reshape(-1), counts))
+    head = bytes([arrays.ROWS]) + varint(row) + bytes([number])
+    cost = len(head) + sum(plan.cost for plan in inner)
+    yield Plan(
+        cost + LEAST_ROWS_GAIN * plain, lambda: head + b"".join(plan.write() for plan in inner)
+    )
+
+
+def _rows_gain(histograms: npt.NDArray[np.uint32], ids: Bytes) -> float:
+    """Bytes that clusters may save, by their entropies, less what it costs to name them."""
+    whole = entropy_bits(histograms.sum(axis=0, dtype=np.int64))
+    return (whole - clusters.entropies(histograms, ids)) / 8 - len(ids) / 4
+
+
+def _context(symbols: Bytes) -> Iterator[Plan]:
+    """A table for each of up to four classes of the symbol before (kind 3), if it may pay."""
+    per_lane = _lane_size(len(symbols))
+    pairs = backends.pair_histogram(symbols).astype(np.int64)
+    # the first symbol of a lane follows a 0, whatever stands before it in the array
+    starts = np.cumsum(numpy_codec.lane_starts(len(symbols), per_lane, 1)[0])[:-1]
+    starts = starts[starts < len(symbols)]
+    np.subtract.at(pairs, (symbols[starts - 1], symbols[starts]), 1)
+    np.add.at(pairs[0], symbols[starts], 1)
+    seen = np.flatnonzero(pairs.sum(axis=1))
+    if len(seen) < 2:
+        return
+    ids = clusters.cluster(pairs[seen])
+    counts = [pairs[seen[ids == c]].sum(axis=0, dtype=np.int64) for c in range(ids.max() + 1)]
+    if len(counts) < 2 or any(np.count_nonzero(part) < 2 for part in counts):
+        return
+    # symbols that come before no other take their neighbour's class, which keeps the runs long
+    classes = ids[np.maximum(np.searchsorted(seen, np.arange(256), side="right") - 1, 0)]
+    runs = _runs(classes)
+    if len(runs) // 2 > 255:
+        return
+    lengths = np.zeros((4, 256), np.uint8)
+    lengths[: len(counts)] = [backends.code_lengths(part, 11) for part in counts]
+    tables = b"".join(backends.write_lengths(lengths[c]) for c in range(len(counts)))
+    head = bytes([arrays.CONTEXT, len(counts), len(runs) // 2]) + runs
+    bits = sum(int(part @ lengths[c]) for c, part in enumerate(counts))
+    cost = len(head) + len(tables) + 4 + bits / 8 + 12 * -(-len(symbols) // (8 * per_lane))
+
+    def write() -> bytes:
+        lanes = backends.encode_context(symbols, lengths, classes, per_lane)
+        return head + tables + varint(per_lane) + _lane_lengths(lanes[0], True) + lanes[1]
+
+    yield Plan(cost * (1 + LEAST_CONTEXT_GAIN), write)
+
+
+def _runs(classes: Bytes) -> bytes:
+    """Classes as pairs of class and run length - 1."""
+    ends = np.append(np.flatnonzero(np.diff(classes)), len(classes) - 1)
+    runs = np.diff(ends, prepend=-1)
+    return np.stack([classes[ends], (runs - 1).astype(np.uint8)], axis=1).tobytes()
+
+
+# items of several bytes
+
+
+def _of_items(items: Items, floating: bool) -> Iterator[Plan]:
+    yield _values(items, floating)
+    zeros = len(items) - int(np.count_nonzero(items))
+    if SPARSE_SHARE * len(items) <= zeros < len(items):
+        yield _sparse(items, 0, floating)
+
+
 def _values(items: Items, floating: bool) -> Plan:
     """Arrays below the level of sparse: a leaf, or byte planes of leaves."""
     if items.itemsize == 1:
-        return leaf(items.astype(np.uint8, copy=False))
+        symbols = items.astype(np.uint8, copy=False)
+        return _leaf(backends.histogram(symbols), lambda: symbols)
     if not len(items):
         return _raw(items)
-    inner = [leaf(plane) for plane in backends.split(items, floating)]
+    inner = []
+    for plane in backends.split(items, floating):
+        inner.append(_leaf(backends.histogram(plane), lambda plane=plane: plane))
     planes = Plan(
         2 + sum(plan.cost for plan in inner),
         lambda: bytes([arrays.PLANES, floating]) + b"".join(plan.write() for plan in inner),
@@ -135,28 +279,12 @@ def _values(items: Items, floating: bool) -> Plan:
     return _cheapest([_raw(items), planes])
 
 
-def _sparse_or_plain(items: Items, floating: bool) -> Plan:
-    plain = _values(items, floating)
-    background, share = _background(items)
-    if share < SPARSE_SHARE:
-        return plain
-    return _cheapest([plain, _sparse(items, background, floating)])
-
-
-def _background(items: Items) -> tuple[np.unsignedinteger, float]:
-    """The most frequent item and its share; for wide items only 0 is tried."""
-    if items.itemsize == 1:
-        counts = backends.histogram(items.astype(np.uint8, copy=False))
-        return items.dtype.type(counts.argmax()), float(counts.max() / len(items))
-    return items.dtype.type(0), float((items == 0).mean())
-
-
-def _sparse(items: Items, background: np.unsignedinteger, floating: bool) -> Plan:
-    gaps, values = backends.gaps(items, int(background))
-    gap_plan, value_plan = leaf(gaps), _values(values, floating)
+def _sparse(items: Items, background: int, floating: bool) -> Plan:
+    gaps, values = backends.gaps(items, background)
+    gap_plan, value_plan = _values(gaps, False), _values(values, floating)
     head = (
         bytes([arrays.SPARSE])
-        + np.array([background], items.dtype).tobytes()
+        + background.to_bytes(items.itemsize, "little")
         + varint(len(values))
         + varint(len(gaps))
     )
@@ -166,31 +294,45 @@ def _sparse(items: Items, background: np.unsignedinteger, floating: bool) -> Pla
     )
 
 
-def _codebooks(items: Items) -> list[Plan]:
+def _codebooks(items: Items, row: int, taps: int) -> Iterator[Plan]:
     found = backends.distinct(items, FEW)
     if found is None:
-        return []
-    values, indices = found
+        return
+    values, indices, counts = found
     if len(values) == 1:
-        return [_constant(items)]
-    if len(values) <= 256:
-        if items.itemsize == 1 and len(values) > 16:
-            return []
-        return [_narrow(values, indices.astype(np.uint8))]
-    return [_wide(values, indices)]
+        yield _constant(items)
+    elif len(values) <= 256:
+        yield _narrow(values, indices.astype(np.uint8), counts, row, taps)
+    else:
+        yield _wide(values, indices, counts)
 
 
-def _narrow(values: Items, indices: Bytes) -> Plan:
-    inner = _sparse_or_plain(indices, False)
+def _narrow(values: Items, indices: Bytes, counts: Counts, row: int, taps: int) -> Plan:
+    full = np.zeros(256, np.int64)
+    full[: len(counts)] = counts
+    plain = _sparse_or_plain(indices, full)
+    inner = _cheapest([plain, *_structured(indices, full, row, taps, plain.cost)])
     head = bytes([arrays.CODEBOOK]) + varint(len(values)) + values.tobytes()
     return Plan(len(head) + inner.cost, lambda: head + inner.write())
 
 
-def _wide(values: Items, indices: npt.NDArray[np.uint16]) -> Plan:
-    high = (indices >> 8).astype(np.uint8)
-    low = indices.astype(np.uint8)
-    inner = [leaf(high)]
-    inner += [leaf(low[high == part]) for part in range(-(-len(values) // 256))]
+def _wide(values: Items, indices: npt.NDArray[np.uint16], counts: Counts) -> Plan:
+    joint = np.zeros(FEW, np.int64)
+    joint[: len(counts)] = counts
+    parts = joint.reshape(16, 256)
+    sizes = parts.sum(axis=1)
+    divided: list[tuple[Bytes, list[Bytes]]] = []
+
+    def halves() -> tuple[Bytes, list[Bytes]]:
+        if not divided:
+            divided.append(backends.divide(indices, sizes.view(np.uint64)))
+        return divided[0]
+
+    high_counts = np.zeros(256, np.int64)
+    high_counts[:16] = sizes
+    inner = [_leaf(high_counts, lambda: halves()[0])]
+    for part in range(-(-len(values) // 256)):
+        inner.append(_leaf(parts[part], lambda part=part: halves()[1][part]))
     head = bytes([arrays.WIDE]) + varint(len(values)) + values.tobytes()
     return Plan(
         len(head) + sum(plan.cost for plan in inner),

@@ -31,6 +31,13 @@ void mlc_histogram(const uint8_t *data, size_t count, size_t stride, uint64_t *c
     }
 }
 
+void mlc_row_histograms(const uint8_t *data, size_t rows, size_t row, uint32_t *counts)
+{
+    memset(counts, 0, rows * 256 * sizeof *counts);
+    for (; rows; rows--, counts += 256)
+        for (size_t i = 0; i < row; i++) counts[*data++]++;
+}
+
 /* Plain Huffman with two queues (van Leeuwen, 1976): weight[0..size) ascends; depth of each leaf.
  * Of equal weights, leaves come before packages. Returns the largest depth. */
 static unsigned two_queues(const uint64_t *weight, unsigned size, uint8_t *depth)
@@ -123,6 +130,65 @@ mlc_error mlc_code_lengths(const uint64_t *counts, unsigned limit, uint8_t *leng
     return MLC_OK;
 }
 
+size_t mlc_write_lengths(const uint8_t *lengths, uint8_t *out)
+{
+    unsigned low = 0, high = 255, last = 6, have = 0;
+    uint64_t bits = 0;
+    uint8_t *at = out;
+    while (!lengths[low]) low++;
+    while (!lengths[high]) high--;
+    *at++ = (uint8_t)low;
+    *at++ = (uint8_t)high;
+    for (unsigned s = low; s <= high;) {
+        unsigned length = lengths[s], token = 0, size = 1;
+        if (length == 0) {
+            unsigned run = 1;
+            while (run < 16 && lengths[s + run] == 0) run++;
+            token = 3 | (run - 1) << 3;
+            size = 7;
+            s += run;
+        } else {
+            if (length + 1 == last || length == last + 1) {
+                token = 1 | (length < last) << 2;
+                size = 3;
+            } else if (length != last) {
+                token = 7 | length << 3;
+                size = 7;
+            }
+            last = length;
+            s++;
+        }
+        bits |= (uint64_t)token << have;
+        for (have += size; have >= 8; have -= 8, bits >>= 8) *at++ = (uint8_t)bits;
+    }
+    if (have) *at++ = (uint8_t)bits;
+    return (size_t)(at - out);
+}
+
+void mlc_pair_histogram(const uint8_t *symbols, size_t count, uint32_t *counts)
+{
+    unsigned before = 0;
+    memset(counts, 0, 65536 * sizeof *counts);
+    for (size_t i = 0; i < count; i++) {
+        counts[before << 8 | symbols[i]]++;
+        before = symbols[i];
+    }
+}
+
+void mlc_pack(const uint8_t *symbols, size_t count, unsigned per_byte, uint8_t *out)
+{
+    unsigned bits = 8 / per_byte;
+    size_t whole = count / per_byte, i = 0;
+    if (per_byte == 2)
+        for (; i < whole; i++) out[i] = (uint8_t)(symbols[2 * i] | symbols[2 * i + 1] << 4);
+    for (; i * per_byte < count; i++) {
+        unsigned byte = 0;
+        for (unsigned j = 0; j < per_byte && i * per_byte + j < count; j++)
+            byte |= (unsigned)symbols[i * per_byte + j] << j * bits;
+        out[i] = (uint8_t)byte;
+    }
+}
+
 size_t mlc_encode_bound(size_t count, size_t per_lane)
 {
     size_t groups = per_lane ? count / (MLC_LANES * per_lane) + 1 : 1;
@@ -190,11 +256,76 @@ mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *length
     return MLC_OK;
 }
 
-size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t most,
-                    uint64_t *values, uint16_t *indices, void *work)
+mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t *lengths,
+                             const uint8_t *classes, size_t per_lane, uint8_t *out,
+                             size_t *out_size, uint32_t *lane_bytes)
 {
-    enum { SLOTS = 16384 };
-    uint16_t *slot = work; /* index + 1, 0 empty; at most a quarter full */
+    uint32_t code[MLC_CLASSES][256];
+    uint8_t *at = out;
+    for (unsigned c = 0; c < MLC_CLASSES; c++) {
+        uint16_t codes[256];
+        for (unsigned s = 0; s < 256; s++)
+            if (lengths[c * 256 + s] > MLC_CONTEXT_LENGTH) return MLC_ARGUMENT;
+        mlc_codes(lengths + c * 256, codes);
+        for (unsigned s = 0; s < 256; s++)
+            code[c][s] = (uint32_t)codes[s] << 4 | lengths[c * 256 + s];
+    }
+    for (unsigned s = 0; s < 256; s++)
+        if (classes[s] >= MLC_CLASSES) return MLC_ARGUMENT;
+    while (count) {
+        size_t group = MLC_LANES * per_lane < count ? MLC_LANES * per_lane : count;
+        for (unsigned j = 0; j < MLC_LANES; j++) {
+            uint8_t *start = at;
+            uint64_t bits = 0;
+            unsigned have = 0, class = classes[0];
+            size_t mine = group / MLC_LANES + (j == MLC_LANES - 1 ? group % MLC_LANES : 0);
+            while (mine--) {
+                uint32_t c = code[class][*symbols];
+                class = classes[*symbols++];
+                bits |= (uint64_t)(c >> 4) << have;
+                have += c & 15;
+                if (have >= 32) {
+                    mlc_store64(at, bits);
+                    at += 4;
+                    bits >>= 32;
+                    have -= 32;
+                }
+            }
+            mlc_store64(at, bits);
+            at += (have + 7) / 8;
+            *lane_bytes++ = (uint32_t)(at - start);
+        }
+        count -= group;
+    }
+    *out_size = (size_t)(at - out);
+    return MLC_OK;
+}
+
+/* Sorts values[0..count) and says where each went: rank[old place] = new place. */
+static void sort_values(uint64_t *values, size_t count, uint16_t *rank, uint16_t *place)
+{
+    for (size_t i = 0; i < count; i++) place[i] = (uint16_t)i;
+    for (size_t gap = count / 2; gap; gap = gap == 2 ? 1 : gap * 5 / 11) {
+        for (size_t i = gap; i < count; i++) {
+            uint64_t value = values[i];
+            uint16_t from = place[i];
+            size_t at = i;
+            for (; at >= gap && values[at - gap] > value; at -= gap) {
+                values[at] = values[at - gap];
+                place[at] = place[at - gap];
+            }
+            values[at] = value;
+            place[at] = from;
+        }
+    }
+    for (size_t i = 0; i < count; i++) rank[place[i]] = (uint16_t)i;
+}
+
+MLC_INLINE size_t distinct_of(const uint8_t *items, size_t count, unsigned width, size_t most,
+                              uint64_t *values, uint16_t *indices, uint64_t *counts,
+                              uint16_t *slot)
+{
+    enum { SLOTS = 16384 }; /* index + 1, 0 empty; at most a quarter full */
     size_t found = 0;
     memset(slot, 0, SLOTS * sizeof *slot);
     for (size_t i = 0; i < count; i++) {
@@ -208,7 +339,72 @@ size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t m
         }
         indices[i] = (uint16_t)(slot[at] - 1);
     }
+    uint16_t *rank = slot, *place = slot + 4096;
+    sort_values(values, found, rank, place);
+    memset(counts, 0, found * sizeof *counts);
+    for (size_t i = 0; i < count; i++) {
+        uint16_t index = rank[indices[i]];
+        indices[i] = index;
+        counts[index]++;
+    }
     return found;
+}
+
+size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t most,
+                    uint64_t *values, uint16_t *indices, uint64_t *counts, void *work)
+{
+    switch (width) {
+    case 1: return distinct_of(items, count, 1, most, values, indices, counts, work);
+    case 2: return distinct_of(items, count, 2, most, values, indices, counts, work);
+    case 4: return distinct_of(items, count, 4, most, values, indices, counts, work);
+    default: return distinct_of(items, count, 8, most, values, indices, counts, work);
+    }
+}
+
+void mlc_divide(const uint16_t *indices, size_t count, uint8_t *high, uint8_t *low, size_t *at)
+{
+    for (size_t i = 0; i < count; i++) {
+        unsigned part = indices[i] >> 8 & 15;
+        high[i] = (uint8_t)part;
+        low[at[part]++] = (uint8_t)indices[i];
+    }
+}
+
+MLC_INLINE uint8_t *put_gap(uint8_t *gap, size_t step)
+{
+    while (step >= 255) {
+        *gap++ = 255;
+        step -= 255;
+    }
+    *gap++ = (uint8_t)step;
+    return gap;
+}
+
+/* Eight bytes at a time: most are the background. */
+static void gaps_of_bytes(const uint8_t *items, size_t count, uint8_t background, uint8_t *gaps,
+                          size_t *gap_count, uint8_t *values, size_t *value_count)
+{
+    const uint64_t low = 0x7F7F7F7F7F7F7F7Fu, all = background * 0x0101010101010101u;
+    uint8_t *gap = gaps, *value = values;
+    size_t last = 0, i = 0;
+    for (; i + 8 <= count; i += 8) {
+        uint64_t differ = mlc_load64(items + i) ^ all;
+        /* the top bit of each byte that is not 0 */
+        for (differ = (((differ & low) + low) | differ) & ~low; differ; differ &= differ - 1) {
+            size_t at = i + MLC_CTZ64(differ) / 8;
+            gap = put_gap(gap, at - last);
+            *value++ = items[at];
+            last = at + 1;
+        }
+    }
+    for (; i < count; i++) {
+        if (items[i] == background) continue;
+        gap = put_gap(gap, i - last);
+        *value++ = items[i];
+        last = i + 1;
+    }
+    *gap_count = (size_t)(gap - gaps);
+    *value_count = (size_t)(value - values);
 }
 
 MLC_INLINE void gaps_of(const uint8_t *items, size_t count, unsigned width, uint64_t background,
@@ -218,12 +414,7 @@ MLC_INLINE void gaps_of(const uint8_t *items, size_t count, unsigned width, uint
     size_t last = 0;
     for (size_t i = 0; i < count; i++) {
         if (mlc_load_item(items + i * width, width) == background) continue;
-        size_t step = i - last;
-        while (step >= 255) {
-            *gap++ = 255;
-            step -= 255;
-        }
-        *gap++ = (uint8_t)step;
+        gap = put_gap(gap, i - last);
         memcpy(value, items + i * width, width);
         value += width;
         last = i + 1;
@@ -236,7 +427,9 @@ void mlc_gaps(const uint8_t *items, size_t count, unsigned width, uint64_t backg
               uint8_t *gaps, size_t *gap_count, uint8_t *values, size_t *value_count)
 {
     switch (width) {
-    case 1: gaps_of(items, count, 1, background, gaps, gap_count, values, value_count); break;
+    case 1:
+        gaps_of_bytes(items, count, (uint8_t)background, gaps, gap_count, values, value_count);
+        break;
     case 2: gaps_of(items, count, 2, background, gaps, gap_count, values, value_count); break;
     case 4: gaps_of(items, count, 4, background, gaps, gap_count, values, value_count); break;
     default: gaps_of(items, count, 8, background, gaps, gap_count, values, value_count); break;

@@ -2,6 +2,10 @@
 #include "bits.h"
 #include "lanes.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 const char *mlc_error_text(int error)
 {
     static const char *const texts[] = {
@@ -179,6 +183,112 @@ MLC_INLINE mlc_error contiguous_lanes(const uint16_t *entries, const uint8_t *co
     unsigned bad = 0;
     EACH(ENDED)
     return bad ? MLC_LANE_END : MLC_OK;
+}
+
+/* Order-1 context. Five codes of 11 bits fit into a refill. The lanes are taken four by four, so
+ * that their bits and classes stay in registers, and write their symbols interleaved, which needs
+ * one pointer; to_lanes() puts them in order while they are in the first cache. */
+#define MIXED_ROWS 320u
+#define CLASSED(j, place)                                                                          \
+    do {                                                                                           \
+        uint32_t entry = entries[(bits##j & (MLC_CONTEXT_SIZE - 1)) | class##j];                   \
+        bits##j >>= entry & 63;                                                                    \
+        class##j = entry >> 16;                                                                    \
+        (place) = (uint8_t)(entry >> 8);                                                           \
+    } while (0);
+#define FOUR(a, b, c, d, row)                                                                      \
+    CLASSED(a, at[8 * (row) + (a)])                                                                \
+    CLASSED(b, at[8 * (row) + (b)])                                                                \
+    CLASSED(c, at[8 * (row) + (c)])                                                                \
+    CLASSED(d, at[8 * (row) + (d)])
+#define FIVE_ROWS(a, b, c, d)                                                                      \
+    FOUR(a, b, c, d, 0)                                                                            \
+    FOUR(a, b, c, d, 1)                                                                            \
+    FOUR(a, b, c, d, 2)                                                                            \
+    FOUR(a, b, c, d, 3)                                                                            \
+    FOUR(a, b, c, d, 4)                                                                            \
+    REFILL(a)                                                                                      \
+    REFILL(b)                                                                                      \
+    REFILL(c)                                                                                      \
+    REFILL(d)
+
+/* dst[j * step + i] = mixed[8 * i + j] for i in 0..rows */
+static void to_lanes(const uint8_t *mixed, size_t rows, uint8_t *dst, size_t step)
+{
+    size_t i = 0;
+#if defined(__SSE2__)
+    for (; i + 16 <= rows; i += 16) {
+        const __m128i *from = (const __m128i *)(mixed + 8 * i);
+        __m128i a[8], b[8];
+        for (unsigned k = 0; k < 8; k++) a[k] = _mm_loadu_si128(from + k);
+        /* four rounds of dealing the two halves like cards bring each lane's bytes together */
+        for (unsigned round = 0; round < 4; round++) {
+            for (unsigned k = 0; k < 4; k++) {
+                b[2 * k] = _mm_unpacklo_epi8(a[k], a[k + 4]);
+                b[2 * k + 1] = _mm_unpackhi_epi8(a[k], a[k + 4]);
+            }
+            memcpy(a, b, sizeof a);
+        }
+        for (unsigned j = 0; j < 8; j++) _mm_storeu_si128((__m128i *)(dst + j * step + i), a[j]);
+    }
+#endif
+    for (; i < rows; i++)
+        for (unsigned j = 0; j < 8; j++) dst[j * step + i] = mixed[8 * i + j];
+}
+
+MLC_INLINE mlc_error classed(const uint32_t *entries, unsigned first, const uint8_t *const *lane,
+                             const uint32_t *size, uint8_t *dst, size_t count)
+{
+    uint8_t mixed[MIXED_ROWS * MLC_LANES];
+    DECLARE
+    EACH(START)
+    unsigned class0 = first, class1 = first, class2 = first, class3 = first, class4 = first,
+             class5 = first, class6 = first, class7 = first;
+    size_t run = count / MLC_LANES;
+    uint8_t *rest = dst + run * MLC_LANES;
+    for (size_t done = 0, rows; done < run; done += rows) {
+        uint8_t *at = mixed;
+        rows = run - done < MIXED_ROWS ? run - done : MIXED_ROWS;
+        size_t left = rows;
+        for (; left >= 5; left -= 5, at += 5 * MLC_LANES) {
+            FIVE_ROWS(0, 1, 2, 3)
+            FIVE_ROWS(4, 5, 6, 7)
+        }
+        for (; left; left--, at += MLC_LANES) {
+#define ROW(j) CLASSED(j, at[j]) REFILL(j)
+            EACH(ROW)
+#undef ROW
+        }
+        to_lanes(mixed, rows, dst + done, run);
+    }
+    for (size_t more = count % MLC_LANES; more; more--) {
+        CLASSED(7, *rest++)
+        REFILL(7)
+    }
+    unsigned bad = 0;
+    EACH(ENDED)
+    return bad ? MLC_LANE_END : MLC_OK;
+}
+
+static mlc_error classed_plain(const uint32_t *entries, unsigned first,
+                               const uint8_t *const *lane, const uint32_t *size, uint8_t *dst,
+                               size_t count)
+{
+    return classed(entries, first, lane, size, dst, count);
+}
+
+MLC_TARGET("bmi,bmi2,lzcnt")
+static mlc_error classed_bmi2(const uint32_t *entries, unsigned first, const uint8_t *const *lane,
+                              const uint32_t *size, uint8_t *dst, size_t count)
+{
+    return classed(entries, first, lane, size, dst, count);
+}
+
+mlc_error mlc_decode_context(const uint32_t *entries, unsigned first, const uint8_t *const *lane,
+                             const uint32_t *size, uint8_t *dst, size_t count)
+{
+    return mlc_has_bmi2 ? classed_bmi2(entries, first, lane, size, dst, count)
+                        : classed_plain(entries, first, lane, size, dst, count);
 }
 
 MLC_INLINE mlc_error any_group(const uint16_t *entries, const uint8_t *const *lane,

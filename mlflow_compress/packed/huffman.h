@@ -12,6 +12,8 @@
 
 #define MLC_MAX_LENGTH 12
 #define MLC_MAX_LANE 8192
+#define MLC_CONTEXT_LENGTH 11
+#define MLC_CLASSES 4u
 #define MLC_LANES 8
 #define MLC_WORK_MIN ((size_t)1 << 18)
 #define MLC_WORK_MAX ((size_t)1 << 25)
@@ -62,11 +64,27 @@ mlc_error mlc_decode(const uint8_t *src, size_t src_size, uint8_t *dst, size_t c
 /* counts[0..256) becomes how often each value occurs in data[0], data[stride], …, count of them. */
 void mlc_histogram(const uint8_t *data, size_t count, size_t stride, uint64_t *counts);
 
+/* A histogram per row of `row` bytes: data[0..rows * row) readable, counts[0..rows * 256)
+ * writable. */
+void mlc_row_histograms(const uint8_t *data, size_t rows, size_t row, uint32_t *counts);
+
 /* Optimal code lengths of at most limit (8 to 15) bits: counts[0..256) readable, at least two of
  * them not 0; lengths[0..256) writable. */
 mlc_error mlc_code_lengths(const uint64_t *counts, unsigned limit, uint8_t *lengths);
 
-/* The most bytes that mlc_encode() can write. */
+/* Serialises lengths[0..256), at least two of them not 0, to out[0..256 + 2); returns the bytes
+ * used. */
+size_t mlc_write_lengths(const uint8_t *lengths, uint8_t *out);
+
+/* counts[0..65536) becomes how often each symbol follows each other one: counts[before << 8 | s].
+ * symbols[0..count) readable; before the first there is a 0. */
+void mlc_pair_histogram(const uint8_t *symbols, size_t count, uint32_t *counts);
+
+/* Packs per_byte (2, 4 or 8) symbols, each below 2^(8 / per_byte), into a byte:
+ * symbols[0..count) readable, out[0..ceil(count / per_byte)) writable. */
+void mlc_pack(const uint8_t *symbols, size_t count, unsigned per_byte, uint8_t *out);
+
+/* The most bytes that mlc_encode() or mlc_encode_context() can write. */
 size_t mlc_encode_bound(size_t count, size_t per_lane);
 
 /* Writes Huffman lanes: symbols[0..count) readable, each with lengths[symbol] in 1..12;
@@ -76,12 +94,26 @@ mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *length
                      size_t per_lane, int contiguous, uint8_t *out, size_t *out_size,
                      uint32_t *lane_bytes);
 
+/* Writes the lanes of kind 3 (docs/format.md, section 6): as mlc_encode() in contiguous lanes, but
+ * with lengths[0..4 * 256), each at most 11, of a table per class, and classes[0..256), each below
+ * 4. A symbol's length in a class in which it occurs is not 0. per_lane is not 0. */
+mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t *lengths,
+                             const uint8_t *classes, size_t per_lane, uint8_t *out,
+                             size_t *out_size, uint32_t *lane_bytes);
+
 /* Indexes up to most (1 to 4096) distinct items of width 1, 2, 4 or 8: items[0..count*width)
  * readable, values[0..most) and indices[0..count) writable. Returns how many distinct there are,
- * or most + 1 as soon as there are more. Values come in order of first occurrence. */
+ * or most + 1 as soon as there are more. Values are sorted, indices point into them,
+ * counts[0..most) says how often each occurs.
+ * work[0..MLC_DISTINCT_WORK) writable and aligned to 2. */
 size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t most,
-                    uint64_t *values, uint16_t *indices, void *work);
+                    uint64_t *values, uint16_t *indices, uint64_t *counts, void *work);
 #define MLC_DISTINCT_WORK ((size_t)16384 * 2)
+
+/* Cuts 12-bit indices into high parts and, sorted by these, low bytes: indices[0..count) readable,
+ * high[0..count) and low[0..count) writable; at[0..16): where in low each part starts, as the
+ * counts of the parts say; becomes where it ends. */
+void mlc_divide(const uint16_t *indices, size_t count, uint8_t *high, uint8_t *low, size_t *at);
 
 /* Splits items into gaps and values (docs/format.md, section 4, kind 6): items[0..count*width)
  * readable, gaps[0..count) and values[0..count*width) writable. *gap_count and *value_count

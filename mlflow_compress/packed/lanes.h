@@ -24,7 +24,15 @@ void mlc_codes(const uint8_t *lengths, uint16_t *codes);
 mlc_error mlc_decode_group(const uint16_t *entries, const uint8_t *const *lane,
                            const uint32_t *size, uint8_t *dst, size_t count, int contiguous);
 
-/* The same for one lane alone. */
+/* The same for contiguous lanes of kind 3. entries[0..MLC_CLASSES * MLC_CONTEXT_SIZE) hold a table
+ * per class; an entry is next class * MLC_CONTEXT_SIZE << 16 | symbol << 8 | length, indexed by
+ * class * MLC_CONTEXT_SIZE | the next 11 bits. first: the class at the start times
+ * MLC_CONTEXT_SIZE. */
+#define MLC_CONTEXT_SIZE (1u << MLC_CONTEXT_LENGTH)
+mlc_error mlc_decode_context(const uint32_t *entries, unsigned first, const uint8_t *const *lane,
+                             const uint32_t *size, uint8_t *dst, size_t count);
+
+/* The same as mlc_decode_group() for one lane alone. */
 mlc_error mlc_decode_lane(const uint16_t *entries, const uint8_t *lane, size_t size, uint8_t *dst,
                           size_t count);
 

@@ -82,21 +82,25 @@ def encode_lanes(
     Returns:
         The lanes' lengths in bytes and the lanes, one after the other.
     """
-    codes = canonical_codes(lengths)
     sizes, _ = lane_starts(len(symbols), per_lane, layout)
     ordered = to_lanes(symbols, per_lane, layout)
+    return write_lanes(canonical_codes(lengths)[ordered], lengths[ordered], sizes)
+
+
+def write_lanes(
+    codes: npt.NDArray[np.uint16], lengths: Bytes, sizes: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], bytes]:
+    """Write codes of these lengths, lane after lane of these sizes."""
     ends = np.cumsum(sizes)
-    bits = lengths[ordered].astype(np.int64)
-    total = np.concatenate([[0], np.cumsum(bits)])
-    lane_bits = total[ends] - total[ends - sizes]
-    lane_bytes = (lane_bits + 7) // 8
+    total = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    lane_bytes = (total[ends] - total[ends - sizes] + 7) // 8
     starts = np.cumsum(lane_bytes) - lane_bytes
     out = np.zeros(int(lane_bytes.sum()) + 3, np.int64)
-    for first in range(0, len(ordered), _CHUNK):
-        part = slice(first, min(first + _CHUNK, len(ordered)))
+    for first in range(0, len(codes), _CHUNK):
+        part = slice(first, min(first + _CHUNK, len(codes)))
         lane = np.searchsorted(ends, np.arange(part.start, part.stop), side="right")
         at = starts[lane] * 8 + total[part.start : part.stop] - total[ends[lane] - sizes[lane]]
-        word = codes[ordered[part]].astype(np.int64) << (at & 7)
+        word = codes[part].astype(np.int64) << (at & 7)
         byte = at >> 3
         base = int(byte[0])
         span = int(byte[-1]) - base + 1
@@ -172,3 +176,13 @@ def split(items: npt.NDArray[np.unsignedinteger], rotate: bool) -> Bytes:
     if rotate:
         turned = items << kind(1) | items >> kind(8 * items.itemsize - 1)
     return np.ascontiguousarray(turned.reshape(-1, 1).view(np.uint8).T)
+
+
+def several(symbols: Bytes, per_byte: int) -> Bytes:
+    """Pack several small symbols into each byte (``docs/format.md``, section 4, kind 4)."""
+    padded = np.zeros(-(-len(symbols) // per_byte) * per_byte, np.uint8)
+    padded[: len(symbols)] = symbols
+    out = np.zeros(len(padded) // per_byte, np.uint8)
+    for place in range(per_byte):
+        out |= padded[place::per_byte] << np.uint8(place * (8 // per_byte))
+    return out

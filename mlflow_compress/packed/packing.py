@@ -115,7 +115,11 @@ def _payload(weight: graphs.Weight) -> bytes | None:
     if size <= fixed:
         return None
     payload = choose.encode(
-        weight.data, width_of(dtype), is_float(dtype), tensors.row_items(weight.tensor)
+        weight.data,
+        width_of(dtype),
+        is_float(dtype),
+        tensors.row_items(weight.tensor),
+        tensors.kernel_items(weight.tensor),
     )
     return payload if len(payload) + fixed < size or size >= LARGE else None
 

@@ -21,7 +21,8 @@ struct node {
     uint8_t *buffer;
     /* huffman */
     const uint16_t *table;
-    unsigned table_bits;
+    const uint32_t *class_table;
+    unsigned table_bits, first_class;
     size_t per_lane, undecoded;
     const uint8_t *lengths, *lanes, *end;
     uint32_t least;
@@ -134,6 +135,8 @@ MLC_INLINE size_t lane_symbols(const node *n, size_t count, unsigned j)
     return count / MLC_LANES + (j < count % MLC_LANES);
 }
 
+static mlc_error parse_lanes(state *s, node *n);
+
 static mlc_error parse_huffman(state *s, node *n)
 {
     uint8_t lengths[256];
@@ -147,6 +150,53 @@ static mlc_error parse_huffman(state *s, node *n)
     TRY(get_number(s, 2 * MLC_MAX_LANE + 1, &number));
     n->per_lane = (size_t)(number >> 1);
     n->contiguous = number & 1;
+    return parse_lanes(s, n);
+}
+
+static mlc_error parse_context(state *s, node *n)
+{
+    uint8_t lengths[256], classes[256];
+    uint16_t *one;
+    uint32_t *all;
+    uint64_t number;
+    unsigned value = 0;
+    NEED(s, 2);
+    unsigned tables = s->at[0], runs = s->at[1];
+    s->at += 2;
+    if (tables < 2 || tables > MLC_CLASSES) return MLC_NUMBER;
+    for (; runs; runs--) {
+        NEED(s, 2);
+        unsigned class = s->at[0], run = s->at[1] + 1u;
+        s->at += 2;
+        if (class >= tables || value + run > 256) return MLC_NUMBER;
+        while (run--) classes[value++] = (uint8_t)class;
+    }
+    if (value != 256) return MLC_NUMBER;
+    TRY(take_memory(s, MLC_TABLE_SIZE * sizeof *one, &one));
+    TRY(take_memory(s, MLC_CLASSES * MLC_CONTEXT_SIZE * sizeof *all, &all));
+    memset(all, 0, MLC_CLASSES * MLC_CONTEXT_SIZE * sizeof *all);
+    for (unsigned class = 0; class < tables; class ++) {
+        TRY(get_lengths(s, lengths));
+        unsigned bits = mlc_build_table(lengths, one);
+        if (bits == 0 || bits > MLC_CONTEXT_LENGTH) return MLC_TABLE;
+        for (unsigned i = 0; i < MLC_CONTEXT_SIZE; i++)
+            all[class * MLC_CONTEXT_SIZE + i] =
+                one[i] | (uint32_t)classes[one[i] >> 8] * MLC_CONTEXT_SIZE << 16;
+    }
+    n->class_table = all;
+    n->table_bits = MLC_CONTEXT_LENGTH;
+    n->first_class = classes[0] * MLC_CONTEXT_SIZE;
+    TRY(get_number(s, MLC_MAX_LANE, &number));
+    n->per_lane = (size_t)number;
+    n->contiguous = 1;
+    if (n->per_lane == 0) return MLC_NUMBER;
+    return parse_lanes(s, n);
+}
+
+/* The lanes' lengths, and the lanes: the end of both kinds. */
+static mlc_error parse_lanes(state *s, node *n)
+{
+    uint64_t number;
     n->undecoded = n->count;
     n->lane_number = 0;
     size_t lanes = 1, total = 0;
@@ -217,6 +267,8 @@ static mlc_error next_group(state *s, node *n, uint8_t *dst, size_t count)
     }
     n->lanes = at;
     n->undecoded -= count;
+    if (n->kind == CONTEXT)
+        return mlc_decode_context(n->class_table, n->first_class, lane, size, dst, count);
     if (lanes == 1) return mlc_decode_lane(n->table, lane[0], size[0], dst, count);
     return mlc_decode_group(n->table, lane, size, dst, count, n->contiguous);
 }
@@ -241,9 +293,7 @@ static mlc_error spread(state *s, node *n)
     if (n->per_byte == 2) {
         for (size_t i = 0; i < bytes; i++) {
             uint16_t two = (uint16_t)((from[i] & 15) | (from[i] >> 4) << 8);
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-            two = (uint16_t)(two << 8 | two >> 8);
-#endif
+            if (!MLC_LITTLE) two = (uint16_t)(two << 8 | two >> 8);
             memcpy(to + 2 * i, &two, 2);
         }
     } else {
@@ -423,6 +473,8 @@ static mlc_error parse(state *s, node *n, size_t count, unsigned width, unsigned
         return take_item(s, n);
     case HUFFMAN:
         return width == 1 ? parse_huffman(s, n) : MLC_KIND;
+    case CONTEXT:
+        return width == 1 ? parse_context(s, n) : MLC_KIND;
     case PACKED:
         if (width != 1) return MLC_KIND;
         NEED(s, 1);
@@ -472,7 +524,7 @@ static mlc_error pull_leaf(state *s, node *n, uint8_t *dst, size_t count)
         return MLC_OK;
     }
     while (count) {
-        size_t group = n->kind == HUFFMAN && !n->ready ? group_size(n) : 0;
+        size_t group = (n->kind == HUFFMAN || n->kind == CONTEXT) && !n->ready ? group_size(n) : 0;
         if (group && group <= count) {
             TRY(next_group(s, n, dst, group));
             n->left -= group;
@@ -490,24 +542,47 @@ static mlc_error pull_leaf(state *s, node *n, uint8_t *dst, size_t count)
     return MLC_OK;
 }
 
-MLC_INLINE uint64_t turn_back(uint64_t x, unsigned width)
-{
-    return x >> 1 | (x & 1) << (8 * width - 1);
-}
-
-#define MERGE(type, expression)                                                                    \
-    for (size_t i = 0; i < now; i++) {                                                             \
-        uint64_t x = (expression);                                                                 \
-        if (n->transform) x = turn_back(x, sizeof(type));                                          \
-        type item = (type)x;                                                                       \
-        memcpy(dst + i * sizeof(type), &item, sizeof(type));                                       \
+/* The planes' bytes as items of `type`, which the caller's width is; restrict lets the compiler
+ * take sixteen at a time. */
+#define MERGER(name, type, expression)                                                             \
+    static void name(const uint8_t *const *p, uint8_t *restrict dst, size_t count, int turned)     \
+    {                                                                                              \
+        const uint8_t *restrict p0 = p[0], *restrict p1 = p[1], *restrict p2 = p[2],               \
+                      *restrict p3 = p[3];                                                         \
+        (void)p2, (void)p3;                                                                        \
+        if (turned) {                                                                              \
+            for (size_t i = 0; i < count; i++) {                                                   \
+                type x = (type)(expression);                                                       \
+                x = (type)(x >> 1 | (type)(x << (8 * sizeof x - 1)));                              \
+                memcpy(dst + i * sizeof x, &x, sizeof x);                                          \
+            }                                                                                      \
+        } else {                                                                                   \
+            for (size_t i = 0; i < count; i++) {                                                   \
+                type x = (type)(expression);                                                       \
+                memcpy(dst + i * sizeof x, &x, sizeof x);                                          \
+            }                                                                                      \
+        }                                                                                          \
     }
-#define P(plane) ((uint64_t)p[plane][i] << 8 * (plane))
+
+MERGER(merge2, uint16_t, p0[i] | p1[i] << 8)
+MERGER(merge4, uint32_t,
+       p0[i] | (uint32_t)p1[i] << 8 | (uint32_t)p2[i] << 16 | (uint32_t)p3[i] << 24)
+
+static void merge_any(const uint8_t *const *p, uint8_t *dst, size_t count, unsigned width,
+                      int turned)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t x = 0;
+        for (unsigned plane = 0; plane < width; plane++) x |= (uint64_t)p[plane][i] << 8 * plane;
+        if (turned) x = x >> 1 | (x & 1) << (8 * width - 1);
+        for (unsigned b = 0; b < width; b++) dst[i * width + b] = (uint8_t)(x >> 8 * b);
+    }
+}
 
 static mlc_error pull_planes(state *s, node *n, uint8_t *dst, size_t count)
 {
     while (count) {
-        const uint8_t *p[8];
+        const uint8_t *p[8] = {0};
         size_t now = count;
         for (unsigned plane = 0; plane < n->width; plane++) {
             node *inner = n->inner + plane;
@@ -515,18 +590,9 @@ static mlc_error pull_planes(state *s, node *n, uint8_t *dst, size_t count)
             p[plane] = inner->view;
             if (inner->ready < now) now = inner->ready;
         }
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        for (size_t i = 0; i < now; i++) {
-            uint64_t x = 0;
-            for (unsigned plane = 0; plane < n->width; plane++) x |= P(plane);
-            if (n->transform) x = turn_back(x, n->width);
-            for (unsigned b = 0; b < n->width; b++) dst[i * n->width + b] = (uint8_t)(x >> 8 * b);
-        }
-#else
-        if (n->width == 2) { MERGE(uint16_t, P(0) | P(1)) }
-        else if (n->width == 4) { MERGE(uint32_t, P(0) | P(1) | P(2) | P(3)) }
-        else { MERGE(uint64_t, P(0) | P(1) | P(2) | P(3) | P(4) | P(5) | P(6) | P(7)) }
-#endif
+        if (MLC_LITTLE && n->width == 2) merge2(p, dst, now, n->transform);
+        else if (MLC_LITTLE && n->width == 4) merge4(p, dst, now, n->transform);
+        else merge_any(p, dst, now, n->width, n->transform);
         for (unsigned plane = 0; plane < n->width; plane++) used(n->inner + plane, now);
         dst += now * n->width;
         count -= now;
@@ -750,7 +816,8 @@ mlc_error mlc_decode(const uint8_t *src, size_t src_size, uint8_t *dst, size_t c
     if (s.at != s.end) return MLC_LEFT_OVER;
     /* whole groups where the root is Huffman, so that they decode in place */
     size_t block = 4 * BLOCK;
-    if (root.kind == HUFFMAN && root.per_lane) block = MLC_LANES * root.per_lane;
+    if ((root.kind == HUFFMAN || root.kind == CONTEXT) && root.per_lane)
+        block = MLC_LANES * root.per_lane;
     *crc = 0;
     while (root.left) {
         size_t now = root.left < block ? root.left : block;

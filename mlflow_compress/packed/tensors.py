@@ -106,6 +106,14 @@ def row_items(tensor: TensorProto) -> int:
     return items // dims[0] if items % dims[0] == 0 else 0
 
 
+def kernel_items(tensor: TensorProto) -> int:
+    """Coded items per convolution kernel (dimensions 2 and up); 0 where there is none."""
+    dims = list(tensor.dims)
+    if len(dims) < 3 or (bits_of(tensor.data_type) or 0) < 8:
+        return 0
+    return element_count(dims[2:])
+
+
 def type_name(dtype: int) -> str:
     """ONNX's own lower-case name of a data type (``float``, ``int8``, …)."""
     return str(TensorProto.DataType.Name(dtype)).lower()
