@@ -17,6 +17,7 @@ __all__ = ["Plan", "choose"]
 
 # Levels take about 56 bytes of transient memory for each symbol and level of the tree.
 MERGE_FROM = 1 << 16
+DIRECTORY = 60  # the metadata entry around the directory's entries
 LEVELS_LIMIT = (48 << 20) // 56
 
 
@@ -79,7 +80,8 @@ def _cheapest(
             total += raw
             kinds.append(None)
     used = frozenset(kind for kind in kinds if kind is not None)
-    return Plan(tuple(kinds), step, total + functions_bytes(Reading(used, step), opset))
+    reading = Reading(used, step, merge=total > MERGE_FROM)
+    return Plan(tuple(kinds), step, total + DIRECTORY + functions_bytes(reading, opset))
 
 
 def _affordable(candidates: Sequence[Candidate], plan: Plan) -> bool:

@@ -34,11 +34,10 @@ from mlflow_compress.packed.format import (
 from mlflow_compress.packed.portable import METADATA, rest_crc
 from mlflow_compress.packed.portable_code import MAX_SYMBOLS, Ints
 from mlflow_compress.packed.portable_functions import HELPERS, LEVEL_KINDS
-from mlflow_compress.packed.portable_tensor import FIXED_WEIGHTS, INPUTS, LIMIT
+from mlflow_compress.packed.portable_tensor import FIXED_WEIGHTS, FURTHER, INPUTS, LIMIT
 
 __all__ = ["PortableWeight", "is_portable", "open_model"]
 
-OUTPUTS = {"Huffman": 2, "Sparse": 3, "Gaps": 2}
 ENCODINGS = {
     "Fixed": "codebook+fixed",
     "Huffman": "codebook+huffman",
@@ -90,7 +89,7 @@ class PortableWeight(PackedWeight):
 
 def _of_trees(node: NodeProto, tensors: Sequence[TensorProto]) -> Iterator[TensorProto]:
     """Segment starts and code trees; those of levels stand with the data and are not told apart."""
-    if node.op_type in OUTPUTS:
+    if node.op_type in FURTHER:
         for first in range(0, len(tensors) - 3, 4):
             yield from tensors[first + 1 : first + 3]
 
@@ -200,7 +199,7 @@ def open_model(model: ModelProto, file_bytes: int, max_bytes: int = DEFAULT_CAP)
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node[:count]]
     for node in nodes:
         known = node.domain == DOMAIN and len(node.input) == INPUTS.get(node.op_type)
-        if not known or len(node.output) != OUTPUTS.get(node.op_type, 1):
+        if not known or len(node.output) != 1 + FURTHER.get(node.op_type, 0):
             raise PackedFormatError(f"graph: unknown node '{node.op_type}' among the weights'")
     if len(nodes) != count or (len(graph.node) > count and graph.node[count].domain == DOMAIN):
         raise PackedFormatError(f"graph: not as many weights as the directory's {count} entries")

@@ -16,7 +16,7 @@ from mlflow_compress.packed.format import DOMAIN, width_of
 from mlflow_compress.packed.portable_code import MAX_SYMBOLS, Ints
 from mlflow_compress.packed.portable_functions import LEVEL_KINDS
 
-__all__ = ["DTYPES", "FIXED_WEIGHTS", "INPUTS", "LIMIT", "Candidate", "PortableTensor"]
+__all__ = ["DTYPES", "FIXED_WEIGHTS", "FURTHER", "INPUTS", "LIMIT", "Candidate", "PortableTensor"]
 
 # All that the CPU kernels of every runtime tried gather, compress and scatter.
 DTYPES = frozenset(
@@ -32,6 +32,8 @@ MAX_GAP = 255
 MAX_BYTES = 1 << 26
 FIXED_WEIGHTS = {1: [128, 64, 32, 16, 8, 4, 2, 1], 2: [64, 16, 4, 1], 4: [16, 1]}
 
+# Outputs of a node but the weight itself: decoded streams, whose lengths the file states.
+FURTHER = {"Huffman": 1, "Sparse": 2, "Gaps": 1}
 LIMIT = 12  # longest code of the kinds coded in levels
 INPUTS = {
     "Fixed": 2,
@@ -69,41 +71,66 @@ class PortableTensor:
 
 @dataclass(frozen=True)
 class _Histogram:
-    """Distinct values (as unsigned integers), how often each occurs, and where."""
+    """Distinct values, ascending as unsigned integers, and how often each occurs."""
 
     values: Values
     counts: Ints
-    indices: NDArray[np.integer]
 
     @classmethod
-    def of(cls, items: Values) -> "_Histogram":
+    def of(cls, items: Values) -> "_Histogram | None":
+        """The histogram, or None if there are more values than a code may have."""
         if items.itemsize <= 2:
-            counts = np.bincount(items, minlength=1)
-            used = np.flatnonzero(counts)
-            where = np.zeros(len(counts), np.int32)
-            where[used] = np.arange(len(used))
-            return cls(_narrow(used, items.dtype), counts[used], where[items])
-        values, indices, counts = np.unique(items, return_inverse=True, return_counts=True)
-        return cls(values, counts, indices)
+            every = np.bincount(items, minlength=1)
+            values = _narrow(np.flatnonzero(every), items.dtype)
+            counts = every[values]
+        elif len(np.unique(_sample(items))) > MAX_SYMBOLS:
+            return None
+        else:
+            values, counts = np.unique(items, return_counts=True)
+        return cls(values, counts) if len(values) <= MAX_SYMBOLS else None
 
-    @property
-    def small(self) -> bool:
-        return len(self.values) <= MAX_SYMBOLS
+    def indices(self, items: Values) -> Ints:
+        """For each item, which of the values it is."""
+        if items.itemsize > 2:
+            return np.searchsorted(self.values, items)
+        where = np.zeros(int(self.values[-1]) + 1, np.int64)
+        where[self.values] = np.arange(len(self.values))
+        return where[items]
+
+
+def _sample(items: Values) -> Values:
+    """Some 65,536 items from all over."""
+    return items[:: max(1, len(items) >> 16)]
+
+
+def _background(items: Values) -> int | None:
+    """The value of at least half of the items, but not of all, if there is one."""
+    values, counts = np.unique(_sample(items), return_counts=True)
+    value = values[counts.argmax()]
+    found = int(np.count_nonzero(items == value))
+    return int(value) if len(items) / 2 <= found < len(items) else None
 
 
 @dataclass(frozen=True)
 class _Gaps:
-    moves: _Histogram
+    """How far to move on before each value is stored, at most 255, over the background."""
+
+    moves: NDArray[np.uint8]
     values: Values
     background: Values
 
     @cached_property
-    def histogram(self) -> _Histogram:
+    def of_moves(self) -> _Histogram:
+        counts = np.bincount(self.moves, minlength=256)
+        used = np.flatnonzero(counts)
+        return _Histogram(_narrow(used, self.moves.dtype), counts[used])
+
+    @cached_property
+    def of_values(self) -> _Histogram | None:
         return _Histogram.of(self.values)
 
     @classmethod
     def of(cls, items: Values, background: int) -> "_Gaps":
-        """How far to move on before each item that is not the background, at most 255."""
         places = np.flatnonzero(items != background)
         distance = np.diff(places, prepend=-1)
         fillers = (distance - 1) // MAX_GAP
@@ -112,7 +139,7 @@ class _Gaps:
         moves[last] = distance - MAX_GAP * fillers
         values = np.full(len(moves), background, items.dtype)
         values[last] = items[places]
-        return cls(_Histogram.of(moves), values, items.dtype.type(background).reshape(1))
+        return cls(moves, values, np.full(1, background, items.dtype))
 
 
 def _narrow(values: Ints, dtype: "np.dtype[np.unsignedinteger]") -> Values:
@@ -135,17 +162,13 @@ class Candidate:
         self.raw_bytes = len(data)
 
     @cached_property
-    def _histogram(self) -> _Histogram:
+    def _histogram(self) -> _Histogram | None:
         return _Histogram.of(self.items)
 
     @cached_property
     def _gaps(self) -> _Gaps | None:
-        """The sparse form, where at least half of the items are one value."""
-        found = self._histogram
-        most = int(found.counts.argmax())
-        if not len(self.items) > found.counts[most] >= len(self.items) / 2:
-            return None
-        return _Gaps.of(self.items, int(found.values[most]))
+        background = _background(self.items)
+        return None if background is None else _Gaps.of(self.items, background)
 
     def costs(self, step: int) -> Iterator[tuple[str, int]]:
         """Kinds that can code this weight, and the bytes that each adds to the file.
@@ -153,59 +176,48 @@ class Candidate:
         Args:
             step: bytes per segment.
         """
-        if self.raw_bytes > MAX_BYTES:
+        if not 0 < self.raw_bytes <= MAX_BYTES:
             return
-        found, width = self._histogram, self.items.itemsize
-        table = (len(found.values) + 1) * width
-        if found.small:
-            yield self._cost("Huffman", streams.segments_bytes(found.counts, step) + table)
-            if len(found.values) > 1:
-                yield self._cost("Levels", streams.levels_bytes(found.counts, LIMIT) + table)
+        width = self.items.itemsize
+        if self._histogram is not None:
+            for level, size in _coded_bytes(self._histogram, width, step):
+                yield self._cost("Levels" if level else "Huffman", size)
         bits = self._fixed_bits
         if bits:
             yield self._cost("Fixed", len(self.items) * bits // 8 + (1 << bits) * width)
         gaps = self._gaps
         if gaps is None:
             return
-        moves, values = gaps.moves, gaps.values
-        segments = streams.segments_bytes(moves.counts, step) + len(moves.values) + 1
-        levels = 0
-        if len(moves.values) > 1:
-            levels = streams.levels_bytes(moves.counts, LIMIT) + len(moves.values) + 1
-            yield self._cost("GapsLevels", levels + values.nbytes + width)
-        yield self._cost("Gaps", segments + values.nbytes + width)
-        inner = gaps.histogram
-        if inner.small:
-            table = (len(inner.values) + 1) * width
-            yield self._cost(
-                "Sparse", segments + streams.segments_bytes(inner.counts, step) + table
-            )
-            if levels and len(inner.values) > 1:
-                yield self._cost(
-                    "SparseLevels", levels + streams.levels_bytes(inner.counts, LIMIT) + table
-                )
+        values = {} if gaps.of_values is None else dict(_coded_bytes(gaps.of_values, width, step))
+        for level, size in _coded_bytes(gaps.of_moves, 1, step):
+            suffix = "Levels" if level else ""
+            yield self._cost(f"Gaps{suffix}", size + gaps.values.nbytes + width)
+            if level in values:
+                yield self._cost(f"Sparse{suffix}", size + values[level])
 
     @property
     def _fixed_bits(self) -> int:
         """Bits of an index where indices of one width fill whole bytes, else 0."""
-        for bits in FIXED_WEIGHTS:
-            if len(self._histogram.values) <= 1 << bits:
-                return bits if len(self.items) and len(self.items) * bits % 8 == 0 else 0
+        found = self._histogram
+        for bits in FIXED_WEIGHTS if found is not None else ():
+            if found is not None and len(found.values) <= 1 << bits:
+                return bits if len(self.items) * bits % 8 == 0 else 0
         return 0
 
     def _cost(self, kind: str, payload: int) -> tuple[str, int]:
-        values = 16 * INPUTS[kind] + 12 * (INPUTS[kind] % 4 == 0)
-        return kind, payload + values + 44 + len(kind) + len(self.name) + 2 * len(self.dims)
+        """Add what frames a payload: node, initializers, value_info and directory entry."""
+        frame = 96 + 18 * INPUTS[kind] + 42 * FURTHER.get(kind, 0) + len(kind)
+        return kind, payload + frame + 2 * len(self.name) + 6 * len(self.dims)
 
     def levels_work(self, kind: str) -> int:
         """Symbols times levels that the functions for levels go through."""
-        counts = [self._histogram.counts] if kind == "Levels" else [self._need_gaps.moves.counts]
-        if kind == "SparseLevels":
-            counts.append(self._need_gaps.histogram.counts)
-        return sum(int(part.sum()) for part in counts) * LIMIT
+        if kind == "Levels":
+            return len(self.items) * LIMIT
+        moves = len(self._sparse.moves)
+        return (2 if kind == "SparseLevels" else 1) * moves * LIMIT
 
     @property
-    def _need_gaps(self) -> _Gaps:
+    def _sparse(self) -> _Gaps:
         if self._gaps is None:
             raise ValueError(f"tensor '{self.name}' has no sparse form")
         return self._gaps
@@ -226,22 +238,20 @@ class Candidate:
         """
         writer = _Writer(self.dtype, step, names)
         attributes: dict[str, list[int]] = {"shape": list(self.dims)}
-        background = None
         if kind == "Fixed":
             attributes["weights"] = self._write_fixed(writer)
         elif kind in ("Huffman", "Levels"):
-            writer.coded(kind == "Levels", self._histogram, self.dtype, None)
+            writer.coded(kind == "Levels", self.dtype, self._histogram, self.items)
         else:
-            gaps, level = self._need_gaps, kind in LEVEL_KINDS
-            background = gaps.background
-            writer.coded(level, gaps.moves, TensorProto.UINT8, None)
+            gaps, level = self._sparse, kind in LEVEL_KINDS
+            writer.coded(level, TensorProto.UINT8, gaps.of_moves, gaps.moves)
             if level:
                 attributes["count"] = [len(gaps.values)]
             if kind.startswith("Gaps"):
                 writer.tensor(self.dtype, gaps.values)
-                writer.tensor(self.dtype, background)
+                writer.tensor(self.dtype, gaps.background)
             else:
-                writer.coded(level, gaps.histogram, self.dtype, background)
+                writer.coded(level, self.dtype, gaps.of_values, gaps.values, gaps.background)
         if merge:
             for suffix, slots in zip(("", "1"), reversed(writer.slots), strict=False):
                 attributes["slots" + suffix] = [slots, 4 // slots, -1, 16]
@@ -256,8 +266,8 @@ class Candidate:
         return coded, writer.depth
 
     def _write_fixed(self, writer: "_Writer") -> list[int]:
-        bits, found = self._fixed_bits, self._histogram
-        indices = found.indices.reshape(-1, 8 // bits).astype(np.uint8)
+        bits, found = self._fixed_bits, _present(self._histogram)
+        indices = found.indices(self.items).reshape(-1, 8 // bits).astype(np.uint8)
         weights = np.array(FIXED_WEIGHTS[bits], np.uint8)
         packed = (indices * weights).sum(1, dtype=np.uint8)
         writer.tensor(TensorProto.UINT8, packed[:, None])
@@ -282,20 +292,43 @@ class _Writer:
             TensorProto(name=next(self.names), dims=data.shape, data_type=dtype, raw_data=raw)
         )
 
-    def coded(self, level: bool, found: _Histogram, dtype: int, background: Values | None) -> None:
+    def coded(
+        self,
+        level: bool,
+        dtype: int,
+        found: _Histogram | None,
+        items: Values,
+        background: Values | None = None,
+    ) -> None:
+        """Code items as levels or segments; ``background`` (or 0) stands for nothing."""
+        found = _present(found)
+        indices = found.indices(items)
         if level:
-            levels = streams.encode_levels(found.indices, found.counts, LIMIT)
+            levels = streams.encode_levels(indices, found.counts, LIMIT)
             order, self.depth = levels.order, max(self.depth, levels.depth)
             self.tensor(TensorProto.UINT8, levels.bits)
         else:
-            segments = streams.encode_segments(found.indices, found.counts, self.step)
+            segments = streams.encode_segments(indices, found.counts, self.step)
             order = segments.order
             wide = TensorProto.UINT8 if segments.starts.itemsize == 1 else TensorProto.UINT16
             self.tensor(TensorProto.UINT8, segments.stream)
             self.tensor(wide, segments.starts)
             self.tensor(TensorProto.UINT8, segments.tree)
-            count = int(found.counts.sum())
-            self.infos.append(helper.make_tensor_value_info(next(self.names), dtype, [count]))
+            self.infos.append(helper.make_tensor_value_info(next(self.names), dtype, [len(items)]))
             self.slots.append(segments.slots)
-        first = np.zeros(1, found.values.dtype) if background is None else background
+        first = np.zeros(1, items.dtype) if background is None else background
         self.tensor(dtype, np.concatenate([first, found.values[order]]))
+
+
+def _present(found: _Histogram | None) -> _Histogram:
+    if found is None:
+        raise ValueError("too many values for a code")
+    return found
+
+
+def _coded_bytes(found: _Histogram, width: int, step: int) -> Iterator[tuple[bool, int]]:
+    """Whether in levels, and bytes of all but the framing, for each way to code a histogram."""
+    table = (len(found.values) + 1) * width
+    yield False, streams.segments_bytes(found.counts, step) + table
+    if len(found.values) > 1:
+        yield True, streams.levels_bytes(found.counts, LIMIT) + table

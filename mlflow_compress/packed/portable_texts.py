@@ -175,6 +175,7 @@ MACROS = {
     "CALL_LEVELS": "decoded = mc.levels(tree, symbols, roots)",
     "BACKGROUND": _BACKGROUND,
     "SCATTER": _SCATTER,
+    "SCATTER_DECODED": _SCATTER.replace("gaps", "decoded"),
     **MERGE_MACROS,
 }
 
@@ -203,8 +204,7 @@ TOP = {
 <shape $HAS_SLOTS> (stream, starts, tree, symbols, values, background) => (weight, decoded) {
   $TAKE_SLOTS
   $SEGMENTS
-  gaps = Identity(decoded)
-  $SCATTER
+  $SCATTER_DECODED
 }
 """,
     "Levels": """
@@ -234,8 +234,7 @@ TOP = {
   size = Constant<value_ints: ints = @count>()
   roots = Expand(root, size)
   $LEVELS
-  gaps = Identity(decoded)
-  $SCATTER
+  $SCATTER_DECODED
 }
 """,
     "Fixed": """
