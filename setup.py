@@ -61,6 +61,7 @@ setup(
             "mlflow_compress = mlflow_compress.mlflow_plugin.context:CompressRunContext",
         ],
         "mlflow_compress.techniques": [
+            "fold = mlflow_compress.techniques.fold:TECHNIQUE",
             "prune = mlflow_compress.techniques.prune:TECHNIQUE",
             "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",
             "share = mlflow_compress.techniques.share:TECHNIQUE",

@@ -175,7 +175,7 @@ def _fit(name: str, key: str, array: np.ndarray, kind: onnx.TypeProto.Tensor) ->
 
 
 def _fit_shape(name: str, key: str, array: np.ndarray, kind: onnx.TypeProto.Tensor) -> None:
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
     shown = f"[{', '.join(['rows', *('any' if d is None else str(d) for d in dims[1:])])}]"
     fits = len(dims) == array.ndim and all(
         size in (None, got) for size, got in zip(dims[1:], array.shape[1:], strict=True)

@@ -21,6 +21,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(
 )
 """What onnxruntime raises; its exceptions have no common base class."""
 
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)
+
 
 class Runnable(Protocol):
     """The part of onnxruntime.InferenceSession that measuring needs."""
@@ -98,7 +100,7 @@ def _run_batch(
 ) -> list[np.ndarray]:
     try:
         return [np.asarray(output) for output in session.run(names, feed)]
-    except (*ORT_ERRORS, ValueError) as error:
+    except _RUN_ERRORS as error:
         first = str(error).strip().splitlines()[0]
         raise DataError(f"the model does not run on data {dataset.name!r}: {first}") from error
 

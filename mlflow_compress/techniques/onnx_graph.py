@@ -17,6 +17,7 @@ __all__ = [
     "node_label",
     "opset",
     "set_initializer",
+    "sort_nodes",
     "subgraphs",
     "unique_name",
     "uses",
@@ -135,6 +136,42 @@ def set_initializer(tensor: TensorProto, array: np.ndarray) -> None:
     """Overwrite a tensor's values in place; the dtype it has is kept."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array, dtype), tensor.name))
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Put a graph's nodes into an order in which each comes after what it reads, stably."""
+    made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    reads = [sorted({made_by[name] for name in _reads(n) if name in made_by}) for n in graph.node]
+    order: list[int] = []
+    placed: set[int] = set()
+    for start in range(len(graph.node)):
+        stack = [start]
+        while stack:
+            index = stack[-1]
+            waiting = [i for i in reads[index] if i not in placed and i != index]
+            if index in placed or not waiting:
+                stack.pop()
+                if index not in placed:
+                    placed.add(index)
+                    order.append(index)
+            else:
+                stack.extend(reversed(waiting))
+    if order != list(range(len(order))):
+        nodes = [NodeProto() for _ in order]
+        for copy, index in zip(nodes, order, strict=True):
+            copy.CopyFrom(graph.node[index])
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _reads(node: NodeProto) -> set[str]:
+    """Return the values that a node reads, those that its nested graphs capture included."""
+    names = set(node.input)
+    for inner in subgraphs(node):
+        for nested in inner.node:
+            names |= _reads(nested)
+        names |= {value.name for value in inner.output}
+    return names
 
 
 def opset(model: ModelProto) -> int:

@@ -41,7 +41,7 @@ def prune(model: ModelProto, settings: PruneSettings, context: Context) -> Resul
     notes: tuple[str, ...] = ()
     for sparsity in schedule(settings.sparsity, settings.steps if settings.repair else 1):
         weights = prunable(made, settings.exclude)
-        scores = importance(model, made, weights, method, inputs, **options)
+        scores = importance(made, weights, method, inputs, **options)
         kept = keep_masks(scores, sparsity, settings.scope)
         masks = {weight.name: mask for weight, mask in zip(weights, kept, strict=True)}
         made = _masked(made, masks)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import ModelProto, TensorProto, version_converter
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -22,8 +23,16 @@ from onnxruntime.quantization import (
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
-from mlflow_compress.techniques.onnx_graph import clone, initializers, opset, walk_nodes
-from mlflow_compress.techniques.onnx_run import batches, check_calibration
+from mlflow_compress.techniques.onnx_fold import share_duplicates
+from mlflow_compress.techniques.onnx_graph import (
+    clone,
+    initializers,
+    opset,
+    sort_nodes,
+    unique_name,
+    walk_nodes,
+)
+from mlflow_compress.techniques.onnx_run import ORT_ERRORS, batches, check_calibration
 from mlflow_compress.techniques.quantize import QuantizeSettings
 
 __all__ = ["quantize", "quantized_origin"]
@@ -39,6 +48,17 @@ _MIN_OPSET = 13
 _QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul",
                   "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
                   "MatMulNBits", "DynamicQuantizeLSTM")  # fmt: skip
+
+_FAILURES: tuple[type[Exception], ...] = (
+    *ORT_ERRORS,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+"""onnxruntime's tools raise whatever they meet."""
 
 _SUFFIXES = ("_quantized_scale", "_quantized_zero_point", "_quantized", "_scale", "_zero_point")
 
@@ -60,6 +80,7 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
         _run(named, path, reader, settings)
         made = onnx.load(path)
     _tidy(made)
+    made = share_duplicates(made)
     origin = quantized_origin(model, made)
     if not any(t.data_type in (TensorProto.INT8, TensorProto.UINT8) for t in _new(model, made)):
         raise TechniqueError("onnxruntime found no weights to quantize in the main graph")
@@ -107,24 +128,33 @@ def _run(model: ModelProto, path: Path, reader: _Reader, settings: QuantizeSetti
         options["CalibMaxIntermediateOutputs"] = reader.chunk
     if settings.method == "percentile":
         options["CalibPercentile"] = settings.percentile
-    try:
-        quantize_static(
-            model,
-            path,
-            reader,
-            quant_format=QuantFormat.QDQ,
-            per_channel=settings.per_channel,
-            reduce_range=settings.reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(settings.exclude),
-            calibrate_method=_METHODS[settings.method],
-            extra_options=options,
-        )
-    # onnxruntime's tools raise what they meet: bare RuntimeErrors, lookups, asserts
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TechniqueError(f"onnxruntime.quantization fails on this model: {first}") from error
+    for adjust in (True, False):
+        if not adjust:
+            # its adjustment of scales for biases near zero trips over per-channel scales
+            options["QDQDisableWeightAdjustForInt32Bias"] = True
+            reader.rewind()
+        try:
+            quantize_static(
+                clone(model),  # it moves the weights of the model it is given into files
+                path,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                per_channel=settings.per_channel,
+                reduce_range=settings.reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(settings.exclude),
+                calibrate_method=_METHODS[settings.method],
+                extra_options=options,
+            )
+        except _FAILURES as error:
+            if adjust and "truth value of an array" in str(error):
+                continue
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TechniqueError(
+                f"onnxruntime.quantization fails on this model: {first}"
+            ) from error
+        return
 
 
 def _refuse(model: ModelProto, settings: QuantizeSettings) -> None:
@@ -145,6 +175,7 @@ def _prepared(model: ModelProto) -> ModelProto:
     model = clone(model)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
+    _own_biases(model)
     if opset(model) >= _MIN_OPSET:
         return model
     try:
@@ -156,10 +187,26 @@ def _prepared(model: ModelProto) -> ModelProto:
         ) from error
 
 
+def _own_biases(model: ModelProto) -> None:
+    """Give each node a bias of its own: onnxruntime.quantization fails on shared ones."""
+    held, taken = initializers(model), set(initializers(model))
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
+            continue
+        name = node.input[2]
+        if name in seen and name in held:
+            node.input[2] = unique_name(f"{name}_own", taken)
+            model.graph.initializer.add().CopyFrom(held[name])
+            model.graph.initializer[-1].name = node.input[2]
+        seen.add(name)
+
+
 def _tidy(model: ModelProto) -> None:
-    """Drop what only a person reads: node names and annotations cost bytes in small files."""
+    """Drop annotations, which cost bytes in small files, and put the nodes in order again."""
     del model.graph.value_info[:]
     del model.metadata_props[:]
+    sort_nodes(model.graph)
 
 
 def _new(source: ModelProto, made: ModelProto) -> list[TensorProto]:
@@ -185,6 +232,7 @@ def _quiet() -> Iterator[None]:
         _depth += 1
         root.disabled = True
         root.addHandler(lent)
+        ort.set_default_logger_severity(4)
         vars(calibrate)["print"] = _no_print
     try:
         yield
@@ -195,6 +243,7 @@ def _quiet() -> Iterator[None]:
             root.removeHandler(lent)
             if not _depth:
                 del vars(calibrate)["print"]
+                ort.set_default_logger_severity(2)
 
 
 def _no_print(*values: object, **options: object) -> None:

@@ -15,9 +15,9 @@ from scipy import linalg
 
 from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.onnx_run import batches, session
+from mlflow_compress.techniques.onnx_run import batches, run, session
 
-__all__ = ["MAX_INPUTS", "Moments", "layer_moments", "refit", "repair", "tapped"]
+__all__ = ["MAX_INPUTS", "Moments", "layer_moments", "refit", "repair", "row_share", "tapped"]
 
 MAX_INPUTS = 6144
 """Layers with more inputs per output are not refitted: their Gram matrices pass 300 MB each."""
@@ -133,9 +133,9 @@ def layer_moments(
         shift = (old - new).reshape(shift.shape).astype(np.float32)
     both = [Moments.empty(matrix.shape[0], matrix.shape[2], matrix.shape[1]) for _ in range(2)]
     read_dense, read_changed = (_reader(model, layer.source) for model in (dense, changed))
-    total = min(rows, len(next(iter(inputs.values()))))
+    total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
     size = max(1, min(64, total // _HELD_BACK))
-    share = max(1, max(_MIN_ROWS, 4 * matrix.shape[2]) * size // max(total, 1))
+    share = row_share(matrix.shape[2], size, total)
     rng = np.random.default_rng(seed)
     for index, batch in enumerate(batches(changed, inputs, size=size, rows=rows)):
         given, wanted = read_changed(batch), read_dense(batch)
@@ -146,12 +146,17 @@ def layer_moments(
     return both[0], both[1]
 
 
+def row_share(width: int, batch: int, total: int) -> int:
+    """Return how many rows of a layer to draw from each batch."""
+    return max(1, max(_MIN_ROWS, 4 * width) * batch // max(total, 1))
+
+
 def _reader(model: ModelProto, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
     """Return a function that gives the value ``name`` for a batch of inputs."""
     if name in {value.name for value in model.graph.input}:
         return lambda batch: np.asarray(batch[name])
     runner = session(tapped(model, [name]))
-    return lambda batch: np.asarray(runner.run([name], dict(batch))[0])
+    return lambda batch: run(runner, [name], batch)[0]
 
 
 def refit(weights: np.ndarray, keep: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import TechniqueError
 
-__all__ = ["batches", "check_calibration", "fixed_batch", "session"]
+__all__ = ["ORT_ERRORS", "batches", "check_calibration", "fixed_batch", "run", "session"]
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     kind
@@ -18,9 +18,11 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(
 )
 """What onnxruntime raises; its exceptions have no common base class."""
 
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)
 
-def session(model: ModelProto, *, optimized: bool = True) -> ort.InferenceSession:
-    """Open a single-threaded, quiet session.
+
+def session(model: ModelProto) -> ort.InferenceSession:
+    """Open a single-threaded, quiet session, optimized only as far as opening it stays quick.
 
     Raises:
         TechniqueError: onnxruntime does not take the model.
@@ -29,14 +31,29 @@ def session(model: ModelProto, *, optimized: bool = True) -> ort.InferenceSessio
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except ORT_ERRORS as error:
         raise TechniqueError(f"onnxruntime does not load the model: {_line(error)}") from error
+
+
+def run(
+    opened: ort.InferenceSession, names: Sequence[str], feed: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Run one batch and return the named outputs.
+
+    Raises:
+        TechniqueError: onnxruntime refuses the inputs.
+    """
+    try:
+        return list(opened.run(list(names), dict(feed)))
+    except _RUN_ERRORS as error:
+        raise TechniqueError(
+            f"the model does not run on the calibration inputs: {_line(error)}"
+        ) from error
 
 
 def check_calibration(
@@ -63,7 +80,7 @@ def fixed_batch(model: ModelProto) -> int | None:
     """Return the batch size that the model's inputs are fixed to, or None when it is open."""
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
-        if dims and dims[0].HasField("dim_value"):
+        if dims and dims[0].dim_value > 0:
             return int(dims[0].dim_value)
     return None
 
@@ -73,20 +90,20 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the inputs in batches that the model can take; rows that fill no batch are left out.
 
-    Inputs whose arrays have a different number of rows than the first are given whole each time.
+    When the inputs do not all have the same number of rows (a recurrent state, say), no axis of
+    rows is common to them, and they are given whole, in one batch.
     """
-    names: Sequence[str] = list(inputs)
-    total = len(inputs[names[0]])
-    step = fixed_batch(model) or size
+    totals = {len(array) if array.ndim else 0 for array in inputs.values()}
+    if len(totals) > 1:
+        yield dict(inputs)
+        return
+    total = totals.pop()
+    fixed = fixed_batch(model)
+    step = fixed or size
     stop = min(total, rows) if rows else total
-    last = stop if fixed_batch(model) is None else max(step, stop - stop % step)
+    last = stop if fixed is None else max(fixed, stop - stop % fixed)
     for begin in range(0, last, step):
-        yield {
-            name: array[begin : min(begin + step, last)]
-            if array.ndim and len(array) == total
-            else array
-            for name, array in inputs.items()
-        }
+        yield {name: array[begin : min(begin + step, last)] for name, array in inputs.items()}
 
 
 def _line(error: Exception) -> str:

@@ -8,24 +8,26 @@ knows that correlated inputs stand in for each other (Hassibi and Stork, "Optima
 1993, equation 5).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 from scipy import linalg
 
-from mlflow_compress.techniques.onnx_graph import Weight
-from mlflow_compress.techniques.onnx_layers import linear_layers
-from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, layer_moments
+from mlflow_compress.techniques.onnx_graph import Weight, initializers
+from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
+from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, row_share, tapped
+from mlflow_compress.techniques.onnx_run import batches, run, session
 
-__all__ = ["importance"]
+__all__ = ["importance", "input_grams"]
+
+_GROUP_BYTES = 1 << 29
 
 _DAMPING = 1e-2
 """Added to the Gram matrix before it is inverted, relative to its mean diagonal."""
 
 
 def importance(
-    dense: ModelProto,
     current: ModelProto,
     weights: Sequence[Weight],
     method: str,
@@ -40,7 +42,6 @@ def importance(
     inputs were independent and alike.
 
     Args:
-        dense: the model before pruning.
         current: the model as far as it is pruned, whose weights are scored.
         weights: the current model's weight tensors.
         method: ``magnitude``, ``wanda`` or ``obs``.
@@ -53,19 +54,74 @@ def importance(
         return [np.abs(array) for array in arrays.values()]
     scores = {name: array**2 / max(float((array**2).sum()), 1e-30) for name, array in
               arrays.items()}  # fmt: skip
-    for layer in linear_layers(current):
-        if layer.weight not in arrays:
-            continue
+    layers = [layer for layer in linear_layers(current) if layer.weight in arrays]
+    for layer, grams in input_grams(current, layers, inputs, rows=rows, seed=seed):
         array = arrays[layer.weight]
         matrix = layer.matrix(array)
-        if matrix.shape[2] > MAX_INPUTS:
-            continue
-        fit, judge = layer_moments(dense, current, layer, inputs, rows=rows, seed=seed)
-        grams = (fit + judge).gram[:, :-1, :-1]
         energy = max(float(((matrix @ grams) * matrix).sum()), 1e-30)
         scale = np.stack([_sensitivity(gram, method) for gram in grams])
         scores[layer.weight] = layer.stored(matrix**2 * scale[:, None] / energy, array.shape)
     return list(scores.values())
+
+
+def input_grams(
+    model: ModelProto,
+    layers: Sequence[LinearLayer],
+    inputs: Mapping[str, np.ndarray],
+    *,
+    rows: int,
+    seed: int,
+) -> Iterator[tuple[LinearLayer, np.ndarray]]:
+    """Yield each layer with the sums of x xᵀ over its input rows, [groups, inputs, inputs].
+
+    The model runs once for as many layers as fit into half a gigabyte; layers with too many
+    inputs are left out.
+    """
+    held = initializers(model)
+    shapes = {x.weight: x.matrix(numpy_helper.to_array(held[x.weight])).shape for x in layers}
+    group: list[LinearLayer] = []
+    left = _GROUP_BYTES
+    for layer in layers:
+        groups, _, width = shapes[layer.weight]
+        if width > MAX_INPUTS:
+            continue
+        size = 8 * groups * width**2
+        if group and size > left:
+            yield from _grams_of(model, group, shapes, inputs, rows, seed)
+            group, left = [], _GROUP_BYTES
+        group.append(layer)
+        left -= size
+    if group:
+        yield from _grams_of(model, group, shapes, inputs, rows, seed)
+
+
+def _grams_of(
+    model: ModelProto,
+    layers: Sequence[LinearLayer],
+    shapes: Mapping[str, tuple[int, ...]],
+    inputs: Mapping[str, np.ndarray],
+    rows: int,
+    seed: int,
+) -> Iterator[tuple[LinearLayer, np.ndarray]]:
+    given = {value.name for value in model.graph.input}
+    names = list(dict.fromkeys(x.source for x in layers if x.source not in given))
+    opened = session(tapped(model, names)) if names else None
+    kernels = {name: tuple(tensor.dims) for name, tensor in initializers(model).items()}
+    sums = [np.zeros((shapes[x.weight][0], *[shapes[x.weight][2]] * 2)) for x in layers]
+    total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
+    size = max(1, min(64, total))
+    rng = np.random.default_rng(seed)
+    for batch in batches(model, inputs, size=size, rows=rows):
+        values = dict(batch)
+        if opened is not None:
+            values |= dict(zip(names, run(opened, names, batch), strict=True))
+        for layer, gram in zip(layers, sums, strict=True):
+            value, kernel = values[layer.source], kernels[layer.weight]
+            limit = row_share(gram.shape[1], size, total)
+            x = layer.rows(value, kernel, layer.choose(value, kernel, limit, rng))
+            x = x.astype(np.float32)
+            gram += x.transpose(0, 2, 1) @ x
+    yield from zip(layers, sums, strict=True)
 
 
 def _sensitivity(gram: np.ndarray, method: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 import logging
 
 import numpy as np
+import onnx
 import pytest
 
 from mlflow_compress.errors import ConfigError, TechniqueError
@@ -74,3 +75,15 @@ def test_calibration_inputs_must_fit_and_be_there(convnet, rows):
 def test_no_files_are_left_behind(convnet, rows, tmp_path):
     quantize(convnet, QuantizeSettings(), Context(rows, work_dir=tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nodes_are_put_in_order_again(convnet, evaluate, rows):
+    from mlflow_compress.techniques.onnx_graph import clone, sort_nodes
+
+    shuffled = clone(convnet)
+    nodes = list(clone(convnet).graph.node)
+    del shuffled.graph.node[:]
+    shuffled.graph.node.extend(nodes[::-1])
+    sort_nodes(shuffled.graph)
+    onnx.checker.check_model(shuffled)
+    np.testing.assert_array_equal(evaluate(shuffled, rows), evaluate(convnet, rows))
