@@ -5,6 +5,16 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress.registry.policy import best_for, check, closest, decide, feasible
 
 if TYPE_CHECKING:
+    from mlflow_compress.registry.operations import (
+        TargetStatus,
+        approve,
+        history,
+        quarantine,
+        reject,
+        rollback,
+        status,
+        unquarantine,
+    )
     from mlflow_compress.registry.promotion import promote
     from mlflow_compress.registry.variants import (
         RegistryState,
@@ -15,23 +25,39 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RegistryState",
+    "TargetStatus",
+    "approve",
     "best_for",
     "check",
     "closest",
     "decide",
     "feasible",
+    "history",
     "promote",
+    "quarantine",
     "read_state",
     "read_variants",
     "register_variants",
+    "reject",
+    "rollback",
+    "status",
+    "unquarantine",
 ]
 
 _HOMES = {
     "RegistryState": "variants",
+    "TargetStatus": "operations",
+    "approve": "operations",
+    "history": "operations",
     "promote": "promotion",
+    "quarantine": "operations",
     "read_state": "variants",
     "read_variants": "variants",
     "register_variants": "variants",
+    "reject": "operations",
+    "rollback": "operations",
+    "status": "operations",
+    "unquarantine": "operations",
 }
 
 

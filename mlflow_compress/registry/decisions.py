@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.targets import Target
 
-__all__ = ["DecisionLog", "LoggedDecision", "evidence_digest", "render"]
+__all__ = ["PENDING", "ROLLED_BACK", "DecisionLog", "LoggedDecision", "evidence_digest", "render"]
 
 KIND = "compress.kind"
 MODEL = "compress.model"
@@ -19,6 +19,10 @@ VERSION = "compress.version"
 INCUMBENT = "compress.incumbent"
 REASON = "compress.reason"
 EVIDENCE = "compress.evidence"
+APPROVAL = "compress.approval"
+
+PENDING = "pending"
+ROLLED_BACK = "rolled back"
 
 # Seconds; an open decision older than this belongs to a job that is gone, wherever it ran.
 _MAX_AGE = 10 * 60
@@ -36,12 +40,14 @@ class LoggedDecision:
         status: the run's status; ``RUNNING`` while (or because) it was not carried out.
         start_ms: when it was made, milliseconds since 1970.
         target: the target's name.
-        outcome: ``promoted``, ``kept``, ``none feasible`` or ``rolled back``.
+        outcome: ``promoted``, ``kept``, ``none feasible``, ``rolled back``, or ``pending`` for a
+            promotion that was asked for.
         version: where the alias should be afterwards, or None.
         incumbent: where it was before, or None.
         reason: one sentence.
         evidence: digest of what it was based on and what it came to.
         owner: host and process that made it.
+        approval: of one that was asked for: ``waiting``, ``approved`` or ``rejected``.
     """
 
     run_id: str
@@ -54,6 +60,7 @@ class LoggedDecision:
     reason: str
     evidence: str
     owner: str = ""
+    approval: str = ""
 
     @property
     def abandoned(self) -> bool:
@@ -132,35 +139,69 @@ class DecisionLog:
         is taken over.
         """
         evidence = evidence_digest(decision, target)
-        text = render(decision, variants, self._model)
         known = next((d for d in self.read_open(decision.target) if d.evidence == evidence), None)
-        run_id = known.run_id if known else self._create(decision, evidence, text)
-        data = {"model": self._model, **to_dict(decision), "limits": to_dict(target)}
-        self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
-        self._client.log_text(run_id, text, "decision.md")
+        run_id = (
+            known.run_id if known else self.create(_entry(decision, decision.outcome, evidence))
+        )
+        self._attach(run_id, decision, target, variants)
         return run_id
 
-    def _create(self, decision: Decision, evidence: str, text: str) -> str:
-        goes = f"v{decision.version}" if decision.version is not None else "nothing"
+    def ask(
+        self, decision: Decision, target: Target, variants: Sequence[Variant]
+    ) -> LoggedDecision:
+        """Write a promotion down that waits for approval; the same one is asked for once."""
+        evidence = evidence_digest(decision, target)
+        for known in self.read(decision.target):
+            if known.outcome == PENDING and known.evidence == evidence:
+                return known
+        run_id = self.create(_entry(decision, PENDING, evidence), {APPROVAL: "waiting"})
+        self._attach(run_id, decision, target, variants)
+        self.close(run_id)
+        return _logged(self._client.get_run(run_id))
+
+    def settle(self, run_id: str, approval: str) -> None:
+        """Say that a waiting promotion was ``approved`` or ``rejected``."""
+        self._client.set_tag(run_id, APPROVAL, approval)
+
+    def create(self, entry: LoggedDecision, tags: Mapping[str, str] | None = None) -> str:
+        """Create an open decision run; return its id."""
+        goes = f"v{entry.version}" if entry.version is not None else "nothing"
         run = self._client.create_run(
             self._experiment_id,
             tags={
                 **self._tags,
-                _RUN_NAME: f"{decision.target}: {decision.outcome} {goes}",
-                _NOTE: text,
+                **(tags or {}),
+                _RUN_NAME: f"{entry.target}: {entry.outcome} {goes}",
+                _NOTE: entry.reason,
                 KIND: "decision",
                 MODEL: self._model,
-                TARGET: decision.target,
-                OUTCOME: decision.outcome,
-                VERSION: "" if decision.version is None else str(decision.version),
-                INCUMBENT: "" if decision.incumbent is None else str(decision.incumbent),
-                REASON: decision.reason,
-                EVIDENCE: evidence,
+                TARGET: entry.target,
+                OUTCOME: entry.outcome,
+                VERSION: "" if entry.version is None else str(entry.version),
+                INCUMBENT: "" if entry.incumbent is None else str(entry.incumbent),
+                REASON: entry.reason,
+                EVIDENCE: entry.evidence,
                 OWNER: owner(),
             },
         )
         run_id: str = run.info.run_id
         return run_id
+
+    def describe(self, run_id: str, entry: LoggedDecision) -> None:
+        """Attach ``decision.json`` and ``decision.md`` of one that an operator made."""
+        data = {"model": self._model, **asdict(entry), "run_id": run_id}
+        title = f"# {self._model}@{entry.target}: {entry.outcome}, version {entry.version}"
+        self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
+        self._client.log_text(run_id, f"{title}\n\n{entry.reason}.\n", "decision.md")
+
+    def _attach(
+        self, run_id: str, decision: Decision, target: Target, variants: Sequence[Variant]
+    ) -> None:
+        text = render(decision, variants, self._model)
+        data = {"model": self._model, **to_dict(decision), "limits": to_dict(target)}
+        self._client.set_tag(run_id, _NOTE, text)
+        self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
+        self._client.log_text(run_id, text, "decision.md")
 
     def close(self, run_id: str, status: str = "FINISHED") -> None:
         """Say that a decision was carried out (``FINISHED``) or given up (``KILLED``)."""
@@ -183,7 +224,7 @@ class DecisionLog:
         )
         if running:
             query += " AND attributes.status = 'RUNNING'"
-        experiments = [one.experiment_id for one in self._client.search_experiments()]
+        experiments = self._experiments()
         found: list[LoggedDecision] = []
         token = None
         while len(found) < limit:
@@ -200,6 +241,16 @@ class DecisionLog:
                 break
         return found[:limit]
 
+    def _experiments(self) -> list[str]:
+        found: list[str] = []
+        token = None
+        while True:
+            page = self._client.search_experiments(page_token=token)
+            found.extend(one.experiment_id for one in page)
+            token = page.token
+            if not token:
+                return found
+
     def read_open(self, target: str) -> list[LoggedDecision]:
         """Return the decisions for a target that were not carried out yet, newest first."""
         return self.read(target, running=True)
@@ -211,6 +262,20 @@ class DecisionLog:
                 self.close(known.run_id)
             elif known.abandoned:
                 self.close(known.run_id, "KILLED")
+
+
+def _entry(decision: Decision, outcome: str, evidence: str) -> LoggedDecision:
+    return LoggedDecision(
+        run_id="",
+        status="RUNNING",
+        start_ms=0,
+        target=decision.target,
+        outcome=outcome,
+        version=decision.version,
+        incumbent=decision.incumbent,
+        reason=decision.reason,
+        evidence=evidence,
+    )
 
 
 def _logged(run: Any) -> LoggedDecision:
@@ -227,4 +292,5 @@ def _logged(run: Any) -> LoggedDecision:
         reason=tags.get(REASON, ""),
         evidence=tags.get(EVIDENCE, ""),
         owner=tags.get(OWNER, ""),
+        approval=tags.get(APPROVAL, ""),
     )

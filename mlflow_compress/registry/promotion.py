@@ -9,7 +9,7 @@ moved: a job that dies in between leaves a note that the next one takes over.
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mlflow import MlflowClient
@@ -25,7 +25,7 @@ from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import PREVIOUS
 
-__all__ = ["promote"]
+__all__ = ["ALIAS_TAG", "decision_log", "move_alias", "promote"]
 
 ALIAS_TAG = "compress.promoted."
 """Tag of the registered model, per target: the version that promotion last put the alias on."""
@@ -47,6 +47,7 @@ def promote(
     experiment: str | None = None,
     dry_run: bool = False,
     take_over: bool = False,
+    require_approval: bool = False,
     patience: float = PATIENCE,
 ) -> list[Decision]:
     """Decide for each target and move its alias, so that running it again changes nothing.
@@ -61,6 +62,7 @@ def promote(
             newest variant's run.
         dry_run: decide only, write nothing.
         take_over: decide also where an alias was moved by hand, which is left alone otherwise.
+        require_approval: only ask for each promotion; ``operations.approve`` carries it out.
         patience: seconds to retry each step for.
 
     Returns:
@@ -70,32 +72,32 @@ def promote(
         CompressError: MLflow refuses, or the alias does not settle.
         UnreachableError: the server does not answer.
     """
-    job = _Promotion(client, name, rows, rescore, experiment, dry_run, take_over, patience)
+    options = _Options(rows, rescore, experiment, dry_run, take_over, require_approval, patience)
+    job = _Promotion(client, name, options)
     return [job.settle(target) for target in targets]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The keywords of :func:`promote`."""
+
+    rows: str | None
+    rescore: Rescore | None
+    experiment: str | None
+    dry_run: bool
+    take_over: bool
+    require_approval: bool
+    patience: float
 
 
 class _Promotion:
     """One job that promotes versions of one registered model."""
 
-    def __init__(
-        self,
-        client: MlflowClient,
-        name: str,
-        rows: str | None,
-        rescore: Rescore | None,
-        experiment: str | None,
-        dry_run: bool,
-        take_over: bool,
-        patience: float,
-    ) -> None:
+    def __init__(self, client: MlflowClient, name: str, options: _Options) -> None:
         self._client = client
         self._name = name
-        self._rows = rows
-        self._rescore = rescore
-        self._experiment = experiment
-        self._dry_run = dry_run
-        self._take_over = take_over
-        self._patience = patience
+        self._options = options
+        self._patience = options.patience
         self._rescored: dict[int, Variant] = {}
         self._log: DecisionLog | None = None
 
@@ -108,15 +110,22 @@ class _Promotion:
             state = read_state(self._client, self._name, patience=self._patience)
             first = first or state
             decision = self._decide(state, target)
-            if self._dry_run:
+            if self._options.dry_run:
                 return decision
             log = self._decision_log(state)
             if decision.outcome != "promoted":
                 self._record(log, decision, target, state, opened)
                 return moved if moved and moved.version == decision.version else decision
+            if self._options.require_approval:
+                return self._ask(log, decision, target, state)
             opened.append(self._open(log, decision, target, state))
             before = first.aliases.get(target.name)
-            self._move(decision, before)
+            self._do(
+                f"set alias {target.name!r} of {self._name!r} to version {decision.version}",
+                lambda d=decision, b=before: move_alias(  # type: ignore[misc]
+                    self._client, self._name, d.target, d.version, previous=b
+                ),
+            )
             moved = replace(decision, incumbent=before)
             # Jobs that collide should not collide again in step.
             time.sleep(random.uniform(0, 0.05))
@@ -129,8 +138,8 @@ class _Promotion:
         """Decide on a state, with what the pure policy cannot know: who moved the alias."""
         current = state.aliases.get(target.name)
         incumbent = self._today(state.variant(current))
-        decision = decide(state.variants, target, incumbent, self._rows)
-        by_hand = "" if self._take_over else self._moved_by_hand(state, target.name)
+        decision = decide(state.variants, target, incumbent, self._options.rows)
+        by_hand = "" if self._options.take_over else self._moved_by_hand(state, target.name)
         if by_hand:
             return replace(
                 decision, outcome="kept", version=current, incumbent=current, reason=by_hand
@@ -150,14 +159,14 @@ class _Promotion:
 
     def _today(self, incumbent: Variant | None) -> Variant | None:
         """Score the incumbent on today's rows when its numbers are from others."""
-        if incumbent is None or self._rescore is None or self._rows is None:
+        if incumbent is None or self._options.rescore is None or self._options.rows is None:
             return incumbent
         scored = incumbent.report.accuracy or incumbent.report.fidelity
-        if scored is not None and scored.dataset.digest == self._rows:
+        if scored is not None and scored.dataset.digest == self._options.rows:
             return incumbent
         version = incumbent.version or 0
         if version not in self._rescored:
-            self._rescored[version] = self._rescore(incumbent)
+            self._rescored[version] = self._options.rescore(incumbent)
         return self._rescored[version]
 
     def _moved_by_hand(self, state: RegistryState, target: str) -> str:
@@ -193,6 +202,16 @@ class _Promotion:
         what = f"log the decision for {target.name!r}"
         return self._do(what, lambda: log.open(decision, target, state.variants))
 
+    def _ask(
+        self, log: DecisionLog, decision: Decision, target: Target, state: RegistryState
+    ) -> Decision:
+        """Ask for a promotion, once; until it is approved the alias stays where it is."""
+        what = f"ask for the promotion to {target.name!r}"
+        asked = self._do(what, lambda: log.ask(decision, target, state.variants))
+        told = {"waiting": "waits for approval", "approved": "was approved for another state"}
+        reason = f"{decision.reason}; {told.get(asked.approval, 'was rejected')}"
+        return replace(decision, outcome="kept", version=decision.incumbent, reason=reason)
+
     def _record(
         self,
         log: DecisionLog,
@@ -207,47 +226,58 @@ class _Promotion:
         self._do(what, lambda: log.sweep(target.name, opened, evidence))
         self._do(what, lambda: log.note(decision, target, state.variants))
 
-    def _move(self, decision: Decision, before: int | None) -> None:
-        """Set the tag, the alias for rollback, and the alias, in the order a crash can bear."""
-        name, target, version = self._name, decision.target, decision.version
-        what = f"set alias {target!r} of {name!r} to version {version}"
-        tag = ALIAS_TAG + target
-        self._do(what, lambda: self._client.set_registered_model_tag(name, tag, str(version)))
-        if before is not None and before != version:
-            self._do(what, lambda: self._set_alias(target + PREVIOUS, before))
-        self._do(what, lambda: self._set_alias(target, version))
-
-    def _set_alias(self, alias: str, version: int | None) -> None:
-        try:
-            self._client.set_registered_model_alias(self._name, alias, str(version))
-        except MlflowException as error:
-            # The version was deleted after it was read; the next round sees that.
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-
     def _decision_log(self, state: RegistryState) -> DecisionLog:
         if self._log is None:
-            what = "find the experiment for the decisions"
-            experiment_id = self._do(what, lambda: self._experiment_id(state))
-            self._log = DecisionLog(self._client, self._name, experiment_id, resolve_tags())
+            self._log = self._do(
+                "find the experiment for the decisions",
+                lambda: decision_log(self._client, state, self._options.experiment),
+            )
         return self._log
-
-    def _experiment_id(self, state: RegistryState) -> str:
-        """Return the named experiment's id, or that of the newest variant's run."""
-        if self._experiment is None:
-            for variant in reversed(state.variants):
-                try:
-                    return str(self._client.get_run(variant.run_id).info.experiment_id)
-                except MlflowException as error:
-                    known = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-                    if error.error_code not in known:
-                        raise
-        name = self._experiment or self._name
-        found = self._client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self._client.create_experiment(name))
 
     def _do(self, what: str, call: Callable[[], Result]) -> Result:
         return patiently(what, call, self._patience)
+
+
+def decision_log(
+    client: MlflowClient, state: RegistryState, experiment: str | None = None
+) -> DecisionLog:
+    """Return the log that writes to the named experiment, or to the newest variant's."""
+    name = experiment or state.name
+    if experiment is None:
+        for variant in reversed(state.variants):
+            try:
+                found_id = str(client.get_run(variant.run_id).info.experiment_id)
+            except MlflowException as error:
+                known = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+                if error.error_code not in known:
+                    raise
+            else:
+                return DecisionLog(client, state.name, found_id, resolve_tags())
+    found = client.get_experiment_by_name(name)
+    experiment_id = found.experiment_id if found else client.create_experiment(name)
+    return DecisionLog(client, state.name, str(experiment_id), resolve_tags())
+
+
+def move_alias(
+    client: MlflowClient, name: str, target: str, version: int | None, *, previous: int | None
+) -> None:
+    """Put a target's alias on a version, in the order that a crash can bear; safe to repeat.
+
+    The tag that tells a hand-moved alias from a promoted one comes first, the way back second.
+    """
+    client.set_registered_model_tag(name, ALIAS_TAG + target, str(version))
+    if previous is not None and previous != version:
+        _set_alias(client, name, target + PREVIOUS, previous)
+    _set_alias(client, name, target, version)
+
+
+def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None) -> None:
+    try:
+        client.set_registered_model_alias(name, alias, str(version))
+    except MlflowException as error:
+        # The version was deleted after it was read; whoever reads again sees that.
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _promoted(state: RegistryState, target: str) -> int | None:

@@ -1,0 +1,377 @@
+"""What an operator does to a target: roll back, quarantine, approve, ask how things stand."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from mlflow_compress.errors import ConfigError
+from mlflow_compress.records import digest_of
+from mlflow_compress.registry.decisions import (
+    PENDING,
+    ROLLED_BACK,
+    DecisionLog,
+    LoggedDecision,
+)
+from mlflow_compress.registry.promotion import ALIAS_TAG, decision_log, move_alias
+from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.registry.tags import QUARANTINE
+from mlflow_compress.registry.variants import RegistryState, read_state
+from mlflow_compress.targets.profile import PREVIOUS
+
+__all__ = [
+    "TargetStatus",
+    "approve",
+    "history",
+    "quarantine",
+    "reject",
+    "rollback",
+    "status",
+    "unquarantine",
+]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """How one target stands.
+
+    Attributes:
+        target: its name.
+        version: where its alias is, None when there is none.
+        recipe: label of that version's recipe, empty when its tags cannot be read.
+        rate: compression rate.
+        accuracy: accuracy, None without labels.
+        latency_ms: median milliseconds, None when not measured.
+        since_ms: when the decision was made that put it there, None when it was none of ours.
+        run_id: the run of that decision.
+        reason: its reason.
+        previous: the version that a rollback goes to.
+        quarantined: versions that were rolled back for this target.
+        waiting: the version that waits for approval, or None.
+        by_hand: whether something other than promotion moved the alias.
+        problem: why the version cannot be trusted, or nothing.
+    """
+
+    target: str
+    version: int | None
+    recipe: str = ""
+    rate: float | None = None
+    accuracy: float | None = None
+    latency_ms: float | None = None
+    since_ms: int | None = None
+    run_id: str = ""
+    reason: str = ""
+    previous: int | None = None
+    quarantined: tuple[int, ...] = ()
+    waiting: int | None = None
+    by_hand: bool = False
+    problem: str = ""
+
+
+def rollback(
+    client: Any,
+    name: str,
+    target: str,
+    to: int | None = None,
+    *,
+    why: str = "",
+    patience: float = PATIENCE,
+) -> LoggedDecision:
+    """Put a target's alias back and keep the version it was on from coming back by itself.
+
+    A rollback that was broken off is finished, whatever ``to`` says.
+
+    Args:
+        client: an ``MlflowClient``.
+        name: the registered model.
+        target: the target's name.
+        to: the version to go back to; the one before the present by default.
+        why: for the record.
+        patience: seconds to retry each step for.
+
+    Returns:
+        The decision as it was logged.
+
+    Raises:
+        ConfigError: there is no alias, or nothing to go back to.
+        UnreachableError: the server does not answer.
+    """
+    do = _doer(f"roll back {target!r} of {name!r}", patience)
+    state = _existing(client, name, patience)
+    log = do(lambda: decision_log(client, state))
+    begun = next((d for d in do(lambda: log.read_open(target)) if d.outcome == ROLLED_BACK), None)
+    if begun is None:
+        begun = do(lambda: _begin_rollback(client, log, state, target, to, why))
+    bad, goal = begun.incumbent, begun.version
+    if bad is not None:
+        do(lambda: _set_quarantine(client, name, bad, target, begun.reason))
+    do(lambda: move_alias(client, name, target, goal, previous=None))
+    earlier = _before(do(lambda: log.read(target)), goal, state, target)
+    do(lambda: _set_previous(client, name, target, earlier))
+    do(lambda: log.describe(begun.run_id, begun))
+    do(lambda: log.close(begun.run_id))
+    return begun
+
+
+def _begin_rollback(
+    client: Any,
+    log: DecisionLog,
+    state: RegistryState,
+    target: str,
+    to: int | None,
+    why: str,
+) -> LoggedDecision:
+    current = state.aliases.get(target)
+    if current is None:
+        raise ConfigError(f"target {target!r} has no version of {state.name!r} to roll back from")
+    goal = to if to is not None else state.aliases.get(target + PREVIOUS)
+    if goal is None:
+        raise ConfigError(
+            f"target {target!r}: no version before {current} is known; name one with --to"
+        )
+    if goal == current:
+        raise ConfigError(f"target {target!r} is on version {goal} already")
+    if goal not in state.version_tags:
+        known = ", ".join(map(str, sorted(state.version_tags)))
+        raise ConfigError(f"{state.name!r} has no version {goal} (versions: {known})")
+    if QUARANTINE + target in state.version_tags[goal]:
+        raise ConfigError(
+            f"version {goal} is quarantined for {target!r} itself: unquarantine it first"
+        )
+    reason = f"rolled back from version {current} to version {goal}"
+    entry = LoggedDecision(
+        run_id="",
+        status="RUNNING",
+        start_ms=int(time.time() * 1000),
+        target=target,
+        outcome=ROLLED_BACK,
+        version=goal,
+        incumbent=current,
+        reason=f"{reason}: {why}" if why else reason,
+        evidence=digest_of([ROLLED_BACK, target, goal, current, time.time()]),
+    )
+    run_id = log.create(entry)
+    return next(one for one in log.read_open(target) if one.run_id == run_id)
+
+
+def _before(
+    known: list[LoggedDecision], version: int | None, state: RegistryState, target: str
+) -> int | None:
+    """Return what the alias was on before it was first put on ``version``, if that may be."""
+    for decision in known:
+        if decision.outcome == "promoted" and decision.version == version:
+            tags = state.version_tags.get(decision.incumbent or 0)
+            if tags is not None and QUARANTINE + target not in tags:
+                return decision.incumbent
+            return None
+    return None
+
+
+def _set_previous(client: Any, name: str, target: str, version: int | None) -> None:
+    """Point the way back to before; it must not lead to what was just rolled back."""
+    alias = target + PREVIOUS
+    if version is not None:
+        client.set_registered_model_alias(name, alias, str(version))
+    elif alias in client.get_registered_model(name).aliases:
+        client.delete_registered_model_alias(name, alias)
+
+
+def quarantine(
+    client: Any, name: str, version: int, target: str, *, why: str = "", patience: float = PATIENCE
+) -> None:
+    """Keep a version from being promoted to a target until it is released.
+
+    Raises:
+        ConfigError: there is no such version of this project.
+        UnreachableError: the server does not answer.
+    """
+    _require_version(_existing(client, name, patience), version)
+    do = _doer(f"quarantine version {version} of {name!r}", patience)
+    do(lambda: _set_quarantine(client, name, version, target, why))
+
+
+def unquarantine(
+    client: Any, name: str, version: int, target: str, *, patience: float = PATIENCE
+) -> None:
+    """Let a version be promoted to a target again.
+
+    Raises:
+        ConfigError: there is no such version, or it is not quarantined for this target.
+        UnreachableError: the server does not answer.
+    """
+    state = _existing(client, name, patience)
+    _require_version(state, version)
+    if QUARANTINE + target not in state.version_tags[version]:
+        raise ConfigError(f"version {version} of {name!r} is not quarantined for {target!r}")
+    do = _doer(f"release version {version} of {name!r}", patience)
+    do(lambda: client.delete_model_version_tag(name, str(version), QUARANTINE + target))
+
+
+def _set_quarantine(client: Any, name: str, version: int, target: str, why: str) -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = f"{now} {why}".strip()
+    client.set_model_version_tag(name, str(version), QUARANTINE + target, text)
+
+
+def approve(client: Any, name: str, target: str, *, patience: float = PATIENCE) -> LoggedDecision:
+    """Carry out the promotion that waits for a target.
+
+    Returns:
+        The promotion that was waiting.
+
+    Raises:
+        ConfigError: nothing waits, or the registry is no longer as it was when it was asked for.
+        UnreachableError: the server does not answer.
+    """
+    do = _doer(f"approve the promotion to {target!r} of {name!r}", patience)
+    state = _existing(client, name, patience)
+    log = do(lambda: decision_log(client, state))
+    asked = do(lambda: _waiting(log, name, target))
+    current = state.aliases.get(target)
+    if current not in (asked.incumbent, asked.version):
+        raise ConfigError(
+            f"alias {target!r} has moved to version {current} since the promotion to version "
+            f"{asked.version} was asked for: reject it and decide again"
+        )
+    if state.variant(asked.version) is None:
+        raise ConfigError(f"version {asked.version} of {name!r} is gone or was edited: reject it")
+    if QUARANTINE + target in state.version_tags[asked.version or 0]:
+        raise ConfigError(f"version {asked.version} is quarantined for {target!r}: reject it")
+    run_id = do(lambda: _open_approved(log, asked))
+    do(lambda: move_alias(client, name, target, asked.version, previous=asked.incumbent))
+    do(lambda: log.describe(run_id, replace(asked, outcome="promoted")))
+    do(lambda: log.settle(asked.run_id, "approved"))
+    do(lambda: log.close(run_id))
+    return asked
+
+
+def _open_approved(log: DecisionLog, asked: LoggedDecision) -> str:
+    """Write the approved promotion down, unless an approval that broke off has done so."""
+    for known in log.read_open(asked.target):
+        if known.evidence == asked.evidence:
+            return known.run_id
+    reason = f"approved: {asked.reason}"
+    entry = LoggedDecision(
+        run_id="",
+        status="RUNNING",
+        start_ms=0,
+        target=asked.target,
+        outcome="promoted",
+        version=asked.version,
+        incumbent=asked.incumbent,
+        reason=reason,
+        evidence=asked.evidence,
+    )
+    return log.create(entry)
+
+
+def reject(client: Any, name: str, target: str, *, patience: float = PATIENCE) -> LoggedDecision:
+    """Turn down the promotion that waits for a target; the same one is not asked for again.
+
+    Raises:
+        ConfigError: nothing waits.
+        UnreachableError: the server does not answer.
+    """
+    do = _doer(f"reject the promotion to {target!r} of {name!r}", patience)
+    log = DecisionLog(client, name)
+    asked = do(lambda: _waiting(log, name, target))
+    do(lambda: log.settle(asked.run_id, "rejected"))
+    return asked
+
+
+def _waiting(log: DecisionLog, name: str, target: str) -> LoggedDecision:
+    asked = _newest_waiting(log.read(target))
+    if asked is None:
+        raise ConfigError(f"no promotion to {target!r} of {name!r} waits for approval")
+    return asked
+
+
+def _newest_waiting(known: list[LoggedDecision]) -> LoggedDecision | None:
+    """Return the newest request, when nothing was promoted or rolled back since."""
+    for decision in known:
+        if decision.outcome == PENDING:
+            return decision if decision.approval == "waiting" else None
+        if decision.outcome in ("promoted", ROLLED_BACK) and decision.status == "FINISHED":
+            return None
+    return None
+
+
+def history(
+    client: Any, name: str, target: str, *, patience: float = PATIENCE
+) -> list[LoggedDecision]:
+    """Return every decision for a target with its reason, newest first.
+
+    Raises:
+        UnreachableError: the server does not answer.
+    """
+    log = DecisionLog(client, name)
+    return _doer(f"read the history of {target!r}", patience)(lambda: log.read(target))
+
+
+def status(client: Any, name: str, *, patience: float = PATIENCE) -> list[TargetStatus]:
+    """Return how each target of a registered model stands, by name.
+
+    Raises:
+        ConfigError: there is no such registered model.
+        UnreachableError: the server does not answer.
+    """
+    state = _existing(client, name, patience)
+    promoted = {t.removeprefix(ALIAS_TAG) for t in state.tags if t.startswith(ALIAS_TAG)}
+    aliases = {alias for alias in state.aliases if not alias.endswith(PREVIOUS)}
+    return [
+        _status_of(state, target, history(client, name, target, patience=patience))
+        for target in sorted(promoted | aliases)
+    ]
+
+
+def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -> TargetStatus:
+    version = state.aliases.get(target)
+    variant = state.variant(version)
+    moved = (d for d in known if d.outcome in ("promoted", ROLLED_BACK))
+    latest = next(moved, None)
+    ours = latest if latest is not None and latest.version == version else None
+    asked = _newest_waiting(known)
+    problem = next(
+        (p for p in state.problems if p.startswith(f"{state.name} version {version} ")), ""
+    )
+    report = variant.report if variant is not None else None
+    return TargetStatus(
+        target=target,
+        version=version,
+        recipe=variant.recipe.label if variant is not None else "",
+        rate=report.rate if report else None,
+        accuracy=report.accuracy.value if report and report.accuracy else None,
+        latency_ms=report.latency[0].p50 if report and report.latency else None,
+        since_ms=ours.start_ms if ours else None,
+        run_id=ours.run_id if ours else "",
+        reason=ours.reason if ours else "",
+        previous=state.aliases.get(target + PREVIOUS),
+        quarantined=tuple(
+            sorted(v for v, tags in state.version_tags.items() if QUARANTINE + target in tags)
+        ),
+        waiting=asked.version if asked else None,
+        by_hand=str(version or "") != state.tags.get(ALIAS_TAG + target, ""),
+        problem=problem,
+    )
+
+
+def _existing(client: Any, name: str, patience: float) -> RegistryState:
+    state = read_state(client, name, patience=patience)
+    if not state.exists:
+        raise ConfigError(f"there is no registered model {name!r}")
+    return state
+
+
+def _require_version(state: RegistryState, version: int) -> None:
+    if version not in state.version_tags:
+        known = ", ".join(map(str, sorted(state.version_tags))) or "none"
+        raise ConfigError(f"{state.name!r} has no version {version} (versions: {known})")
+
+
+def _doer(what: str, patience: float) -> Callable[[Callable[[], Result]], Result]:
+    def do(call: Callable[[], Result]) -> Result:
+        return patiently(what, call, patience)
+
+    return do
