@@ -1,6 +1,8 @@
 """Damaged and hostile portable files: refused by name and cause."""
 
 import base64
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,7 +13,13 @@ from onnx import helper
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed import portable
-from mlflow_compress.packed.format import HEADER
+from mlflow_compress.packed.format import (
+    HEADER,
+    MAGIC,
+    VERSION,
+    read_directory,
+    write_directory,
+)
 
 
 def packed_of(kind):
@@ -19,15 +27,22 @@ def packed_of(kind):
 
 
 def resigned(model):
-    """The model with a directory that fits it again: what an attacker can always do."""
-    entry = model.metadata_props.pop()
-    data = base64.b64decode(entry.value)
-    magic, version, _, directory = HEADER.unpack(data[: HEADER.size])
+    """The model with checksums that fit it again: what an attacker can always do."""
+    text = model.metadata_props.pop()
+    data = base64.b64decode(text.value)
+    directory = read_directory(data[HEADER.size :])
+    held = {tensor.name: tensor.raw_data for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.domain == "mlflow_compress"]
+    entries = list(directory.entries)
+    for place, node in enumerate(nodes):
+        payload = b"".join(held[name] for name in node.input)
+        entries[place] = replace(
+            entries[place], payload_bytes=len(payload), payload_crc=zlib.crc32(payload)
+        )
+    listed = write_directory(replace(directory, entries=tuple(entries)))
     crc = portable.rest_crc(model, sum(len(node.input) for node in nodes))
-    head = HEADER.pack(magic, version, crc, directory)
-    text = base64.b64encode(head + data[HEADER.size :]).decode()
-    model.metadata_props.add(key=entry.key, value=text)
+    head = HEADER.pack(MAGIC, VERSION, crc, zlib.crc32(listed))
+    model.metadata_props.add(key=text.key, value=base64.b64encode(head + listed).decode())
     return model
 
 
@@ -182,3 +197,42 @@ def test_any_damaged_byte_is_refused_or_harmless():
         else:
             assert models.serial(got) == wanted
     assert refused > 250
+
+
+def damage(model, rng):
+    """Change bytes, a length, a shape or an attribute of what the first node reads."""
+    node = model.graph.node[0]
+    tensor = initializer(model, 0, int(rng.integers(len(node.input))))
+    kind = rng.integers(4)
+    if kind < 2 and tensor.raw_data:
+        data = bytearray(tensor.raw_data)
+        for place in rng.integers(len(data), size=1 + kind):
+            data[place] ^= int(rng.integers(1, 256))
+        tensor.raw_data = bytes(data)
+    elif kind == 2:
+        more = int(rng.integers(1, 4))
+        tensor.raw_data += bytes(more)
+        tensor.dims[0] += more
+    else:
+        numbers = node.attribute[int(rng.integers(len(node.attribute)))].ints
+        numbers[int(rng.integers(len(numbers)))] = int(rng.choice([-1, 0, 1, 1 << 50]))
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_hostile_parts_with_fitting_checksums_are_refused_in_one_line(kind):
+    weights = models.KINDS[kind]()[:1]
+    data = models.serial(packed.pack(models.chain(*weights), "portable"))
+    wanted = models.serial(models.chain(*weights))
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(40):
+        model = onnx.ModelProto.FromString(data)
+        damage(model, rng)
+        try:
+            got = packed.unpack(resigned(model))
+        except PackedFormatError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert models.serial(got) == wanted
+    assert refused > 20
