@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed
 from mlflow_compress.records import Accuracy, Latency, Recipe, Report, Variant, digest_of
@@ -77,9 +78,10 @@ class TrialEvaluator:
         inputs: Mapping[str, np.ndarray] | None = None
         if self.calibration is not None:
             inputs = self.calibration.inputs
-        result = apply_recipe(
-            self.source, recipe, Context(calibration=inputs, seed=self.seed, work_dir=self.work_dir)
-        )
+        context = Context(calibration=inputs, seed=self.seed, work_dir=self.work_dir)
+        # On a busy machine two BLAS threads that spin for each other take many times as long.
+        with threadpool_limits(1):
+            result = apply_recipe(self.source, recipe, context)
         path = self.work_dir / f"{key[:16]}.onnx"
         packed.save(packed.pack(result.model, recipe.profile), path)
         variant = Variant(key, recipe, self._report(result, path), source=self.uri)
