@@ -1,0 +1,377 @@
+"""Where a target is measured: this machine, a host over ssh, or whatever a command reaches.
+
+A device gets one stream: a small program on the command line of its Python, and a tar archive
+with the files on stdin. It unpacks into a folder of its own, runs the measuring script there,
+answers with JSON and leaves nothing behind.
+"""
+
+import io
+import json
+import shlex
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import tenacity
+
+from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
+from mlflow_compress.measure.intervals import bootstrap_interval
+from mlflow_compress.records import Latency
+from mlflow_compress.targets.profile import Target
+
+__all__ = [
+    "CommandDevice",
+    "Device",
+    "DeviceFacts",
+    "LocalDevice",
+    "Measurement",
+    "SshDevice",
+    "device_for",
+    "measure_on",
+    "read_facts",
+    "verify",
+]
+
+_PROBE = Path(__file__).with_name("probe.py")
+# Runs on the device, before anything of this project is there. What the runtime writes into the
+# temporary folder goes with it.
+_BOOTSTRAP = (
+    "import os,subprocess,sys,tarfile,tempfile\n"
+    "with tempfile.TemporaryDirectory(prefix='mlflow_compress_') as d:\n"
+    " tarfile.open(fileobj=sys.stdin.buffer,mode='r|').extractall(d)\n"
+    " env=dict(os.environ,TMPDIR=d)\n"
+    " sys.exit(subprocess.call([sys.executable,'probe.py']+sys.argv[1:],cwd=d,env=env))\n"
+)
+_SSH_FAILED = 255
+_ATTEMPTS = 3
+# What trying again does not change; the text is OpenSSH's.
+_FINAL = ("Host key verification failed", "Permission denied", "Could not resolve hostname")
+
+
+class _DeviceFailed(Exception):  # noqa: N818 - never leaves this module
+    """One attempt failed; ``final`` when another would fail alike."""
+
+    def __init__(self, text: str, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
+
+
+class Device(Protocol):
+    """Something that runs a Python command line with a stream on stdin."""
+
+    @property
+    def name(self) -> str:
+        """How the device is called in records."""
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """Return the local command that runs the device's Python with ``arguments``."""
+
+
+@dataclass(frozen=True)
+class LocalDevice:
+    """This machine, in a fresh process confined to the target's threads."""
+
+    name: str = "local"
+    python: str = sys.executable
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """Return the command."""
+        return [self.python, *arguments]
+
+
+@dataclass(frozen=True)
+class SshDevice:
+    """A host that the system's ssh client reaches, with the user's own settings and keys.
+
+    Attributes:
+        name: the address as the target says it, for the record.
+        host: ``user@host`` or a name from ssh's configuration.
+        port: TCP port, None for ssh's choice.
+        python: Python on the device.
+        options: further options for ssh.
+    """
+
+    name: str
+    host: str
+    port: int | None = None
+    python: str = "python3"
+    options: tuple[str, ...] = ()
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """Return the command; an unknown host key is refused, never accepted."""
+        remote = shlex.join([self.python, *arguments])
+        return [
+            "ssh",
+            *("-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"),
+            *("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10"),
+            *(("-p", str(self.port)) if self.port is not None else ()),
+            *self.options,
+            "--",
+            self.host,
+            remote,
+        ]
+
+
+@dataclass(frozen=True)
+class CommandDevice:
+    """Whatever a command reaches: ``docker exec -i box``, ``adb exec-in``, ``kubectl exec -i``.
+
+    Attributes:
+        name: the template as the target says it, for the record.
+        template: the command; ``{command}`` in it becomes the quoted command line of the
+            device's Python, which is otherwise put at its end.
+        python: Python on the device.
+    """
+
+    name: str
+    template: tuple[str, ...]
+    python: str = "python3"
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """Return the command."""
+        inner = [self.python, *arguments]
+        if not any("{command}" in part for part in self.template):
+            return [*self.template, *inner]
+        return [part.replace("{command}", shlex.join(inner)) for part in self.template]
+
+
+def device_for(measured_on: str) -> Device:
+    """Return the device behind a target's ``measured_on``.
+
+    Args:
+        measured_on: ``local``, ``ssh://user@host:2222?python=/opt/venv/bin/python``, or
+            ``cmd:docker exec -i box``.
+
+    Raises:
+        ConfigError: the address is not of that form.
+    """
+    if measured_on == "local":
+        return LocalDevice()
+    if measured_on.startswith("cmd:"):
+        try:
+            template = tuple(shlex.split(measured_on.removeprefix("cmd:")))
+        except ValueError as error:
+            raise ConfigError(f"measured_on {measured_on!r}: {error}") from None
+        if not template:
+            raise ConfigError(f"measured_on {measured_on!r}: the command is empty")
+        return CommandDevice(measured_on, template)
+    try:
+        parts = urlsplit(measured_on)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"measured_on {measured_on!r}: {error}") from None
+    host = parts.hostname or ""
+    # A host that began with a dash would be an option to ssh.
+    if parts.scheme != "ssh" or not host or host.startswith("-") or parts.path.strip("/"):
+        raise ConfigError(f"measured_on {measured_on!r}: must be ssh://user@host[:port]")
+    query = parse_qs(parts.query)
+    if set(query) - {"python"}:
+        raise ConfigError(f"measured_on {measured_on!r}: only ?python=… is known")
+    user = f"{parts.username}@" if parts.username else ""
+    python = query.get("python", ["python3"])[0]
+    return SshDevice(measured_on, user + host, port, python)
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device says of itself.
+
+    Attributes:
+        machine: processor architecture, such as ``aarch64``.
+        system: operating system, such as ``Linux``.
+        python: version of its Python.
+        onnxruntime: version of its onnxruntime.
+        cores: processor cores, None when unknown.
+        memory_bytes: RAM, None when unknown.
+    """
+
+    machine: str
+    system: str
+    python: str
+    onnxruntime: str
+    cores: int | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured on a device: latency beside the source's, and peak memory."""
+
+    latency: Latency
+    memory_bytes: int
+
+
+def read_facts(device: Device, *, timeout: float = 60.0) -> DeviceFacts:
+    """Ask a device what it is.
+
+    Raises:
+        UnreachableError: it cannot be reached, or has no Python with onnxruntime.
+    """
+    return DeviceFacts(**_ask(device, {}, ["facts"], timeout))
+
+
+def verify(target: Target, facts: DeviceFacts) -> None:
+    """Compare a profile with the device it is measured on.
+
+    This machine standing for another device is no contradiction, so that local targets pass
+    unless they want more threads than there are cores.
+
+    Raises:
+        ConfigError: one line with the field, the profile's value and the device's.
+    """
+    wants, cores, memory = target.execution, facts.cores, facts.memory_bytes
+    where = f"target {target.name!r} on {target.measured_on}"
+    if cores is not None and wants.threads > cores:
+        raise ConfigError(f"{where}: execution.threads is {wants.threads}, it has {cores} cores")
+    if target.measured_on == "local":
+        return
+    if cores is not None and wants.cores is not None and wants.cores != cores:
+        raise ConfigError(f"{where}: execution.cores is {wants.cores}, it has {cores}")
+    # Firmware and graphics keep a part of the RAM that is sold.
+    if memory is not None and wants.memory_bytes is not None and memory < 0.75 * wants.memory_bytes:
+        raise ConfigError(
+            f"{where}: execution.memory is {wants.memory_bytes} bytes, it has {memory}"
+        )
+
+
+def measure_on(
+    target: Target,
+    variant: str | Path,
+    source: str | Path,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    compact: bool = False,
+    rounds: int = 15,
+    seed: int = 0,
+    timeout: float = 300.0,
+    device: Device | None = None,
+) -> Measurement:
+    """Measure a variant where its target says, interleaved with the source.
+
+    Args:
+        target: says where, with how many threads, and within which memory.
+        variant: the packed file.
+        source: the source's ONNX file.
+        inputs: one batch for each call, by input name.
+        compact: the variant is in the compact profile, which needs this project's runtime.
+        rounds: rounds of both models, in an order that changes.
+        seed: seeds the order and the bootstrap.
+        timeout: seconds for each of the two tasks, time and memory.
+        device: in place of the one the target names.
+
+    Raises:
+        CompressError: the device cannot run the variant; the message has its error.
+        UnreachableError: the device cannot be reached, is too slow, or dies, three times.
+    """
+    device = device if device is not None else device_for(target.measured_on)
+    first = next(iter(inputs.values()))
+    settings: dict[str, Any] = {
+        "threads": target.execution.threads,
+        "providers": list(target.execution.providers),
+        "compact": compact,
+        "rounds": rounds,
+        "seed": seed,
+        "pin": target.measured_on == "local",
+    }
+    if target.measured_on == "local" and target.execution.memory_bytes is not None:
+        settings["memory_limit"] = target.execution.memory_bytes
+    files = {
+        "variant.onnx": Path(variant).read_bytes(),
+        "source.onnx": Path(source).read_bytes(),
+        "inputs.npz": _npz(inputs),
+    }
+    told = json.dumps(settings)
+    spent = _ask(
+        device, files, ["time", "variant.onnx", "source.onnx", "inputs.npz", told], timeout
+    )
+    peak = _ask(device, files, ["memory", "variant.onnx", "-", "inputs.npz", told], timeout)
+    for answer in (spent, peak):
+        if "error" in answer:
+            raise CompressError(f"{device.name} cannot run the variant: {answer['error'][:300]}")
+    latency = _latency(spent, device.name, target.execution.threads, len(first), seed)
+    return Measurement(latency, int(peak["peak"]))
+
+
+def _npz(inputs: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(inputs))  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _latency(spent: Mapping[str, Any], device: str, threads: int, batch: int, seed: int) -> Latency:
+    fastest = np.asarray(spent["fastest"], dtype=np.float64)
+    ratios = fastest[:, 0] / fastest[:, 1]
+    interval = bootstrap_interval(
+        lambda rows: float(np.median(ratios[rows])), len(ratios), level=0.95, seed=seed
+    )
+    p50, p95 = np.quantile(spent["variant"], [0.5, 0.95]) * 1e3
+    return Latency(
+        device=device,
+        threads=threads,
+        batch=batch,
+        p50=float(p50),
+        p95=float(p95),
+        source_p50=float(np.median(spent["source"]) * 1e3),
+        ratio=float(np.median(ratios)),
+        ratio_interval=interval,
+    )
+
+
+def _ask(
+    device: Device, files: Mapping[str, bytes], arguments: Sequence[str], timeout: float
+) -> dict[str, Any]:
+    """Send the files, run the script, return its answer; try again what may pass."""
+    stream = _archive({**files, "probe.py": _PROBE.read_bytes()})
+    command = device.command(["-c", _BOOTSTRAP, *arguments])
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(
+            lambda error: isinstance(error, _DeviceFailed) and not error.final
+        ),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+        reraise=True,
+    )
+    try:
+        return retrying(_once, command, stream, timeout)
+    except _DeviceFailed as error:
+        raise UnreachableError(f"device {device.name}: {error}") from None
+
+
+def _once(command: Sequence[str], stream: bytes, timeout: float) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            command, input=stream, capture_output=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _DeviceFailed(f"no answer within {timeout:g} s") from None
+    except OSError as error:
+        raise _DeviceFailed(f"{command[0]}: {error.strerror or error}", final=True) from None
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    said = lines[-1].strip() if lines else f"exit code {done.returncode}"
+    if done.returncode != 0:
+        final = any(text in line for text in _FINAL for line in lines)
+        what = "ssh: " if done.returncode == _SSH_FAILED and command[0] == "ssh" else ""
+        raise _DeviceFailed(f"{what}{said}", final=final)
+    try:
+        answer = json.loads(done.stdout.decode(errors="replace").strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        raise _DeviceFailed("the measuring script gave no answer") from None
+    if not isinstance(answer, dict):
+        raise _DeviceFailed(f"the measuring script answered {str(answer)[:80]!r}")
+    return answer
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

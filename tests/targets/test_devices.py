@@ -1,0 +1,258 @@
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mlflow_compress import packed
+from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
+from mlflow_compress.targets import AccuracyLimits, Execution, Target
+from mlflow_compress.targets.devices import (
+    CommandDevice,
+    DeviceFacts,
+    LocalDevice,
+    SshDevice,
+    device_for,
+    measure_on,
+    read_facts,
+    verify,
+)
+
+TARGET = Target("pi", accuracy=AccuracyLimits(max_drop=0.01))
+
+
+def at(place, **execution):
+    return replace(TARGET, measured_on=place, execution=Execution(**execution))
+
+
+@pytest.mark.parametrize(
+    ("address", "device"),
+    [
+        ("local", LocalDevice()),
+        ("ssh://pi@box", SshDevice("ssh://pi@box", "pi@box")),
+        ("ssh://box:2222", SshDevice("ssh://box:2222", "box", 2222)),
+        (
+            "ssh://box?python=/opt/venv/bin/python",
+            SshDevice("ssh://box?python=/opt/venv/bin/python", "box", None, "/opt/venv/bin/python"),
+        ),
+        (
+            "cmd:docker exec -i 'my box'",
+            CommandDevice("cmd:docker exec -i 'my box'", ("docker", "exec", "-i", "my box")),
+        ),
+    ],
+)
+def test_addresses(address, device):
+    assert device_for(address) == device
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ssh://",
+        "ssh://-oProxyCommand=x",
+        "ssh://box:port",
+        "ssh://box/path",
+        "ssh://box?shell=sh",
+        "cmd:",
+        "cmd:docker 'exec",
+        "http://box",
+    ],
+)
+def test_addresses_that_are_refused(address):
+    with pytest.raises(ConfigError, match="measured_on"):
+        device_for(address)
+
+
+def test_ssh_never_accepts_an_unknown_host_key():
+    command = SshDevice("ssh://box", "box", 2222).command(["-c", "print('a b')"])
+    assert "StrictHostKeyChecking=yes" in command
+    assert "BatchMode=yes" in command
+    assert command[-3:] == ["--", "box", """python3 -c 'print('"'"'a b'"'"')'"""]
+
+
+def test_a_template_takes_the_command_where_it_says():
+    device = device_for("cmd:adb exec-in {command}")
+    assert device.command(["-c", "x y"]) == ["adb", "exec-in", "python3 -c 'x y'"]
+    assert device_for("cmd:lxc exec box --").command(["-c", "x"])[-4:] == [
+        "--",
+        "python3",
+        "-c",
+        "x",
+    ]
+
+
+def test_measured_here(models, rows):
+    found = measure_on(TARGET, *models, rows, rounds=5)
+    latency = found.latency
+    assert (latency.device, latency.threads, latency.batch) == ("local", 1, 16)
+    assert 0 < latency.p50 <= latency.p95
+    # The source does forty times the work.
+    assert latency.ratio < 0.7
+    assert latency.ratio_interval.low <= latency.ratio <= latency.ratio_interval.high < 1
+    assert found.memory_bytes > 10_000_000
+
+
+def test_peak_memory_is_that_of_the_variant(models, rows, tmp_path):
+    big = tmp_path / "big.onnx"
+    model = onnx.load(models[0])
+    extra = np.ones((64, 64, 4096), np.float32)  # 67 MB
+    model.graph.initializer.append(onnx.numpy_helper.from_array(extra, "extra"))
+    model.graph.node.append(onnx.helper.make_node("ReduceMax", ["extra"], ["e"], keepdims=0))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, []))
+    onnx.save(model, big)
+    small = measure_on(TARGET, *models, rows, rounds=2).memory_bytes
+    assert measure_on(TARGET, big, models[1], rows, rounds=2).memory_bytes > small + 50_000_000
+
+
+def test_a_compact_variant_is_measured_with_our_runtime(models, rows, tmp_path):
+    path = tmp_path / "compact.onnx"
+    packed.save(packed.pack(onnx.load(models[0]), "compact"), path)
+    found = measure_on(TARGET, path, models[1], rows, compact=True, rounds=2)
+    assert found.latency.p50 > 0
+
+
+def test_measured_over_ssh(ssh_host, models, rows):
+    target = at(ssh_host.url)
+    found = measure_on(target, *models, rows, rounds=3)
+    assert found.latency.device == ssh_host.url
+    assert found.latency.ratio < 0.7
+    facts = read_facts(device_for(ssh_host.url))
+    assert facts.cores == os.cpu_count()
+    verify(target, facts)
+
+
+def test_an_unknown_host_key_is_refused(ssh_host):
+    ssh_host.known_hosts.write_text("")
+    with pytest.raises(UnreachableError, match="Host key verification failed"):
+        read_facts(device_for(ssh_host.url))
+    assert ssh_host.known_hosts.read_text() == ""
+
+
+def test_nothing_is_left_on_the_device(models, rows, tmp_path, monkeypatch):
+    place = tmp_path / "device-tmp"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    measure_on(
+        at(f"cmd:env {sys.executable} {{command}}"), *models, rows, rounds=2, device=LocalDevice()
+    )
+    assert list(place.iterdir()) == []
+
+
+def test_measured_by_a_command(models, rows, script):
+    shell = script("box", f'exec {sys.executable} "$@"')
+    device = CommandDevice("cmd:box", (str(shell),), python="-u")
+    found = measure_on(at("cmd:box"), *models, rows, rounds=2, device=device)
+    assert found.latency.device == "cmd:box"
+
+
+def flaky(script, tmp_path, failures, what):
+    """A device that does ``what`` for its first ``failures`` tries."""
+    counter = tmp_path / "tries"
+    return script(
+        "flaky",
+        f"n=$(cat {counter} 2>/dev/null || echo 0); echo $((n + 1)) > {counter}\n"
+        f'if [ "$n" -lt {failures} ]; then {what}; fi\nexec {sys.executable} "$@"',
+    ), counter
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "echo 'ssh: connect to host box port 22: Connection refused' >&2; exit 255",
+        "head -c 100 >/dev/null; kill -9 $$",
+        "echo 'OSError: [Errno 28] No space left on device' >&2; exit 1",
+        "echo '{\"fastest\": [[1'; exit 0",
+        "exit 0",
+    ],
+    ids=["unreachable", "dies midway", "disk full", "half an answer", "no answer"],
+)
+def test_a_device_that_stumbles_is_tried_again(models, rows, script, tmp_path, what):
+    path, counter = flaky(script, tmp_path, 2, what)
+    device = CommandDevice("cmd:flaky", (str(path),), python="-u")
+    assert measure_on(at("cmd:flaky"), *models, rows, rounds=2, device=device).memory_bytes > 0
+    assert int(counter.read_text()) == 4  # two failures, then time and memory
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("echo noise >&2; echo 'No space left on device' >&2; exit 1", "No space left on device"),
+        ("exit 7", "exit code 7"),
+        ("echo nonsense", "the measuring script gave no answer"),
+        ("echo 3", "the measuring script answered '3'"),
+    ],
+)
+def test_a_device_that_keeps_failing_is_out_of_reach(script, tmp_path, what, message):
+    path = script("broken", f"cat >/dev/null\necho x >> {tmp_path}/tries\n{what}")
+    with pytest.raises(UnreachableError) as caught:
+        read_facts(CommandDevice("cmd:broken", (str(path),)))
+    assert str(caught.value) == f"device cmd:broken: {message}"
+    assert (tmp_path / "tries").read_text().count("x") == 3
+
+
+def test_a_refused_key_is_not_tried_again(script, tmp_path):
+    path = script(
+        "ssh", f"echo x >> {tmp_path}/tries; echo 'Host key verification failed.' >&2; exit 255"
+    )
+    with pytest.raises(UnreachableError, match="Host key verification failed"):
+        read_facts(CommandDevice("cmd:box", (str(path),)))
+    assert (tmp_path / "tries").read_text().count("x") == 1
+
+
+def test_a_slow_device_is_out_of_reach(script):
+    with pytest.raises(UnreachableError, match=r"no answer within 0\.1 s"):
+        read_facts(CommandDevice("cmd:slow", (str(script("slow", "exec sleep 20")),)), timeout=0.1)
+
+
+def test_a_command_that_is_not_there():
+    with pytest.raises(UnreachableError, match="No such file"):
+        read_facts(CommandDevice("cmd:x", ("/nowhere/x",)))
+
+
+def test_a_variant_that_the_device_cannot_run(models, rows, tmp_path):
+    path = tmp_path / "bad.onnx"
+    model = onnx.load(models[0])
+    model.graph.node[0].op_type = "NoSuchOperator"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CompressError, match=r"local cannot run the variant: .*NoSuchOperator"):
+        measure_on(TARGET, path, models[1], rows, rounds=2)
+
+
+FACTS = DeviceFacts("aarch64", "Linux", "3.11.2", "1.22.0", 4, 1_900_000_000)
+
+
+def test_a_profile_that_the_device_bears_out():
+    verify(at("ssh://pi@box", cores=4, memory_bytes=2_000_000_000, threads=4), FACTS)
+    verify(at("ssh://pi@box", cores=4), replace(FACTS, cores=None, memory_bytes=None))
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        ({"threads": 8}, "execution.threads is 8, it has 4 cores"),
+        ({"cores": 6}, "execution.cores is 6, it has 4"),
+        (
+            {"memory_bytes": 4_000_000_000},
+            "execution.memory is 4000000000 bytes, it has 1900000000",
+        ),
+    ],
+)
+def test_a_profile_that_the_device_contradicts(execution, message):
+    with pytest.raises(ConfigError) as caught:
+        verify(at("ssh://pi@box", **execution), FACTS)
+    assert str(caught.value) == f"target 'pi' on ssh://pi@box: {message}"
+
+
+def test_this_machine_may_stand_for_another():
+    verify(at("local", cores=6, memory_bytes=4_000_000_000), FACTS)
+    with pytest.raises(ConfigError, match="it has 4 cores"):
+        verify(at("local", threads=8), FACTS)
+
+
+def test_the_script_stands_alone():
+    text = Path(measure_on.__code__.co_filename).with_name("probe.py").read_text()
+    imports = [line.split()[1] for line in text.splitlines() if line.startswith(("import", "from"))]
+    assert set(imports) <= {*sys.stdlib_module_names, "__future__"}
