@@ -95,67 +95,35 @@ static PyObject *code_lengths(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* encode(symbols, lengths, per_lane, contiguous, lane_bytes) -> bytes; lane_bytes: uint32 out */
+/* encode(symbols, lengths, classes, per_lane, contiguous, bits, lane_bytes) -> bytes: classes is
+ * None for kind 2; bits is how long all the codes are together; lane_bytes: uint32 out */
 static PyObject *encode(PyObject *module, PyObject *args)
 {
-    Py_buffer symbols = {0}, lengths = {0}, lanes = {0};
-    Py_ssize_t per_lane;
+    Py_buffer symbols = {0}, lengths = {0}, classes = {0}, lanes = {0};
+    Py_ssize_t per_lane, bits;
     int contiguous;
     mlc_error error = MLC_ARGUMENT;
     PyObject *result = NULL;
-    size_t size = 0;
-    if (!PyArg_ParseTuple(args, "y*y*npw*", &symbols, &lengths, &per_lane, &contiguous, &lanes))
+    if (!PyArg_ParseTuple(args, "y*y*z*npnw*", &symbols, &lengths, &classes, &per_lane,
+                          &contiguous, &bits, &lanes))
         return NULL;
-    if (lengths.len == 256 && per_lane >= 0 && per_lane <= MLC_MAX_LANE && symbols.len) {
-        size_t group = (size_t)per_lane * MLC_LANES;
-        size_t needed = per_lane ? ((size_t)symbols.len + group - 1) / group * MLC_LANES : 1;
-        if ((size_t)lanes.len == needed * 4) {
-            result = PyBytes_FromStringAndSize(
-                NULL, (Py_ssize_t)mlc_encode_bound((size_t)symbols.len, (size_t)per_lane));
-            if (!result) goto done;
-            uint8_t *out = (uint8_t *)PyBytes_AS_STRING(result);
-            Py_BEGIN_ALLOW_THREADS
-            error = mlc_encode(symbols.buf, (size_t)symbols.len, lengths.buf, (size_t)per_lane,
-                               contiguous, out, &size, lanes.buf);
-            Py_END_ALLOW_THREADS
-        }
-    }
-    if (error != MLC_OK) {
-        Py_CLEAR(result);
-        fail(error);
-    } else {
-        _PyBytes_Resize(&result, (Py_ssize_t)size);
-    }
-done:
-    PyBuffer_Release(&symbols);
-    PyBuffer_Release(&lengths);
-    PyBuffer_Release(&lanes);
-    return result;
-}
-
-/* encode_context(symbols, lengths, classes, per_lane, lane_bytes) -> bytes */
-static PyObject *encode_context(PyObject *module, PyObject *args)
-{
-    Py_buffer symbols = {0}, lengths = {0}, classes = {0}, lanes = {0};
-    Py_ssize_t per_lane;
-    mlc_error error = MLC_ARGUMENT;
-    PyObject *result = NULL;
-    size_t size = 0;
-    if (!PyArg_ParseTuple(args, "y*y*y*nw*", &symbols, &lengths, &classes, &per_lane, &lanes))
-        return NULL;
-    if (lengths.len == 4 * 256 && classes.len == 256 && per_lane > 0 && per_lane <= MLC_MAX_LANE) {
-        size_t group = (size_t)per_lane * MLC_LANES;
-        size_t needed = ((size_t)symbols.len + group - 1) / group * MLC_LANES;
-        if ((size_t)lanes.len == needed * 4) {
-            result = PyBytes_FromStringAndSize(
-                NULL, (Py_ssize_t)mlc_encode_bound((size_t)symbols.len, (size_t)per_lane));
-            if (!result) goto done;
-            uint8_t *out = (uint8_t *)PyBytes_AS_STRING(result);
-            Py_BEGIN_ALLOW_THREADS
-            error = mlc_encode_context(symbols.buf, (size_t)symbols.len, lengths.buf, classes.buf,
-                                       (size_t)per_lane, out, &size, lanes.buf);
-            Py_END_ALLOW_THREADS
-        }
+    size_t count = (size_t)symbols.len, group = (size_t)per_lane * MLC_LANES, size = 0;
+    int sound = per_lane >= 0 && per_lane <= MLC_MAX_LANE && count && bits >= 0 &&
+                lengths.len == (classes.buf ? 4 : 1) * 256 &&
+                (!classes.buf || (classes.len == 256 && per_lane > 0));
+    size_t needed = per_lane > 0 ? (count + group - 1) / group * MLC_LANES : 1;
+    if (sound && (size_t)lanes.len == needed * 4) {
+        size = (size_t)bits / 8 + needed + mlc_encode_slack(count, (size_t)per_lane);
+        result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+        if (!result) goto done;
+        uint8_t *out = (uint8_t *)PyBytes_AS_STRING(result);
+        Py_BEGIN_ALLOW_THREADS
+        error = classes.buf
+                    ? mlc_encode_context(symbols.buf, count, lengths.buf, classes.buf,
+                                         (size_t)per_lane, out, &size, lanes.buf)
+                    : mlc_encode(symbols.buf, count, lengths.buf, (size_t)per_lane, contiguous,
+                                 out, &size, lanes.buf);
+        Py_END_ALLOW_THREADS
     }
     if (error != MLC_OK) {
         Py_CLEAR(result);
@@ -258,13 +226,15 @@ static PyObject *distinct(PyObject *module, PyObject *args)
     good = (width == 1 || width == 2 || width == 4 || width == 8) && most >= 1 && most <= 4096 &&
            values.len == (Py_ssize_t)most * 8 && counts.len == values.len &&
            indices.len == items.len / width * 2;
+    void *work = good ? PyMem_Malloc(MLC_DISTINCT_WORK) : NULL;
+    good = good && work;
     if (good) {
         Py_BEGIN_ALLOW_THREADS
-        uint16_t work[MLC_DISTINCT_WORK / 2];
         found = mlc_distinct(items.buf, (size_t)items.len / width, width, most, values.buf,
                              indices.buf, counts.buf, work);
         Py_END_ALLOW_THREADS
     }
+    PyMem_Free(work);
     PyBuffer_Release(&items);
     PyBuffer_Release(&values);
     PyBuffer_Release(&indices);
@@ -361,9 +331,8 @@ static PyMethodDef methods[] = {
     {"crc32", crc32, METH_VARARGS, "crc32(data) -> int"},
     {"histogram", histogram, METH_VARARGS, "histogram(data, counts)"},
     {"code_lengths", code_lengths, METH_VARARGS, "code_lengths(counts, limit, lengths)"},
-    {"encode", encode, METH_VARARGS, "encode(symbols, lengths, per_lane, contiguous, lanes)"},
-    {"encode_context", encode_context, METH_VARARGS,
-     "encode_context(symbols, lengths, classes, per_lane, lanes) -> bytes"},
+    {"encode", encode, METH_VARARGS,
+     "encode(symbols, lengths, classes, per_lane, contiguous, bits, lane_bytes) -> bytes"},
     {"pairs", pairs, METH_VARARGS, "pairs(symbols, counts)"},
     {"histograms", histograms, METH_VARARGS, "histograms(data, row, counts)"},
     {"pack", pack, METH_VARARGS, "pack(symbols, per_byte, out)"},

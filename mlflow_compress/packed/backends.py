@@ -121,25 +121,32 @@ def code_lengths(counts: Counts, limit: int = MAX_LENGTH) -> Lengths:
 
 
 def encode_lanes(
-    symbols: Bytes, lengths: Lengths, per_lane: int, layout: int
+    symbols: Bytes, lengths: Lengths, per_lane: int, layout: int, bits: int
 ) -> tuple[npt.NDArray[np.int64], bytes]:
-    """Write symbols as Huffman lanes; see :func:`numpy_codec.encode_lanes`."""
+    """Write symbols as Huffman lanes; see :func:`numpy_codec.encode_lanes`.
+
+    ``bits`` is the length of all codes together.
+    """
     if _c is None:
         return numpy_codec.encode_lanes(symbols, lengths, per_lane, layout)
-    lanes = 8 * -(-len(symbols) // (8 * per_lane)) if per_lane else 1
-    lane_bytes = np.empty(lanes, np.uint32)
-    data = _c.encode(symbols, lengths, per_lane, layout, lane_bytes)
-    return lane_bytes.astype(np.int64), data
+    return _encode(symbols, lengths, None, per_lane, layout, bits)
 
 
 def encode_context(
-    symbols: Bytes, lengths: Bytes, classes: Bytes, per_lane: int
+    symbols: Bytes, lengths: Bytes, classes: Bytes, per_lane: int, bits: int
 ) -> tuple[npt.NDArray[np.int64], bytes]:
     """Write the lanes of kind 3; see :func:`numpy_context.encode`."""
     if _c is None:
         return numpy_context.encode(symbols, lengths, classes, per_lane)
-    lane_bytes = np.empty(8 * -(-len(symbols) // (8 * per_lane)), np.uint32)
-    data = _c.encode_context(symbols, lengths, classes, per_lane, lane_bytes)
+    return _encode(symbols, lengths, classes, per_lane, 1, bits)
+
+
+def _encode(
+    symbols: Bytes, lengths: Bytes, classes: Bytes | None, per_lane: int, layout: int, bits: int
+) -> tuple[npt.NDArray[np.int64], bytes]:
+    lanes = 8 * -(-len(symbols) // (8 * per_lane)) if per_lane else 1
+    lane_bytes = np.empty(lanes, np.uint32)
+    data = _c.encode(symbols, lengths, classes, per_lane, layout, bits, lane_bytes)
     return lane_bytes.astype(np.int64), data
 
 

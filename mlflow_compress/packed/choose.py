@@ -16,6 +16,7 @@ from mlflow_compress.packed.format import varint
 from mlflow_compress.packed.tables import Counts, Lengths, entropy_bits
 
 Bytes = npt.NDArray[np.uint8]
+Parts = list[bytes | memoryview]
 PER_LANE = 4096
 ONE_LANE = 1024
 FEW = 4096
@@ -26,15 +27,16 @@ LEAST_ROW = 32
 # what several tables must save, for they decode more slowly
 LEAST_ROWS_GAIN = 0.008
 LEAST_CONTEXT_GAIN = 0.05
-SAMPLED_ROWS = 256
+SAMPLED_ROWS = 128
+TABLE_BITS = 8 * 80
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A way to code an array: estimated bytes, and what writes it."""
+    """A way to code an array: estimated bytes, and what adds the parts of the payload."""
 
     cost: float
-    write: Callable[[], bytes]
+    write: Callable[[Parts], None]
 
 
 def encode(
@@ -57,10 +59,23 @@ def encode(
         return bytes([arrays.RAW])
     if width == 1:
         symbols = items.astype(np.uint8, copy=False)
-        plans = _of_bytes(symbols, backends.histogram(symbols), row, taps)
+        plan = _of_bytes(symbols, backends.histogram(symbols), row, taps)
     else:
-        plans = [*_codebooks(items, row, taps), *_of_items(items, floating)]
-    return _cheapest(plans).write()
+        plan = _cheapest([*_codebooks(items, row, taps), *_of_items(items, floating)])
+    parts: Parts = []
+    plan.write(parts)
+    return b"".join(parts)
+
+
+def _compound(head: bytes, inner: Sequence[Plan]) -> Plan:
+    """A plan that writes a head and then other plans."""
+
+    def write(parts: Parts) -> None:
+        parts.append(head)
+        for plan in inner:
+            plan.write(parts)
+
+    return Plan(len(head) + sum(plan.cost for plan in inner), write)
 
 
 def _cheapest(plans: Sequence[Plan]) -> Plan:
@@ -68,38 +83,39 @@ def _cheapest(plans: Sequence[Plan]) -> Plan:
 
 
 def _raw(items: Items) -> Plan:
-    return Plan(1 + items.nbytes, lambda: bytes([arrays.RAW]) + items.tobytes())
+    view = memoryview(items.view(np.uint8))
+    return Plan(1 + items.nbytes, lambda parts: parts.extend([bytes([arrays.RAW]), view]))
 
 
 def _constant(items: Items) -> Plan:
-    return Plan(1 + items.itemsize, lambda: bytes([arrays.CONSTANT]) + items[:1].tobytes())
+    return _compound(bytes([arrays.CONSTANT]) + items[:1].tobytes(), [])
 
 
 # bytes
 
 
-def _of_bytes(symbols: Bytes, counts: Counts, row: int, taps: int) -> list[Plan]:
-    """Plans for items of one byte."""
+def _of_bytes(symbols: Bytes, counts: Counts, row: int, taps: int) -> Plan:
+    """The best plan for items of one byte."""
     used = np.flatnonzero(counts)
-    plans = [_sparse_or_plain(symbols, counts)]
     if 1 < len(used) <= 16 and used[-1] >= 16:
         table = np.zeros(256, np.uint8)
         table[used] = np.arange(len(used))
-        plans.append(_narrow(used.astype(np.uint8), table[symbols], counts[used], row, taps))
-        return plans
-    return [*plans, *_structured(symbols, counts, row, taps, plans[0].cost)]
-
-
-def _structured(
-    symbols: Bytes, counts: Counts, row: int, taps: int, plain: float
-) -> Iterator[Plan]:
-    """Plans with several tables; ``plain`` is the cost without."""
-    if len(symbols) < LARGE or counts.max() == len(symbols):
-        return
-    if row >= LEAST_ROW and len(symbols) // row >= 2 * clusters.CLUSTERS:
-        yield from _rows(symbols, row, plain)
-    if taps > 1:
-        yield from _context(symbols)
+        renamed = np.zeros(256, np.int64)
+        renamed[: len(used)] = counts[used]
+        inner = _of_bytes(table[symbols], renamed, row, taps)
+        head = bytes([arrays.CODEBOOK, len(used), *used.tolist()])
+        return _compound(head, [inner])
+    if len(symbols) >= LARGE and len(used) > 1:
+        floor = entropy_bits(counts) / 8
+        if taps > 1:
+            context = _context(symbols, floor)
+            if context is not None:
+                return context
+        if row >= LEAST_ROW and len(symbols) // row >= 2 * clusters.CLUSTERS:
+            rows = _rows(symbols, row, floor)
+            if rows is not None:
+                return rows
+    return _sparse_or_plain(symbols, counts)
 
 
 def _leaf(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
@@ -111,14 +127,12 @@ def _leaf(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
     """
     total = int(counts.sum())
     if total == 0:
-        return Plan(1, lambda: bytes([arrays.RAW]))
+        return _compound(bytes([arrays.RAW]), [])
     largest = int(np.flatnonzero(counts)[-1])
     if counts.max() == total:
-        return Plan(2, lambda: bytes([arrays.CONSTANT, largest]))
-    plans = [
-        Plan(1 + total, lambda: bytes([arrays.RAW]) + symbols().tobytes()),
-        _huffman(counts, symbols),
-    ]
+        return _compound(bytes([arrays.CONSTANT, largest]), [])
+    raw = Plan(1 + total, lambda parts: parts.extend([bytes([arrays.RAW]), memoryview(symbols())]))
+    plans = [raw, _huffman(counts, symbols)]
     if largest < 16:
         several = [per_byte for per_byte in (2, 4, 8) if largest < 1 << 8 // per_byte]
         plans += [_several(symbols(), per_byte) for per_byte in several]
@@ -132,7 +146,7 @@ def _several(symbols: Bytes, per_byte: int) -> Plan:
         inner = _constant(together)
     else:
         inner = _cheapest([_raw(together), _huffman(counts, lambda: together)])
-    return Plan(2 + inner.cost, lambda: bytes([arrays.PACKED, per_byte]) + inner.write())
+    return _compound(bytes([arrays.PACKED, per_byte]), [inner])
 
 
 def _huffman(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
@@ -146,10 +160,10 @@ def _huffman(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
     bits = int(counts @ lengths)
     cost = 1 + len(table) + 2 + bits / 8 + lanes * (1.5 if per_lane else 2)
 
-    def write() -> bytes:
-        lane_bytes, data = backends.encode_lanes(symbols(), lengths, per_lane, 0)
+    def write(parts: Parts) -> None:
+        lane_bytes, data = backends.encode_lanes(symbols(), lengths, per_lane, 0, bits)
         head = bytes([arrays.HUFFMAN]) + table + varint(2 * per_lane)
-        return head + _lane_lengths(lane_bytes, bool(per_lane)) + data
+        parts += [head, _lane_lengths(lane_bytes, bool(per_lane)), data]
 
     return Plan(cost, write)
 
@@ -181,37 +195,38 @@ def _sparse_or_plain(symbols: Bytes, counts: Counts) -> Plan:
     return _cheapest([plain, _sparse(symbols, background, False)])
 
 
-def _rows(symbols: Bytes, row: int, plain: float) -> Iterator[Plan]:
-    """Rows in four clusters, each coded on its own (kind 7), if that may pay."""
+def _rows(symbols: Bytes, row: int, floor: float) -> Plan | None:
+    """Rows in up to four clusters, each coded on its own (kind 7), if that pays.
+
+    ``floor`` is the entropy without clusters, in bytes.
+    """
     table = symbols.reshape(-1, row)
     step = -(-len(table) // SAMPLED_ROWS)
     sample = backends.row_histograms(np.ascontiguousarray(table[::step]).reshape(-1), row)
-    if _rows_gain(sample, clusters.cluster(sample)) * step < LEAST_ROWS_GAIN * plain:
-        return
-    histograms = backends.row_histograms(symbols, row)
-    ids = clusters.cluster(histograms)
-    number = int(ids.max()) + 1
-    if number < 2 or _rows_gain(histograms, ids) < LEAST_ROWS_GAIN * plain:
-        return
+    costs = clusters.train(sample)
+    _, sums = clusters.assign(sample, costs)
+    if _rows_gain(sums, len(sample), step) < LEAST_ROWS_GAIN * floor:
+        return None
+    ids, sums = clusters.assign(backends.row_histograms(symbols, row), costs)
+    if len(sums) < 2 or _rows_gain(sums, len(ids)) < LEAST_ROWS_GAIN * floor:
+        return None
     inner = [_leaf(np.bincount(ids, minlength=256), lambda: ids)]
-    for cluster in range(number):
-        counts = histograms[ids == cluster].sum(axis=0, dtype=np.int64)
+    for cluster, counts in enumerate(sums):
         inner.append(_sparse_or_plain(table[ids == cluster].reshape(-1), counts))
-    head = bytes([arrays.ROWS]) + varint(row) + bytes([number])
-    cost = len(head) + sum(plan.cost for plan in inner)
-    yield Plan(
-        cost + LEAST_ROWS_GAIN * plain, lambda: head + b"".join(plan.write() for plan in inner)
-    )
+    return _compound(bytes([arrays.ROWS]) + varint(row) + bytes([len(sums)]), inner)
 
 
-def _rows_gain(histograms: npt.NDArray[np.uint32], ids: Bytes) -> float:
-    """Bytes that clusters may save, by their entropies, less what it costs to name them."""
-    whole = entropy_bits(histograms.sum(axis=0, dtype=np.int64))
-    return (whole - clusters.entropies(histograms, ids)) / 8 - len(ids) / 4
+def _rows_gain(sums: Counts, rows: int, step: int = 1) -> float:
+    """Bytes that clusters may save, by their entropies, less what tables and names cost.
+
+    ``step`` is how many times more rows there are than were summed.
+    """
+    gain = entropy_bits(sums.sum(axis=0)) - sum(entropy_bits(part) for part in sums)
+    return (step * (gain - 2 * rows) - TABLE_BITS * (len(sums) - 1)) / 8
 
 
-def _context(symbols: Bytes) -> Iterator[Plan]:
-    """A table for each of up to four classes of the symbol before (kind 3), if it may pay."""
+def _context(symbols: Bytes, floor: float) -> Plan | None:
+    """A table for each of up to four classes of the symbol before (kind 3), if that pays."""
     per_lane = _lane_size(len(symbols))
     pairs = backends.pair_histogram(symbols).astype(np.int64)
     # the first symbol of a lane follows a 0, whatever stands before it in the array
@@ -221,28 +236,28 @@ def _context(symbols: Bytes) -> Iterator[Plan]:
     np.add.at(pairs[0], symbols[starts], 1)
     seen = np.flatnonzero(pairs.sum(axis=1))
     if len(seen) < 2:
-        return
-    ids = clusters.cluster(pairs[seen])
-    counts = [pairs[seen[ids == c]].sum(axis=0, dtype=np.int64) for c in range(ids.max() + 1)]
+        return None
+    ids, counts = clusters.assign(pairs[seen], clusters.train(pairs[seen]))
     if len(counts) < 2 or any(np.count_nonzero(part) < 2 for part in counts):
-        return
+        return None
+    if sum(entropy_bits(part) for part in counts) / 8 > (1 - LEAST_CONTEXT_GAIN) * floor:
+        return None
     # symbols that come before no other take their neighbour's class, which keeps the runs long
     classes = ids[np.maximum(np.searchsorted(seen, np.arange(256), side="right") - 1, 0)]
     runs = _runs(classes)
     if len(runs) // 2 > 255:
-        return
+        return None
     lengths = np.zeros((4, 256), np.uint8)
     lengths[: len(counts)] = [backends.code_lengths(part, 11) for part in counts]
     tables = b"".join(backends.write_lengths(lengths[c]) for c in range(len(counts)))
     head = bytes([arrays.CONTEXT, len(counts), len(runs) // 2]) + runs
     bits = sum(int(part @ lengths[c]) for c, part in enumerate(counts))
-    cost = len(head) + len(tables) + 4 + bits / 8 + 12 * -(-len(symbols) // (8 * per_lane))
 
-    def write() -> bytes:
-        lanes = backends.encode_context(symbols, lengths, classes, per_lane)
-        return head + tables + varint(per_lane) + _lane_lengths(lanes[0], True) + lanes[1]
+    def write(parts: Parts) -> None:
+        lanes, data = backends.encode_context(symbols, lengths, classes, per_lane, bits)
+        parts += [head, tables, varint(per_lane), _lane_lengths(lanes, True), data]
 
-    yield Plan(cost * (1 + LEAST_CONTEXT_GAIN), write)
+    return Plan(len(head) + len(tables) + bits / 8, write)
 
 
 def _runs(classes: Bytes) -> bytes:
@@ -272,11 +287,7 @@ def _values(items: Items, floating: bool) -> Plan:
     inner = []
     for plane in backends.split(items, floating):
         inner.append(_leaf(backends.histogram(plane), lambda plane=plane: plane))
-    planes = Plan(
-        2 + sum(plan.cost for plan in inner),
-        lambda: bytes([arrays.PLANES, floating]) + b"".join(plan.write() for plan in inner),
-    )
-    return _cheapest([_raw(items), planes])
+    return _cheapest([_raw(items), _compound(bytes([arrays.PLANES, floating]), inner)])
 
 
 def _sparse(items: Items, background: int, floating: bool) -> Plan:
@@ -288,10 +299,7 @@ def _sparse(items: Items, background: int, floating: bool) -> Plan:
         + varint(len(values))
         + varint(len(gaps))
     )
-    return Plan(
-        len(head) + gap_plan.cost + value_plan.cost,
-        lambda: head + gap_plan.write() + value_plan.write(),
-    )
+    return _compound(head, [gap_plan, value_plan])
 
 
 def _codebooks(items: Items, row: int, taps: int) -> Iterator[Plan]:
@@ -310,10 +318,8 @@ def _codebooks(items: Items, row: int, taps: int) -> Iterator[Plan]:
 def _narrow(values: Items, indices: Bytes, counts: Counts, row: int, taps: int) -> Plan:
     full = np.zeros(256, np.int64)
     full[: len(counts)] = counts
-    plain = _sparse_or_plain(indices, full)
-    inner = _cheapest([plain, *_structured(indices, full, row, taps, plain.cost)])
     head = bytes([arrays.CODEBOOK]) + varint(len(values)) + values.tobytes()
-    return Plan(len(head) + inner.cost, lambda: head + inner.write())
+    return _compound(head, [_of_bytes(indices, full, row, taps)])
 
 
 def _wide(values: Items, indices: npt.NDArray[np.uint16], counts: Counts) -> Plan:
@@ -334,7 +340,4 @@ def _wide(values: Items, indices: npt.NDArray[np.uint16], counts: Counts) -> Pla
     for part in range(-(-len(values) // 256)):
         inner.append(_leaf(parts[part], lambda part=part: halves()[1][part]))
     head = bytes([arrays.WIDE]) + varint(len(values)) + values.tobytes()
-    return Plan(
-        len(head) + sum(plan.cost for plan in inner),
-        lambda: head + b"".join(plan.write() for plan in inner),
-    )
+    return _compound(head, inner)

@@ -33,9 +33,19 @@ void mlc_histogram(const uint8_t *data, size_t count, size_t stride, uint64_t *c
 
 void mlc_row_histograms(const uint8_t *data, size_t rows, size_t row, uint32_t *counts)
 {
-    memset(counts, 0, rows * 256 * sizeof *counts);
-    for (; rows; rows--, counts += 256)
-        for (size_t i = 0; i < row; i++) counts[*data++]++;
+    uint32_t other[2][256];
+    for (; rows; rows--, counts += 256, data += row) {
+        size_t i = 0;
+        memset(counts, 0, 256 * sizeof *counts);
+        memset(other, 0, sizeof other);
+        for (; i + 3 <= row; i += 3) {
+            counts[data[i]]++;
+            other[0][data[i + 1]]++;
+            other[1][data[i + 2]]++;
+        }
+        for (; i < row; i++) counts[data[i]]++;
+        for (unsigned s = 0; s < 256; s++) counts[s] += other[0][s] + other[1][s];
+    }
 }
 
 /* Plain Huffman with two queues (van Leeuwen, 1976): weight[0..size) ascends; depth of each leaf.
@@ -189,45 +199,79 @@ void mlc_pack(const uint8_t *symbols, size_t count, unsigned per_byte, uint8_t *
     }
 }
 
-size_t mlc_encode_bound(size_t count, size_t per_lane)
+/* The most bytes of a lane of count symbols, with the slack that write_four() needs. */
+MLC_INLINE size_t lane_bound(size_t count)
 {
-    size_t groups = per_lane ? count / (MLC_LANES * per_lane) + 1 : 1;
-    return count / 2 * 3 + 2 + groups * MLC_LANES * 2 + 8;
+    return count / 2 * 3 + 16;
 }
 
-/* Codes first, first + step, …, count of them, to out (8 bytes of slack); returns its end. */
-MLC_INLINE uint8_t *write_lane(const uint32_t *code, const uint8_t *first, size_t step,
-                               size_t count, uint8_t *out)
+size_t mlc_encode_slack(size_t count, size_t per_lane)
 {
-    uint64_t bits = 0;
-    unsigned have = 0;
-#define PUT(i)                                                                                     \
+    return (per_lane ? 4 : 1) * lane_bound((per_lane ? per_lane : count) + MLC_LANES);
+}
+
+typedef struct {
+    const uint8_t *from;
+    uint8_t *to;
+    size_t count;
+} lane_work;
+
+#define PUT(j, i)                                                                                  \
     do {                                                                                           \
-        uint32_t c = code[first[(i) * step]];                                                      \
-        bits |= (uint64_t)(c >> 4) << have;                                                        \
-        have += c & 15;                                                                            \
+        uint32_t c = code[from##j[(i) * step]];                                                    \
+        bits##j |= (uint64_t)(c >> 4) << have##j;                                                  \
+        have##j += c & 15;                                                                         \
     } while (0)
+#define FLUSH(j)                                                                                   \
+    do {                                                                                           \
+        mlc_store64(to##j, bits##j);                                                               \
+        to##j += have##j >> 3;                                                                     \
+        bits##j >>= have##j & 56;                                                                  \
+        have##j &= 7;                                                                              \
+    } while (0)
+#define FOUR_LANES(X) X(0) X(1) X(2) X(3)
+
+/* Codes of four lanes at once, so that they do not wait for each other; a symbol of a lane is
+ * `step` behind the one before. Makes each `to` point to the end of what was written. */
+static void write_four(const uint32_t *code, size_t step, lane_work *lane)
+{
+    size_t least = lane[0].count;
+    for (unsigned j = 1; j < 4; j++) least = lane[j].count < least ? lane[j].count : least;
+#define START(j)                                                                                   \
+    const uint8_t *from##j = lane[j].from;                                                         \
+    uint8_t *to##j = lane[j].to;                                                                   \
+    uint64_t bits##j = 0;                                                                          \
+    unsigned have##j = 0;
+    FOUR_LANES(START)
+#undef START
     size_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-        PUT(i);
-        PUT(i + 1);
-        PUT(i + 2);
-        PUT(i + 3);
-        mlc_store64(out, bits);
-        out += have >> 3;
-        bits >>= have & 56;
-        have &= 7;
+    for (; i + 4 <= least; i += 4) {
+#define STEP(j)                                                                                    \
+    PUT(j, i);                                                                                     \
+    PUT(j, i + 1);                                                                                 \
+    PUT(j, i + 2);                                                                                 \
+    PUT(j, i + 3);                                                                                 \
+    FLUSH(j);
+        FOUR_LANES(STEP)
+#undef STEP
     }
-    for (; i < count; i++) PUT(i);
-#undef PUT
-    mlc_store64(out, bits);
-    return out + ((have + 7) >> 3);
+#define FINISH(j)                                                                                  \
+    for (size_t k = i; k < lane[j].count; k++) {                                                   \
+        PUT(j, k);                                                                                 \
+        FLUSH(j);                                                                                  \
+    }                                                                                              \
+    lane[j].to = to##j + (have##j > 0);
+    FOUR_LANES(FINISH)
+#undef FINISH
 }
 
 mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *lengths,
                      size_t per_lane, int contiguous, uint8_t *out, size_t *out_size,
                      uint32_t *lane_bytes)
 {
+    const size_t slack = mlc_encode_slack(count, per_lane);
+    const uint8_t *end = out + *out_size;
+    if (*out_size < slack) return MLC_WORKSPACE;
     uint16_t codes[256];
     uint32_t code[256];
     uint8_t *at = out;
@@ -236,18 +280,34 @@ mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *length
     mlc_codes(lengths, codes);
     for (unsigned s = 0; s < 256; s++) code[s] = (uint32_t)codes[s] << 4 | lengths[s];
     if (per_lane == 0) {
-        at = write_lane(code, symbols, 1, count, at);
+        uint8_t unused[3][16];
+        lane_work one[4] = {{symbols, out, count}, {symbols, unused[0], 0},
+                            {symbols, unused[1], 0}, {symbols, unused[2], 0}};
+        write_four(code, 1, one);
+        at = one[0].to;
         *lane_bytes = (uint32_t)(at - out);
     }
     while (per_lane && count) {
         size_t group = MLC_LANES * per_lane < count ? MLC_LANES * per_lane : count;
         size_t run = group / MLC_LANES, rest = group % MLC_LANES;
-        for (unsigned j = 0; j < MLC_LANES; j++) {
+        size_t bound = lane_bound(run + (contiguous ? rest : 1));
+        for (unsigned half = 0; half < MLC_LANES; half += 4) {
+            lane_work four[4];
+            for (unsigned j = 0; j < 4; j++) {
+                unsigned lane = half + j;
+                four[j].from = symbols + (contiguous ? lane * run : lane);
+                four[j].to = at + j * bound;
+                four[j].count = run + (contiguous ? (lane == 7 ? rest : 0) : lane < rest);
+            }
             uint8_t *start = at;
-            at = contiguous
-                     ? write_lane(code, symbols + j * run, 1, run + (j == 7 ? rest : 0), at)
-                     : write_lane(code, symbols + j, MLC_LANES, run + (j < rest), at);
-            *lane_bytes++ = (uint32_t)(at - start);
+            if ((size_t)(end - at) < slack) return MLC_WORKSPACE;
+            write_four(code, contiguous ? 1 : MLC_LANES, four);
+            for (unsigned j = 0; j < 4; j++) {
+                size_t size = (size_t)(four[j].to - (start + j * bound));
+                memmove(at, start + j * bound, size);
+                at += size;
+                *lane_bytes++ = (uint32_t)size;
+            }
         }
         symbols += group;
         count -= group;
@@ -260,8 +320,9 @@ mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t
                              const uint8_t *classes, size_t per_lane, uint8_t *out,
                              size_t *out_size, uint32_t *lane_bytes)
 {
+    const size_t slack = mlc_encode_slack(count, per_lane);
     uint32_t code[MLC_CLASSES][256];
-    uint8_t *at = out;
+    uint8_t *at = out, *end = out + *out_size;
     for (unsigned c = 0; c < MLC_CLASSES; c++) {
         uint16_t codes[256];
         for (unsigned s = 0; s < 256; s++)
@@ -276,6 +337,7 @@ mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t
         size_t group = MLC_LANES * per_lane < count ? MLC_LANES * per_lane : count;
         for (unsigned j = 0; j < MLC_LANES; j++) {
             uint8_t *start = at;
+            if ((size_t)(end - at) < slack) return MLC_WORKSPACE;
             uint64_t bits = 0;
             unsigned have = 0, class = classes[0];
             size_t mine = group / MLC_LANES + (j == MLC_LANES - 1 ? group % MLC_LANES : 0);
@@ -350,12 +412,35 @@ MLC_INLINE size_t distinct_of(const uint8_t *items, size_t count, unsigned width
     return found;
 }
 
+/* Items of two bytes: count all 65,536, then rank those that occur. */
+static size_t distinct_of_pairs(const uint8_t *items, size_t count, size_t most, uint64_t *values,
+                                uint16_t *indices, uint64_t *counts, uint32_t *table)
+{
+    size_t found = 0;
+    memset(table, 0, 65536 * sizeof *table);
+    for (size_t i = 0; i < count; i++) {
+        unsigned item = items[2 * i] | (unsigned)items[2 * i + 1] << 8;
+        if (!table[item]++ && ++found > most) return most + 1;
+        if (table[item] == UINT32_MAX) table[item]--; /* more than 2^32: the estimate suffers */
+    }
+    found = 0;
+    for (unsigned item = 0; item < 65536; item++)
+        if (table[item]) {
+            values[found] = item;
+            counts[found] = table[item];
+            table[item] = (uint32_t)found++;
+        }
+    for (size_t i = 0; i < count; i++)
+        indices[i] = (uint16_t)table[items[2 * i] | (unsigned)items[2 * i + 1] << 8];
+    return found;
+}
+
 size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t most,
                     uint64_t *values, uint16_t *indices, uint64_t *counts, void *work)
 {
     switch (width) {
     case 1: return distinct_of(items, count, 1, most, values, indices, counts, work);
-    case 2: return distinct_of(items, count, 2, most, values, indices, counts, work);
+    case 2: return distinct_of_pairs(items, count, most, values, indices, counts, work);
     case 4: return distinct_of(items, count, 4, most, values, indices, counts, work);
     default: return distinct_of(items, count, 8, most, values, indices, counts, work);
     }

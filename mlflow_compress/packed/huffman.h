@@ -84,12 +84,13 @@ void mlc_pair_histogram(const uint8_t *symbols, size_t count, uint32_t *counts);
  * symbols[0..count) readable, out[0..ceil(count / per_byte)) writable. */
 void mlc_pack(const uint8_t *symbols, size_t count, unsigned per_byte, uint8_t *out);
 
-/* The most bytes that mlc_encode() or mlc_encode_context() can write. */
-size_t mlc_encode_bound(size_t count, size_t per_lane);
+/* How much room mlc_encode() and mlc_encode_context() want beyond what they will have written. */
+size_t mlc_encode_slack(size_t count, size_t per_lane);
 
 /* Writes Huffman lanes: symbols[0..count) readable, each with lengths[symbol] in 1..12;
- * lengths[0..256) readable and complete; out[0..mlc_encode_bound()) writable;
- * lane_bytes[0..8 * groups) writable (one lane for per_lane 0). *out_size becomes the bytes used. */
+ * lengths[0..256) readable and complete; out[0..*out_size) writable; lane_bytes[0..8 * groups)
+ * writable (one lane for per_lane 0). *out_size becomes the bytes used. MLC_WORKSPACE if out has
+ * not always mlc_encode_slack() bytes left. */
 mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *lengths,
                      size_t per_lane, int contiguous, uint8_t *out, size_t *out_size,
                      uint32_t *lane_bytes);
@@ -105,10 +106,10 @@ mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t
  * readable, values[0..most) and indices[0..count) writable. Returns how many distinct there are,
  * or most + 1 as soon as there are more. Values are sorted, indices point into them,
  * counts[0..most) says how often each occurs.
- * work[0..MLC_DISTINCT_WORK) writable and aligned to 2. */
+ * work[0..MLC_DISTINCT_WORK) writable and aligned to 4. */
 size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t most,
                     uint64_t *values, uint16_t *indices, uint64_t *counts, void *work);
-#define MLC_DISTINCT_WORK ((size_t)16384 * 2)
+#define MLC_DISTINCT_WORK ((size_t)65536 * 4)
 
 /* Cuts 12-bit indices into high parts and, sorted by these, low bytes: indices[0..count) readable,
  * high[0..count) and low[0..count) writable; at[0..16): where in low each part starts, as the
