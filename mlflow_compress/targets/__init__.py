@@ -1,5 +1,7 @@
 """Edge targets: what a device can run, its limits, and where it is measured."""
 
+from typing import TYPE_CHECKING, Any
+
 from mlflow_compress.targets.profile import (
     AccuracyLimits,
     Execution,
@@ -9,18 +11,54 @@ from mlflow_compress.targets.profile import (
     load_target,
     shipped_names,
 )
+from mlflow_compress.targets.runnable import why_not
 from mlflow_compress.targets.units import format_ms, format_size, parse_ms, parse_size
+
+if TYPE_CHECKING:
+    from mlflow_compress.targets.devices import (
+        DeviceFacts,
+        Measurement,
+        device_for,
+        measure_on,
+        read_facts,
+        verify,
+    )
 
 __all__ = [
     "AccuracyLimits",
+    "DeviceFacts",
     "Execution",
     "Limits",
+    "Measurement",
     "Reward",
     "Target",
+    "device_for",
     "format_ms",
     "format_size",
     "load_target",
+    "measure_on",
     "parse_ms",
     "parse_size",
+    "read_facts",
     "shipped_names",
+    "verify",
+    "why_not",
 ]
+
+_DEVICES = {
+    "DeviceFacts",
+    "Measurement",
+    "device_for",
+    "measure_on",
+    "read_facts",
+    "verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what measures when it is first asked for; profiles need no onnxruntime."""
+    if name not in _DEVICES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mlflow_compress.targets import devices
+
+    return getattr(devices, name)

@@ -101,7 +101,8 @@ class Execution:
         threads: threads that a call may use, and that latency is measured with.
         profiles: the packed profiles it can load.
         opset: highest opset of the default ONNX domain it takes, None when any.
-        dtypes: tensor types it takes, empty when any.
+        dtypes: tensor types it takes, by ONNX's lower-case names, empty when any.
+        without_operators: operators of ONNX that its runtime lacks.
         cores: processor cores of the device, None when it may be any.
         memory_bytes: RAM of the device, None when it may be any.
     """
@@ -112,6 +113,7 @@ class Execution:
     profiles: tuple[str, ...] = ("portable", "compact")
     opset: int | None = None
     dtypes: tuple[str, ...] = ()
+    without_operators: tuple[str, ...] = ()
     cores: int | None = None
     memory_bytes: int | None = None
 
@@ -274,6 +276,7 @@ def _to_target(schema: TargetSchema) -> Target:
             profiles=tuple(execution.profiles),
             opset=execution.opset,
             dtypes=tuple(execution.dtypes),
+            without_operators=tuple(execution.without_operators),
             cores=execution.cores,
             memory_bytes=execution.memory,
         ),

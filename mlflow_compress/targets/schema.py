@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.targets.runnable import DTYPES
 from mlflow_compress.targets.units import parse_ms, parse_size
 
 __all__ = ["TargetSchema", "check_target"]
@@ -45,6 +46,7 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 Milliseconds = Annotated[float, BeforeValidator(parse_ms)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 PackedProfile = Annotated[str, BeforeValidator(_one_of("portable", "compact"))]
+TensorType = Annotated[str, BeforeValidator(_one_of(*DTYPES.values()))]
 Goal = Annotated[str, BeforeValidator(_one_of("size", "latency", "accuracy", "rate", "reward"))]
 
 
@@ -89,7 +91,8 @@ class ExecutionSchema(_Strict):
     threads: int = Field(default=1, ge=1, le=1024)
     profiles: list[PackedProfile] = Field(default=["portable", "compact"], min_length=1)
     opset: int | None = Field(default=None, ge=7)
-    dtypes: list[str] = []
+    dtypes: list[TensorType] = []
+    without_operators: list[str] = []
     cores: int | None = Field(default=None, ge=1)
     memory: Size | None = Field(default=None, description="RAM of the device, e.g. 1GB")
 
