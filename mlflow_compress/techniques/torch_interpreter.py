@@ -61,7 +61,7 @@ class _Place:
 
 
 class GraphConv(nn.Module):
-    """A Conv node's convolution on the module's weight and bias, with the node's padding."""
+    """A convolution with padding that ``torch.nn`` does not know: unequal, or by a name."""
 
     def __init__(self, spec: Spec, conv: nn.Module) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class GraphConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve [batch, channels, ...]."""
-        return convolve(self.spec, x, self.conv.weight, self.conv.bias)  # type: ignore[arg-type]
+        return convolve(self.spec, x, self.conv.weight, self.conv.bias)
 
 
 class AnyBatchNorm(nn.BatchNorm2d):
@@ -169,7 +169,10 @@ class Interpreter(nn.Module):
         for tensor in model.graph.initializer:
             if tensor.name in self._places:
                 values = self.stored(tensor.name)
-                if values.tobytes() != np.ascontiguousarray(numpy_helper.to_array(tensor)).tobytes():
+                if (
+                    values.tobytes()
+                    != np.ascontiguousarray(numpy_helper.to_array(tensor)).tobytes()
+                ):
                     set_initializer(tensor, values)
         return model
 
@@ -212,15 +215,22 @@ class Interpreter(nn.Module):
         if weight.dim() - 2 not in kinds:
             return None
         group, rank = spec.get("group", 1), weight.dim() - 2
-        conv = kinds[rank](
-            weight.shape[1] * group, weight.shape[0], tuple(weight.shape[2:]), groups=group,
+        pads = list(spec.get("pads") or [0] * 2 * rank)
+        plain = spec.get("auto_pad", "NOTSET") == "NOTSET" and pads[:rank] == pads[rank:]
+        conv: nn.Module = kinds[rank](
+            weight.shape[1] * group,
+            weight.shape[0],
+            tuple(weight.shape[2:]),
             stride=tuple(spec.get("strides") or [1] * rank),
-            dilation=tuple(spec.get("dilations") or [1] * rank), bias=len(tensors) > 1,
-        )  # fmt: skip
+            padding=tuple(pads[:rank]) if plain else 0,
+            dilation=tuple(spec.get("dilations") or [1] * rank),
+            groups=group,
+            bias=len(tensors) > 1,
+        )
         self._hold(conv, "weight", tensors[0])
         if len(tensors) > 1:
             self._hold(conv, "bias", tensors[1])
-        return GraphConv(spec, conv)
+        return conv if plain else GraphConv(spec, conv)
 
     def _linear(self, spec: Spec, tensors: list[TensorProto]) -> nn.Module | None:
         shape = tuple(tensors[0].dims)

@@ -8,7 +8,7 @@ Arguments that ONNX moved from attributes to inputs over the years are taken fro
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,8 @@ from mlflow_compress.errors import TechniqueError
 
 __all__ = ["OPERATORS", "Spec", "convolve", "padding"]
 
-Value = Tensor | None
-Outputs = Tensor | tuple[Tensor, ...]
+Value: TypeAlias = Tensor | None
+Outputs: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def convolve(spec: Spec, x: Tensor, weight: Tensor, bias: Value) -> Tensor:
     if rank not in _CONVS:
         raise spec.refuse(f"convolutions of {rank} dimensions are not supported")
     around, strides, dilations = padding(spec, x.shape[2:], weight.shape[2:])
-    return _CONVS[rank](  # type: ignore[operator]
+    return _CONVS[rank](
         _padded(x, around), weight, bias, strides, 0, dilations, spec.get("group", 1)
     )
 
@@ -343,7 +343,7 @@ def _conv_transpose(spec: Spec, values: Sequence[Value]) -> Tensor:
     if rank not in _TRANSPOSED or any(low != high for low, high in around):
         raise spec.refuse("only 1 to 3 dimensions and equal pads on both sides are supported")
     extra = list(spec.get("output_padding") or [0] * rank)
-    return _TRANSPOSED[rank](  # type: ignore[operator]
+    return _TRANSPOSED[rank](
         x, weight, _input(values, 2), strides, [low for low, _ in around], extra,
         spec.get("group", 1), dilations,
     )  # fmt: skip
