@@ -17,6 +17,7 @@ from mlflow.models import Model
 from mlflow_compress.errors import MissingDependencyError, SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.registry.retry import is_transient, one_line, patiently
+from mlflow_compress.registry.tags import quoted
 from mlflow_compress.registry.variants import using_tracking_uri
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
     elif numbered:
         name = numbered.group(1)
         _or_missing(uri, lambda: client.get_registered_model(name))
-        versions = client.search_model_versions(f"name = '{name}'", max_results=10000)
+        versions = client.search_model_versions(f"name = {quoted(name)}", max_results=10000)
         if not versions:
             raise SourceNotFoundError(f"source {uri!r}: {name!r} has no version")
         version = max(int(one.version) for one in versions)

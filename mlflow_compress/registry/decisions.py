@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
+from mlflow_compress.registry.tags import quoted
 from mlflow_compress.targets import Target
 
 __all__ = ["PENDING", "ROLLED_BACK", "DecisionLog", "LoggedDecision", "evidence_digest", "render"]
@@ -219,7 +220,7 @@ class DecisionLog:
     ) -> list[LoggedDecision]:
         """Return the decisions for a target, newest first."""
         query = (
-            f"tags.`{KIND}` = 'decision' AND tags.`{MODEL}` = '{self._model}' "
+            f"tags.`{KIND}` = 'decision' AND tags.`{MODEL}` = {quoted(self._model)} "
             f"AND tags.`{TARGET}` = '{target}'"
         )
         if running:

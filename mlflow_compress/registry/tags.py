@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import Recipe, Report, Variant, from_dict, to_dict
 from mlflow_compress.targets import format_size
 
@@ -17,6 +18,7 @@ __all__ = [
     "SOURCE",
     "describe",
     "from_tags",
+    "quoted",
     "to_tags",
 ]
 
@@ -31,6 +33,19 @@ _REPORT = PREFIX + "report"
 _RECIPE = PREFIX + "recipe_json"
 # MLflow takes tag values up to 100,000 characters and descriptions up to 5,000.
 _DESCRIPTION_LIMIT = 5000
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` as MLflow's search filters take it.
+
+    Raises:
+        ConfigError: it has both kinds of quotes, which no filter can say.
+    """
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' not in text:
+        return f'"{text}"'
+    raise ConfigError(f"{text!r} has both kinds of quotes, which MLflow cannot search for")
 
 
 def _number(value: float) -> str:

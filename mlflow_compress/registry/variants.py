@@ -16,7 +16,7 @@ from mlflow_compress.records import Variant
 from mlflow_compress.registry.order import generation
 from mlflow_compress.registry.policy import best_for, gap_text
 from mlflow_compress.registry.retry import PATIENCE, patiently
-from mlflow_compress.registry.tags import GAP, KEY, SOURCE, describe, from_tags, to_tags
+from mlflow_compress.registry.tags import GAP, KEY, SOURCE, describe, from_tags, quoted, to_tags
 from mlflow_compress.targets import Target
 
 __all__ = [
@@ -120,7 +120,7 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
     variants: dict[str, Variant] = {}
     problems: list[str] = []
     all_tags: dict[int, Mapping[str, str]] = {}
-    for found in _versions(client, f"name = '{name}'"):
+    for found in _versions(client, f"name = {quoted(name)}"):
         if KEY not in found.tags or found.status != "READY":
             continue
         number = int(found.version)
@@ -213,7 +213,7 @@ def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Varian
     MLflow creates a version and its tags in one transaction, so that a version with a key is
     whole. Two jobs may still create one each; the second look settles that.
     """
-    query = f"name = '{name}' AND tags.`{KEY}` = '{variant.key}'"
+    query = f"name = {quoted(name)} AND tags.`{KEY}` = {quoted(variant.key)}"
     found = _versions(client, query)
     if not found:
         with using_tracking_uri(client.tracking_uri):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.registry import promote, register_variants
 from mlflow_compress.registry.decisions import DecisionLog
 from mlflow_compress.targets import AccuracyLimits, Limits, Target
@@ -171,3 +172,12 @@ def test_a_rolled_back_version_does_not_come_back(client, fleet):
     (decision,) = promote(client, NAME, [PI])
     assert (decision.outcome, decision.version) == ("promoted", 1)
     assert [d.version for d in promote(client, NAME, [PI, SERVER])] == [1, 1]
+
+
+def test_a_name_with_a_quote_in_it(client, make_variant, log_variant):
+    for _ in range(2):
+        register_variants(client, "it's lenet", [log_variant(make_variant("a"))])
+        (decision,) = promote(client, "it's lenet", [PI])
+    assert (decision.outcome, decision.version) == ("kept", 1)
+    with pytest.raises(ConfigError, match="both kinds of quotes"):
+        promote(client, 'it\'s "lenet"', [PI])
