@@ -20,6 +20,7 @@ __all__ = [
     "Interval",
     "Latency",
     "LayerReport",
+    "Profile",
     "Recipe",
     "Report",
     "StageReport",

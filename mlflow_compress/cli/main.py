@@ -28,6 +28,11 @@ EXIT_CODES = {
 }
 
 _COMMANDS = {
+    "compress": (
+        "mlflow_compress.cli.compress",
+        "compress",
+        "Make one .onnx file as small as it gets while it still does its job.",
+    ),
     "run": (
         "mlflow_compress.cli.run",
         "run",

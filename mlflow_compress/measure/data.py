@@ -87,8 +87,13 @@ class Dataset:
 
     def head(self, rows: int) -> "Dataset":
         """Return the first ``rows`` rows."""
-        labels = None if self.labels is None else self.labels[:rows]
-        return replace(self, inputs={k: a[:rows] for k, a in self.inputs.items()}, labels=labels)
+        return self.take(np.arange(min(rows, self.rows)))
+
+    def take(self, rows: "np.ndarray | list[int]", name: str | None = None) -> "Dataset":
+        """Return the rows of the given indices, in their order, perhaps under another name."""
+        inputs = {key: array[rows] for key, array in self.inputs.items()}
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, inputs=inputs, labels=labels, name=name or self.name)
 
 
 def _plain(name: str, key: str, array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,154 @@
+"""The command without config, server or labels: what it writes, and what it refuses."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from mlflow_compress import measure, packed
+from mlflow_compress.cli.main import cli
+from mlflow_compress.records import Accuracy, DatasetRef, Fidelity, Interval, Report
+from mlflow_compress.smallest import EFFORTS, Limits, ladders, split_rows
+from tests.tiny import tiny_model
+
+ROWS = DatasetRef("rows", "0" * 64, 100)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a model, inputs, and labels that the model gets right, and no MLflow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    model = tiny_model()
+    onnx.save(model, "in.onnx")
+    rng = np.random.default_rng(1)
+    w1, w2 = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+    for name in ("calibration", "evaluation"):
+        x = rng.normal(size=(200, 16)).astype(np.float32)
+        labels = (np.maximum(x @ w1, 0) @ w2).argmax(axis=1)
+        np.savez(f"{name}.npz", x=x, labels=labels)
+        np.savez(f"{name}-x.npz", x=x)
+    return tmp_path
+
+
+def compress(*args):
+    words = ["compress", "in.onnx", "-o", "out.onnx", "--effort", "1", *args]
+    return CliRunner().invoke(cli, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("profile", ["portable", "compact"])
+def test_without_labels_it_writes_one_smaller_file_that_agrees(folder, profile):
+    done = compress("--calibration", "calibration-x.npz", "--profile", profile,
+                    "--min-agreement", "0.9")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    out = folder / "out.onnx"
+    x = np.load("evaluation-x.npz")["x"]
+    opened = onnxruntime.InferenceSession(str(out)) if profile == "portable" else packed.load(out)
+    source = onnxruntime.InferenceSession("in.onnx")
+    (made,), (expected,) = opened.run(None, {"x": x}), source.run(None, {"x": x})
+    assert (made.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.8
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    assert "50 rows of calibration-x, held back" in done.stdout
+    assert "made by: " in done.stdout
+    assert sorted(path.name for path in folder.iterdir() if "out" in path.name) == ["out.onnx"]
+
+
+def test_with_labels_accuracy_is_the_gate(folder):
+    done = compress(
+        "--calibration", "calibration.npz", "--evaluation", "evaluation.npz", "--max-drop", "0.1"
+    )
+    assert done.exit_code == 0, done.output
+    assert "gate: drop " in done.stdout
+    assert "200 rows of evaluation" in done.stdout
+    assert (folder / "out.onnx").stat().st_size < (folder / "in.onnx").stat().st_size
+
+
+def test_a_gate_that_only_lossless_passes_writes_that_and_exits_3(folder):
+    done = compress("--calibration", "calibration-x.npz", "--max-kl", "0")
+    assert done.exit_code == 3, done.output
+    assert "this is the lossless result" in done.stdout
+    assert "next smaller: " in done.stdout
+    unpacked = packed.unpack(folder / "out.onnx")
+    x = np.load("evaluation-x.npz")["x"]
+    session = onnxruntime.InferenceSession(unpacked.SerializeToString())
+    expected = onnxruntime.InferenceSession("in.onnx").run(None, {"x": x})[0]
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
+
+
+def test_evaluation_rows_alone_are_enough(folder):
+    done = compress("--evaluation", "evaluation-x.npz", "--min-agreement", "0.5")
+    assert done.exit_code == 0, done.output
+    assert "made by: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "message"),
+    [
+        ((), 2, "give --calibration"),
+        (("--calibration", "none.npz"), 4, "does not exist"),
+        (("--calibration", "calibration-x.npz", "--max-drop", "0.01"), 2, "needs labels"),
+        (("--evaluation", "evaluation.npz", "--metric", "acuracy"), 2, "acuracy"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(folder, args, exit_code, message):
+    done = compress(*args)
+    assert done.exit_code == exit_code
+    assert message in done.stderr.splitlines()[-1]
+    assert not (folder / "out.onnx").exists()
+
+
+def test_an_existing_output_is_not_replaced_without_force(folder):
+    (folder / "out.onnx").write_text("precious")
+    done = compress("--evaluation", "evaluation-x.npz")
+    assert done.exit_code == 2
+    assert "--force" in done.stderr
+    assert (folder / "out.onnx").read_text() == "precious"
+    assert compress("--evaluation", "evaluation-x.npz", "--force").exit_code in (0, 3)
+    assert (folder / "out.onnx").read_bytes() != b"precious"
+
+
+def test_few_rows_are_refused(folder):
+    np.savez("few.npz", x=np.zeros((7, 16), np.float32))
+    assert "too few" in compress("--calibration", "few.npz").stderr
+
+
+def test_held_back_rows_are_disjoint_and_spread():
+    data = measure.Dataset({"x": np.arange(10.0)[:, None]}, name="rows")
+    seen, held = split_rows(data)
+    assert held.inputs["x"].ravel().tolist() == [3, 7]
+    assert seen.inputs["x"].ravel().tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
+
+
+def report(drop=0.0, agreement=1.0, kl=0.0):
+    accuracy = Accuracy("accuracy", 0.9 - drop, 0.9, drop, Interval(0, 0), ROWS)
+    return Report(10, 100, 10.0, 1.0, "", accuracy=accuracy, fidelity=Fidelity(agreement, kl, ROWS))
+
+
+@pytest.mark.parametrize(
+    ("limits", "given", "passes"),
+    [
+        (Limits(max_drop=0.01), report(drop=0.01), True),
+        (Limits(max_drop=0.01), report(drop=0.011), False),
+        (Limits(max_drop=0.01), report(drop=float("nan")), False),
+        (Limits(min_agreement=0.99), report(agreement=0.99), True),
+        (Limits(min_agreement=0.99), report(agreement=0.98), False),
+        (Limits(max_kl=0.1), report(kl=0.2), False),
+        (Limits(max_drop=0.01), Report(10, 100, 10.0, 1.0, ""), False),
+        (Limits(max_drop=0.01, min_agreement=0.99), report(agreement=0.5), False),
+    ],
+)
+def test_gates_fail_closed(limits, given, passes):
+    gates = limits.gates(given)
+    assert all(gate.passed for gate in gates) is passes
+    assert all(gate.reason for gate in gates)
+
+
+@pytest.mark.parametrize("has_calibration", [True, False])
+def test_more_effort_tries_more(has_calibration):
+    counts = [
+        sum(len(ladder.rungs) for ladder in ladders(effort, "compact", has_calibration))
+        for effort in EFFORTS
+    ]
+    assert counts == sorted(set(counts))
