@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlflow_compress.errors import CompressError, UnreachableError
-from mlflow_compress.registry.retry import one_line, patiently
+from mlflow_compress.registry.retry import PATIENCE, one_line, patiently
 
 __all__ = ["connect", "ensure_experiment"]
 
@@ -84,14 +84,19 @@ def _check_writable(uri: str) -> None:
         raise UnreachableError(f"cannot open tracking store {uri}: {what}")
 
 
-def ensure_experiment(client: MlflowClient, name: str) -> str:
+def ensure_experiment(client: MlflowClient, name: str, patience: float = PATIENCE) -> str:
     """Return the id of an experiment, which is made when it is missing.
 
     With a local sqlite store the artifacts go beside the database, wherever the job runs.
 
     Raises:
         CompressError: the experiment is in MLflow's trash.
+        UnreachableError: the server does not answer for ``patience`` seconds.
     """
+    return patiently(f"find experiment {name!r}", lambda: _experiment_id(client, name), patience)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
     for _ in range(2):
         found = client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":

@@ -189,9 +189,7 @@ class RunWriter:
         """
         model = self.do(
             f"create logged model {name!r}",
-            lambda: self.client.create_logged_model(
-                self.experiment_id, model_name(name), run_id, {**self._tags, **tags}, dict(params)
-            ),
+            lambda: self._create_model(run_id, model_name(name), {**self._tags, **tags}, params),
         )
         model_id = str(model.model_id)
         try:
@@ -209,6 +207,22 @@ class RunWriter:
             self.discard_model(model_id)
             raise
         return model_id
+
+    def _create_model(
+        self, run_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, str]
+    ) -> Any:
+        """Create the run's one model, or return the one whose answer was lost."""
+        found = self.models_of(run_id)
+        if found:
+            return found[0]
+        return self.client.create_logged_model(
+            self.experiment_id, name, run_id, dict(tags), dict(params)
+        )
+
+    def models_of(self, run_id: str) -> list[Any]:
+        """Return the logged models of a run."""
+        query = f"source_run_id = '{run_id}'"
+        return list(self.client.search_logged_models([self.experiment_id], query))
 
     def discard_model(self, model_id: str) -> None:
         """Delete a logged model that was not finished; one that is gone already is fine."""

@@ -19,7 +19,7 @@ from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import DatasetRef, Recipe, Report, Trial, Variant, from_dict, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
-from mlflow_compress.registry.retry import PATIENCE
+from mlflow_compress.registry.retry import PATIENCE, is_transient
 from mlflow_compress.search.observer import SearchInfo
 
 __all__ = ["Tracker"]
@@ -64,9 +64,8 @@ class Tracker:
         self.client = connect(tracking_uri)
         self._input_example = input_example
         self._bundle_code = bundle_code
-        self._runs = RunWriter(
-            self.client, ensure_experiment(self.client, experiment), resolve_tags(), patience
-        )
+        experiment_id = ensure_experiment(self.client, experiment, patience)
+        self._runs = RunWriter(self.client, experiment_id, resolve_tags(), patience)
         self._info: SearchInfo | None = None
         self._search_id = ""
         self._open_trial = ""
@@ -110,6 +109,10 @@ class Tracker:
                 data = json.loads(Path(path).read_text(encoding="utf-8"))
                 trial = from_dict(Trial, data)
             except (ValueError, FileNotFoundError):
+                return None
+            except MlflowException as error:
+                if is_transient(error):
+                    raise
                 return None
         if trial.variant is None or not self._is_ready(trial.variant.model_uri):
             return None
@@ -274,16 +277,10 @@ class Tracker:
 
     def _discard_trial(self, run_id: str, status: str) -> None:
         """End a trial's run that will not be finished, without the model it may have begun."""
-        for model in self._models_of(run_id):
+        what = "look for the trial's model"
+        for model in self._runs.do(what, lambda: self._runs.models_of(run_id)):
             self._runs.discard_model(model.model_id)
         self._runs.close(run_id, status)
-
-    def _models_of(self, run_id: str) -> list[Any]:
-        def search() -> list[Any]:
-            query = f"source_run_id = '{run_id}'"
-            return list(self.client.search_logged_models([self.experiment_id], query))
-
-        return self._runs.do("look for the trial's model", search)
 
     def _sweep(self) -> None:
         """End runs that jobs which died left open, and delete the models they had begun."""

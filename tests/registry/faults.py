@@ -1,6 +1,6 @@
 """Kills, faults and races against real stores; ends with one line of counts.
 
-    python tests/registry/faults.py [--kills N] [--faults N] [--promoters N] [--store URI]
+    python tests/registry/faults.py [--kills N] [--faults N] [--promoters N] [--postgres]
 
 Every case is a job (search with two trials, register, promote for two targets) that something is
 done to, and a second run of the same job. Afterwards there must be exactly one version per
@@ -344,7 +344,7 @@ def server(folder: Path, store: str) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 with urllib.request.urlopen(f"{uri}/health", timeout=1):
                     break
@@ -354,9 +354,37 @@ def server(folder: Path, store: str) -> Iterator[str]:
             raise BrokenError(f"the server does not start: {(folder / 'server.log').read_text()}")
         yield uri
     finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """Run PostgreSQL on a cluster of its own in a temporary folder; yield its URI."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        raise BrokenError("no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql")
+    # It refuses to run as root.
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    home, port = Path(tempfile.mkdtemp(prefix="pg")), free_port()
+    if user:
+        shutil.chown(home, "postgres")
+    data, ctl = home / "data", str(found[-1] / "pg_ctl")
+    options = f"-h 127.0.0.1 -p {port} -k {home} -F"
+
+    def run(*command: str) -> None:
+        with (folder / "postgres.log").open("a") as log:
+            subprocess.run([*user, *command], check=True, cwd=home, stdout=log, stderr=log)
+
+    run(str(found[-1] / "initdb"), "-A", "trust", "-U", "mlflow", "-D", str(data))
+    run(ctl, "-D", str(data), "-w", "-o", options, "-l", str(home / "log"), "start")
+    try:
+        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        run(ctl, "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(home)
 
 
 @contextmanager
@@ -483,13 +511,25 @@ class Counts:
     faults: int = 0
 
 
+def behind_a_server(
+    kind: str, uri: str, models: list[Path], options: argparse.Namespace, counts: Counts
+) -> None:
+    """Race promoters over REST, then let requests fail."""
+    for number in range(options.rounds):
+        counts.promoters += promoters(uri, models, options.promoters, number)
+    print(f"promoters, a server on {kind} too: {counts.promoters}", flush=True)
+    if options.faults:
+        counts.faults += http_faults(uri, models, options.faults)
+        print(f"faults, a server on {kind} too: {counts.faults}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10**6, help="at most so many kills")
     parser.add_argument("--faults", type=int, default=10**6, help="at most so many HTTP faults")
     parser.add_argument("--promoters", type=int, default=8, help="promoters at once")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of promoters per store")
-    parser.add_argument("--store", default="", help="the server's database, sqlite by default")
+    parser.add_argument("--postgres", action="store_true", help="a server on PostgreSQL too")
     options = parser.parse_args()
     counts = Counts()
     with tempfile.TemporaryDirectory() as name:
@@ -517,11 +557,11 @@ def main() -> None:
             counts.promoters += promoters(direct, models, options.promoters, number)
         print(f"promoters on sqlite: {counts.promoters}", flush=True)
         if options.faults:
-            with server(folder, options.store or fresh()) as uri:
-                for number in range(options.rounds):
-                    counts.promoters += promoters(uri, models, options.promoters, number)
-                print(f"promoters over REST too: {counts.promoters}", flush=True)
-                counts.faults = http_faults(uri, models, options.faults)
+            with server(folder, fresh()) as uri:
+                behind_a_server("sqlite", uri, models, options, counts)
+        if options.postgres:
+            with postgres(folder) as store, server(folder, store) as uri:
+                behind_a_server("PostgreSQL", uri, models, options, counts)
     print(
         f"promoters={counts.promoters} kills={counts.kills} faults={counts.faults} "
         "lost=0 duplicates=0"
