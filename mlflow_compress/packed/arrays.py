@@ -116,9 +116,7 @@ class _Reader:
         self.data_bytes += int(lane_bytes.sum())
         return lane_bytes, np.frombuffer(self.cursor.take(int(lane_bytes.sum())), np.uint8)
 
-    def lane_lengths(
-        self, sizes: npt.NDArray[np.int64], per_lane: int
-    ) -> npt.NDArray[np.int64]:
+    def lane_lengths(self, sizes: npt.NDArray[np.int64], per_lane: int) -> npt.NDArray[np.int64]:
         """Read and check the lanes' lengths in bytes, for lanes of these sizes."""
         least, bits = self.cursor.varint(12 * 8 * MAX_LANE), 0
         if per_lane:

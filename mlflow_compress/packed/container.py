@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike, cpu_count
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from mlflow_compress.errors import PackedFormatError, SourceNotFoundError
 from mlflow_compress.packed import arrays, backends, graphs, portable_seam, wire
 from mlflow_compress.packed.format import (
-    DEFAULT_CAP,
     DOMAIN,
     HEADER,
     MAGIC,
@@ -28,12 +27,13 @@ from mlflow_compress.packed.format import (
     Cursor,
     Directory,
     Entry,
+    cap_of,
     read_directory,
     validate,
     width_of,
 )
 
-Source = str | PathLike[str] | bytes | ModelProto
+Source: TypeAlias = str | PathLike[str] | bytes | ModelProto
 _T = TypeVar("_T")
 
 
@@ -103,13 +103,13 @@ class Container:
             yield from graph.weights
 
 
-def read_bytes(source: Source) -> memoryview:
-    """The serialised model as a view: of a mapped file, of the bytes, or of a serialisation."""
-    if isinstance(source, ModelProto):
-        return memoryview(source.SerializeToString(deterministic=True))
-    if isinstance(source, bytes | bytearray | memoryview):
-        return memoryview(source)
-    path = Path(source)
+def map_file(path: Path) -> memoryview:
+    """A view of a mapped file.
+
+    Raises:
+        SourceNotFoundError: if there is no such file.
+        PackedFormatError: if it is empty.
+    """
     try:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
@@ -119,6 +119,13 @@ def read_bytes(source: Source) -> memoryview:
         raise SourceNotFoundError(f"no model file at '{path}'") from error
 
 
+def read_bytes(source: str | PathLike[str] | bytes) -> memoryview:
+    """The serialised model as a view: of a mapped file, or of the bytes."""
+    if isinstance(source, bytes):
+        return memoryview(source)
+    return map_file(Path(source))
+
+
 def parse_model(data: bytes | memoryview) -> ModelProto:
     """Parse a serialised model.
 
@@ -126,37 +133,89 @@ def parse_model(data: bytes | memoryview) -> ModelProto:
         PackedFormatError: if it is none.
     """
     try:
-        return ModelProto.FromString(bytes(data))
+        return ModelProto.FromString(data if isinstance(data, bytes) else bytes(data))
     except DecodeError as error:
         raise PackedFormatError("file: not a serialised ONNX model (it does not parse)") from error
 
 
-def open_packed(source: Source, max_bytes: int = DEFAULT_CAP) -> Container:
+def open_packed(source: Source, max_bytes: int | None = None) -> Container:
     """Open a packed model and check everything but the payloads.
 
     Args:
-        source: a path, the file's bytes, or the model.
-        max_bytes: most bytes the weights may decode to.
+        source: a path, the file's bytes, or the model (which is not changed).
+        max_bytes: most bytes the weights may decode to; None for 1 GiB and 1,024 times the
+            file's size.
 
     Raises:
         PackedFormatError: if it is damaged, hostile, or not packed.
         SourceNotFoundError: if there is no such file.
     """
-    data = read_bytes(source)
-    parts = wire.split(data)
-    if parts is None:
-        opened = portable_seam.open_model(parse_model(data), len(data), max_bytes)
+    if isinstance(source, ModelProto):
+        model = ModelProto()
+        model.CopyFrom(source)
+        return _open_model(model, None, max_bytes)
+    parts = wire.split(read_bytes(source))
+    if parts.blob is not None:
+        return _open(parse_model(parts.rest), parts.blob, parts.size, max_bytes)
+    folder = None if isinstance(source, bytes) else Path(source).parent
+    return _open_model(parse_model(parts.rest), folder, max_bytes)
+
+
+def _open_model(model: ModelProto, folder: Path | None, max_bytes: int | None) -> Container:
+    """Open a parsed model: a portable one, or one whose blob is in memory or another file."""
+    blob = _blob_of(model)
+    if blob is None:
+        size = model.ByteSize()
+        opened = portable_seam.open_model(model, size, cap_of(max_bytes, size))
         if opened is None:
             raise PackedFormatError("file: not a packed model (it has no packed weights)")
         return opened
-    model = parse_model(parts.rest)
+    if blob.data_location == TensorProto.EXTERNAL:
+        data = _external(blob, folder)
+        blob.ClearField("data_location")
+        blob.ClearField("external_data")
+        size = model.ByteSize() + len(data)
+    else:
+        data = memoryview(blob.raw_data)
+        blob.ClearField("raw_data")
+        size = wire.size_with(model, blob, len(data))
+    return _open(model, data, size, max_bytes)
+
+
+def _blob_of(model: ModelProto) -> TensorProto | None:
+    """The initializer that the first ``Packed`` node reads, if there is one."""
+    for graph in graphs.graphs(model.graph):
+        if graph.node and graph.node[0].domain == DOMAIN and graph.node[0].op_type == OP_TYPE:
+            for tensor in model.graph.initializer:
+                if tensor.name in graph.node[0].input:
+                    return tensor
+    return None
+
+
+def _external(blob: TensorProto, folder: Path | None) -> memoryview:
+    """The blob's bytes in the file beside the model (``docs/format.md``, section 8)."""
+    where = {entry.key: entry.value for entry in blob.external_data}
+    name = where.get("location", "")
+    if folder is None or not name or name in (".", "..") or Path(name).name != name:
+        raise PackedFormatError(
+            f"blob: its bytes are in the file '{name}', which must stand beside the model's file"
+        )
+    data = map_file(folder / name)
+    if set(where) - {"location", "length"} or where.get("length") != str(len(data)):
+        raise PackedFormatError(f"blob: the file '{name}' is not as long as the model says")
+    return data
+
+
+def _open(
+    model: ModelProto, blob: memoryview, file_bytes: int, max_bytes: int | None
+) -> Container:
     rest_crc = zlib.crc32(model.SerializeToString(deterministic=True))
-    directory, payloads = _read_blob(parts.blob, rest_crc)
+    directory, payloads = _read_blob(blob, rest_crc)
     found = _take_nodes(model)
     names = [name for _, node in found for name in node.output]
-    validate(directory, names, max_bytes)
-    _restore_frame(model, directory, {node.input[0] for _, node in found})
-    return Container(model, _weights(found, directory, payloads), "compact", len(data))
+    validate(directory, names, cap_of(max_bytes, file_bytes))
+    _restore_frame(model, directory, {node.input[0] for _, node in found}, len(blob))
+    return Container(model, _weights(found, directory, payloads), "compact", file_bytes)
 
 
 def _read_blob(blob: memoryview, rest_crc: int) -> tuple[Directory, memoryview]:
@@ -190,8 +249,16 @@ def _take_nodes(model: ModelProto) -> list[tuple[GraphProto, NodeProto]]:
         node = NodeProto()
         node.CopyFrom(graph.node[0])
         stated = node.attribute[0].i if len(node.attribute) else 0
-        if node.op_type != OP_TYPE or len(node.input) != 1 or stated != at:
+        named = [attribute.name for attribute in node.attribute]
+        if (
+            node.op_type != OP_TYPE
+            or len(node.input) != 1
+            or named not in ([], ["at"])
+            or stated != at
+        ):
             raise PackedFormatError(f"graph '{graph.name}': unknown node '{node.op_type}'")
+        if len(set(node.output)) != len(node.output) or "" in node.output:
+            raise PackedFormatError(f"graph '{graph.name}': two packed weights of one name")
         del graph.node[0]
         at += len(node.output)
         if at > MAX_ENTRIES:
@@ -200,15 +267,21 @@ def _take_nodes(model: ModelProto) -> list[tuple[GraphProto, NodeProto]]:
     return found
 
 
-def _restore_frame(model: ModelProto, directory: Directory, blobs: set[str]) -> None:
+def _restore_frame(
+    model: ModelProto, directory: Directory, blobs: set[str], blob_bytes: int
+) -> None:
     """Drop the blob and the import, and restore ``ir_version``."""
     initializers = model.graph.initializer
     if not len(initializers) or blobs - {initializers[-1].name}:
         raise PackedFormatError("graph: the blob is not the last initializer")
-    if initializers[-1].data_type != TensorProto.UINT8:
-        raise PackedFormatError("graph: the blob is not of type uint8")
+    if initializers[-1].data_type != TensorProto.UINT8 or list(initializers[-1].dims) != [
+        blob_bytes
+    ]:
+        raise PackedFormatError("graph: the blob is not of type uint8 or not of its stated size")
     del initializers[-1]
     if not directory.had_import:
+        if not len(model.opset_import) or model.opset_import[-1].domain != DOMAIN:
+            raise PackedFormatError(f"graph: the last import is not '{DOMAIN}'")
         del model.opset_import[-1]
     if directory.ir_version is not None:
         model.ir_version = directory.ir_version

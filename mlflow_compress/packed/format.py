@@ -25,7 +25,8 @@ MAX_RANK = 32
 MAX_DIRECTORY = 1 << 28
 MAX_REMAINDER = 1 << 24
 MAX_TENSOR_BYTES = 1 << 40
-DEFAULT_CAP = 1 << 36
+DEFAULT_CAP = 1 << 30
+MAX_RATE = 1 << 10
 
 _BITS = {
     TensorProto.FLOAT: 32,
@@ -66,6 +67,11 @@ _COMPLEX = {TensorProto.COMPLEX64: 4, TensorProto.COMPLEX128: 8}
 
 CONSTANT_NODE, HAD_VALUE_INFO, GRAPH_INPUT, TYPED_DATA, HAS_REMAINDER = 1, 2, 4, 8, 16
 IR_RAISED, HAD_IMPORT = 1, 2
+
+
+def cap_of(max_bytes: int | None, file_bytes: int) -> int:
+    """Most bytes a file's weights may decode to: what the caller says, or by the file's size."""
+    return DEFAULT_CAP + MAX_RATE * file_bytes if max_bytes is None else max_bytes
 
 
 def bits_of(dtype: int) -> int | None:
@@ -265,5 +271,5 @@ def validate(directory: Directory, names: Sequence[str], cap: int = DEFAULT_CAP)
         if total > cap:
             raise PackedFormatError(
                 f"tensor '{name}': the weights decode to more than the cap of {cap} bytes "
-                "(set max_bytes higher if the file is trusted)"
+                "(pass a higher max_bytes if the file is trusted)"
             )

@@ -6,10 +6,13 @@ with its own inner graphs. ``docs/format.md``, sections 2 and 3.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
+from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed import tensors
 from mlflow_compress.packed.format import (
     CONSTANT_NODE,
@@ -112,11 +115,11 @@ def describe(graph: GraphProto, weight: Weight) -> Entry:
     )
 
 
-def _drop(repeated: object, keep: Callable[[int], bool]) -> None:
+def _drop(repeated: Any, keep: Callable[[int], bool]) -> None:
     """Keep only the messages of a repeated field whose index passes, in order."""
-    for position in reversed(range(len(repeated))):  # type: ignore[arg-type]
+    for position in reversed(range(len(repeated))):
         if not keep(position):
-            del repeated[position]  # type: ignore[attr-defined]
+            del repeated[position]
 
 
 def take_out(graph: GraphProto, names: list[str], entries: list[Entry]) -> None:
@@ -132,28 +135,45 @@ def take_out(graph: GraphProto, names: list[str], entries: list[Entry]) -> None:
             graph.value_info.append(helper.make_tensor_value_info(name, entry.dtype, entry.dims))
 
 
-def restored_tensor(name: str, entry: Entry) -> TensorProto:
+_Message = TypeVar("_Message", onnx.NodeProto, TensorProto, onnx.ValueInfoProto)
+
+
+def _parse(kind: type[_Message], data: bytes, name: str) -> _Message:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise PackedFormatError(f"tensor '{name}': what is kept of it does not parse") from error
+
+
+def _restored_tensor(name: str, entry: Entry) -> TensorProto:
     """The tensor of an initializer's entry, without data."""
-    tensor = TensorProto.FromString(entry.remainder)
+    tensor = _parse(TensorProto, entry.remainder, name)
+    tensors.clear_data(tensor)
     tensor.name = name
     tensor.data_type = entry.dtype
     tensor.dims.extend(entry.dims)
     return tensor
 
 
-def restored_node(name: str, entry: Entry) -> onnx.NodeProto:
+def _restored_node(name: str, entry: Entry) -> onnx.NodeProto:
     """The Constant node of an entry, its tensor without data."""
-    node = onnx.NodeProto.FromString(entry.remainder)
+    node = _parse(onnx.NodeProto, entry.remainder, name)
     node.output.append(name)
-    tensor = node.attribute[0].t
+    tensor = tensors.constant_tensor(node)
+    if tensor is None:
+        raise PackedFormatError(f"tensor '{name}': what is kept of it is no Constant node")
+    tensors.clear_data(tensor)
     tensor.data_type = entry.dtype
     tensor.dims.extend(entry.dims)
     return node
 
 
-def _insert(repeated: object, new: list[tuple[int, object]]) -> None:
-    for position, message in sorted(new, key=lambda pair: pair[0]):
-        repeated.insert(position, message)  # type: ignore[attr-defined]
+def _insert(repeated: Any, new: list[tuple[int, str, Any]]) -> None:
+    """Insert messages at their final positions, lowest first."""
+    for position, name, message in sorted(new, key=lambda item: item[0]):
+        if position > len(repeated):
+            raise PackedFormatError(f"tensor '{name}': its position {position} does not exist")
+        repeated.insert(position, message)
 
 
 def put_back(
@@ -162,28 +182,41 @@ def put_back(
     entries: list[Entry],
     fill: Callable[[TensorProto, str, Entry], None],
 ) -> None:
-    """Undo :func:`take_out`; ``fill`` puts the data into each tensor."""
-    added = sum(not entry.flags & HAD_VALUE_INFO for entry in entries)
-    if added:
-        del graph.value_info[len(graph.value_info) - added :]
-    initializers: list[tuple[int, object]] = []
-    nodes: list[tuple[int, object]] = []
-    inputs: list[tuple[int, object]] = []
+    """Undo :func:`take_out`; ``fill`` puts the data into each tensor, in place.
+
+    Raises:
+        PackedFormatError: if the entries do not fit the graph.
+    """
+    added = [
+        name for name, entry in zip(names, entries, strict=True) if not entry.flags & HAD_VALUE_INFO
+    ]
+    kept = len(graph.value_info) - len(added)
+    if [info.name for info in graph.value_info[max(kept, 0) :]] != added:
+        raise PackedFormatError(f"graph '{graph.name}': value_info does not fit the weights")
+    del graph.value_info[kept:]
+    initializers: list[tuple[int, str, TensorProto]] = []
+    nodes: list[tuple[int, str, onnx.NodeProto]] = []
+    inputs: list[tuple[int, str, onnx.ValueInfoProto]] = []
     for name, entry in zip(names, entries, strict=True):
         if entry.flags & CONSTANT_NODE:
-            node = restored_node(name, entry)
-            fill(node.attribute[0].t, name, entry)
-            nodes.append((entry.position, node))
+            nodes.append((entry.position, name, _restored_node(name, entry)))
         else:
-            tensor = restored_tensor(name, entry)
-            fill(tensor, name, entry)
-            initializers.append((entry.position, tensor))
+            initializers.append((entry.position, name, _restored_tensor(name, entry)))
         if entry.flags & GRAPH_INPUT:
-            info = onnx.ValueInfoProto.FromString(entry.input_info)
-            inputs.append((entry.input_position, info))
+            info = _parse(onnx.ValueInfoProto, entry.input_info, name)
+            inputs.append((entry.input_position, name, info))
     _insert(graph.initializer, initializers)
     _insert(graph.node, nodes)
     _insert(graph.input, inputs)
+    # filled only now: a message with gigabytes of data could not be inserted
+    for name, entry in zip(names, entries, strict=True):
+        if entry.flags & CONSTANT_NODE:
+            tensor = tensors.constant_tensor(graph.node[entry.position])
+        else:
+            tensor = graph.initializer[entry.position]
+        if tensor is None or (not entry.flags & CONSTANT_NODE and tensor.name != name):
+            raise PackedFormatError(f"tensor '{name}': another one has its position")
+        fill(tensor, name, entry)
 
 
 def with_payload(entry: Entry, size: int, packed_crc: int, decoded_crc: int) -> Entry:

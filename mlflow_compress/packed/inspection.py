@@ -8,7 +8,7 @@ from onnx import GraphProto
 
 from mlflow_compress.packed import graphs, tensors
 from mlflow_compress.packed.container import PackedWeight, Source, open_packed
-from mlflow_compress.packed.format import DEFAULT_CAP, VERSION, bits_of, varint
+from mlflow_compress.packed.format import VERSION, bits_of, varint
 
 __all__ = ["PackedInfo", "TensorInfo", "inspect"]
 
@@ -72,7 +72,7 @@ class PackedInfo:
     tensors: tuple[TensorInfo, ...]
 
 
-def inspect(source: Source, *, max_bytes: int = DEFAULT_CAP) -> PackedInfo:
+def inspect(source: Source, *, max_bytes: int | None = None) -> PackedInfo:
     """Decode a packed model and say what each tensor costs.
 
     Raises:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from onnx import ModelProto, TensorProto
+
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed.format import DOMAIN, MAGIC, varint
 
@@ -24,10 +26,14 @@ class Field:
 
 @dataclass(frozen=True)
 class Split:
-    """A serialised model cut in two: everything but the blob's bytes, and the blob's bytes."""
+    """A serialised model cut in two: everything but the blob's bytes, and these if they are there.
+
+    ``size`` is what it was before.
+    """
 
     rest: bytes
-    blob: memoryview
+    blob: memoryview | None
+    size: int
 
 
 def _varint_at(data: memoryview, at: int, end: int) -> tuple[int, int]:
@@ -76,14 +82,22 @@ def imports_domain(data: memoryview) -> bool:
     for field in fields(data, 0, len(data)):
         if field.number == _MODEL_OPSET and field.kind == 2:
             for inner in fields(data, field.value, field.end):
-                if inner.number == _OPSET_DOMAIN and inner.kind == 2:
-                    if bytes(data[inner.value : inner.end]) == DOMAIN.encode():
-                        return True
+                name = data[inner.value : inner.end]
+                if inner.number == _OPSET_DOMAIN and inner.kind == 2 and name == DOMAIN.encode():
+                    return True
     return False
 
 
-def split(data: memoryview) -> Split | None:
-    """Cut the blob's bytes out of a serialised model; None if no initializer is a blob."""
+def size_with(model: ModelProto, blob: TensorProto, more: int) -> int:
+    """Serialised size of a model if its tensor ``blob`` had ``more`` bytes of ``raw_data``."""
+    added, inner = 1 + len(varint(more)) + more, blob.ByteSize()
+    growth = added + len(varint(inner + added)) - len(varint(inner))
+    outer = model.graph.ByteSize()
+    return model.ByteSize() + growth + len(varint(outer + growth)) - len(varint(outer))
+
+
+def _find_blob(data: memoryview) -> tuple[Field, Field, Field] | None:
+    """The graph, the tensor and the ``raw_data`` of the last initializer that is a blob."""
     found: tuple[Field, Field, Field] | None = None
     for graph in fields(data, 0, len(data)):
         if graph.number != _MODEL_GRAPH or graph.kind != 2:
@@ -92,24 +106,33 @@ def split(data: memoryview) -> Split | None:
             if tensor.number != _GRAPH_INITIALIZER or tensor.kind != 2:
                 continue
             for raw in fields(data, tensor.value, tensor.end):
-                if raw.number == _TENSOR_RAW and raw.kind == 2:
-                    if bytes(data[raw.value : raw.value + 4]) == MAGIC:
-                        found = graph, tensor, raw
+                magic = data[raw.value : raw.value + len(MAGIC)]
+                if raw.number == _TENSOR_RAW and raw.kind == 2 and magic == MAGIC:
+                    found = graph, tensor, raw
+    return found
+
+
+def split(data: memoryview) -> Split:
+    """Cut the blob's bytes out of a serialised model.
+
+    Raises:
+        PackedFormatError: if it is no serialised model.
+    """
+    found = _find_blob(data)
     if found is None:
-        return None
+        return Split(bytes(data), None, len(data))
     graph, tensor, raw = found
     tensor_size = tensor.end - tensor.value - (raw.end - raw.tag)
     tensor_head = bytes(data[tensor.tag : tensor.length]) + varint(tensor_size)
     gone = (tensor.end - tensor.tag) - (len(tensor_head) + tensor_size)
-    graph_size = graph.end - graph.value - gone
     rest = b"".join(
         [
             data[: graph.length],
-            varint(graph_size),
+            varint(graph.end - graph.value - gone),
             data[graph.value : tensor.tag],
             tensor_head,
             data[tensor.value : raw.tag],
             data[raw.end :],
         ]
     )
-    return Split(rest, data[raw.value : raw.end])
+    return Split(rest, data[raw.value : raw.end], len(data))
