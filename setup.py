@@ -21,6 +21,7 @@ INSTALL = [
     "rich>=14.0",
     "plotly>=6.0",
     "tenacity>=9.0",
+    "threadpoolctl>=3.5",
 ]
 TORCH = ["torch>=2.13", "onnxscript>=0.7"]
 TEST = ["pytest>=9.0", "hypothesis>=6.100", "mlxtend>=0.25"]
@@ -46,7 +47,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mlflow_compress", "mlflow_compress.*"]),
     ext_modules=[HUFFMAN],
-    package_data={"mlflow_compress": ["py.typed", "targets/profiles/*.yaml", "packed/*.h", "packed/*.c"]},
+    package_data={
+        "mlflow_compress": ["py.typed", "targets/profiles/*.yaml", "packed/*.h", "packed/*.c"]
+    },
     install_requires=INSTALL,
     extras_require={
         "torch": TORCH,
@@ -61,6 +64,7 @@ setup(
             "mlflow_compress = mlflow_compress.mlflow_plugin.context:CompressRunContext",
         ],
         "mlflow_compress.techniques": [
+            "entropy_share = mlflow_compress.techniques.entropy_share:TECHNIQUE",
             "fold = mlflow_compress.techniques.fold:TECHNIQUE",
             "prune = mlflow_compress.techniques.prune:TECHNIQUE",
             "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",

@@ -17,7 +17,17 @@ from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initi
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_run import batches, run, session
 
-__all__ = ["MAX_INPUTS", "Moments", "layer_moments", "refit", "repair", "row_share", "tapped"]
+__all__ = [
+    "MAX_INPUTS",
+    "Moments",
+    "layer_moments",
+    "refit",
+    "refit_layer",
+    "refit_offsets",
+    "repair",
+    "row_share",
+    "tapped",
+]
 
 MAX_INPUTS = 6144
 """Layers with more inputs per output are not refitted: their Gram matrices pass 300 MB each."""
@@ -104,7 +114,7 @@ def repair(
             notes.append(f"{layer.weight} has {matrix.shape[2]} inputs and was not refitted")
             continue
         fit, judge = layer_moments(dense, changed, layer, inputs, rows=rows, seed=seed)
-        _refit_layer(changed, layer, layer.matrix(masks[layer.weight]), fit, judge)
+        refit_layer(changed, layer, layer.matrix(masks[layer.weight]), fit, judge)
     done = {layer.weight for layer in linear_layers(changed)}
     notes += [f"{name} is pruned, but not refitted" for name in masks if name not in done]
     return changed, tuple(notes)
@@ -191,7 +201,7 @@ def tapped(model: ModelProto, names: Sequence[str]) -> ModelProto:
     return model
 
 
-def _refit_layer(
+def refit_layer(
     model: ModelProto, layer: LinearLayer, keep: np.ndarray, fit: Moments, judge: Moments
 ) -> None:
     """Refit one layer in place, output by output where it helps on the judging rows."""
@@ -211,6 +221,27 @@ def _refit_layer(
         bias = held[layer.bias]
         value = numpy_helper.to_array(bias).astype(np.float64)
         set_initializer(bias, value + after[..., -1].reshape(value.shape))
+
+
+def refit_offsets(
+    model: ModelProto, layer: LinearLayer, moments: Moments, start: np.ndarray | None
+) -> None:
+    """Set a layer's bias so that the mean of its outputs is the dense one's, in place.
+
+    Args:
+        model: the model to change.
+        layer: the layer, whose weights are final.
+        moments: those of :func:`layer_moments`.
+        start: the bias that the layer had when the moments were summed; None when it has none.
+    """
+    if layer.bias is None or start is None or not moments.count:
+        return
+    held = initializers(model)
+    matrix = layer.matrix(numpy_helper.to_array(held[layer.weight])).astype(np.float64)
+    means = moments.gram[:, -1, :-1] / moments.count
+    wanted = moments.cross[:, -1] / moments.count
+    shift = wanted - (matrix @ means[..., None])[..., 0]
+    set_initializer(held[layer.bias], start.astype(np.float64) + shift.reshape(start.shape))
 
 
 def _judged(

@@ -19,7 +19,7 @@ from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, row_share, tapped
 from mlflow_compress.techniques.onnx_run import batches, run, session
 
-__all__ = ["importance", "input_grams"]
+__all__ = ["importance", "input_grams", "sensitivity"]
 
 _GROUP_BYTES = 1 << 29
 
@@ -59,7 +59,7 @@ def importance(
         array = arrays[layer.weight]
         matrix = layer.matrix(array)
         energy = max(float(((matrix @ grams) * matrix).sum()), 1e-30)
-        scale = np.stack([_sensitivity(gram, method) for gram in grams])
+        scale = np.stack([sensitivity(gram, method) for gram in grams])
         scores[layer.weight] = layer.stored(matrix**2 * scale[:, None] / energy, array.shape)
     return list(scores.values())
 
@@ -124,7 +124,7 @@ def _grams_of(
     yield from zip(layers, sums, strict=True)
 
 
-def _sensitivity(gram: np.ndarray, method: str) -> np.ndarray:
+def sensitivity(gram: np.ndarray, method: str) -> np.ndarray:
     """Return by how much the squared error grows per squared weight removed, [inputs]."""
     damped = gram + (_DAMPING * np.trace(gram) / len(gram) + 1e-12) * np.eye(len(gram))
     if method == "wanda":
