@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed import numpy_codec, numpy_context
-from mlflow_compress.packed.format import MAX_TENSOR_BYTES, Cursor
+from mlflow_compress.packed.format import Cursor
 from mlflow_compress.packed.tables import read_lengths
 
 RAW, CONSTANT, HUFFMAN, CONTEXT, PACKED, PLANES, SPARSE, ROWS, CODEBOOK, WIDE = range(10)

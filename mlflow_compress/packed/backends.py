@@ -73,9 +73,9 @@ def _say_once() -> None:
         _log.warning("the C extension was not built: packing runs on numpy, about 20 times slower")
 
 
-def crc32(data: bytes | memoryview | Bytes) -> int:
-    """zlib's crc32."""
-    return zlib.crc32(data) if _c is None else _c.crc32(data)
+def crc32(data: bytes | memoryview) -> int:
+    """Zlib's crc32."""
+    return zlib.crc32(data) if _c is None else int(_c.crc32(data))
 
 
 def decode(payload: bytes | memoryview, out: Bytes, width: int, what: str) -> int:
@@ -87,7 +87,7 @@ def decode(payload: bytes | memoryview, out: Bytes, width: int, what: str) -> in
     if _c is None:
         _say_once()
         out[:] = arrays.decode(payload, len(out) // width, width, what).view(np.uint8)
-        return zlib.crc32(out)
+        return zlib.crc32(out.data)
     size = _c.WORK_MIN
     while True:
         work = getattr(_local, "work", None)
@@ -129,7 +129,7 @@ def encode_lanes(
     """
     if _c is None:
         return numpy_codec.encode_lanes(symbols, lengths, per_lane, layout)
-    return _encode(symbols, lengths, None, per_lane, layout, bits)
+    return _encode(_c, symbols, lengths, None, per_lane, layout, bits)
 
 
 def encode_context(
@@ -138,15 +138,21 @@ def encode_context(
     """Write the lanes of kind 3; see :func:`numpy_context.encode`."""
     if _c is None:
         return numpy_context.encode(symbols, lengths, classes, per_lane)
-    return _encode(symbols, lengths, classes, per_lane, 1, bits)
+    return _encode(_c, symbols, lengths, classes, per_lane, 1, bits)
 
 
 def _encode(
-    symbols: Bytes, lengths: Bytes, classes: Bytes | None, per_lane: int, layout: int, bits: int
+    codec: ModuleType,
+    symbols: Bytes,
+    lengths: Bytes,
+    classes: Bytes | None,
+    per_lane: int,
+    layout: int,
+    bits: int,
 ) -> tuple[npt.NDArray[np.int64], bytes]:
     lanes = 8 * -(-len(symbols) // (8 * per_lane)) if per_lane else 1
     lane_bytes = np.empty(lanes, np.uint32)
-    data = _c.encode(symbols, lengths, classes, per_lane, layout, bits, lane_bytes)
+    data = codec.encode(symbols, lengths, classes, per_lane, layout, bits, lane_bytes)
     return lane_bytes.astype(np.int64), data
 
 
@@ -159,9 +165,10 @@ def row_histograms(symbols: Bytes, row: int) -> npt.NDArray[np.uint32]:
     """A histogram per row of ``row`` symbols: shape (rows, 256)."""
     rows = len(symbols) // row
     if _c is None:
-        keys = np.repeat(np.arange(rows) << 8, row) + symbols
-        return np.bincount(keys, minlength=rows << 8).reshape(rows, 256).astype(np.uint32)
-    counts = np.empty((rows, 256), np.uint32)
+        keys = np.repeat(np.arange(rows, dtype=np.int64) << 8, row) + symbols
+        sums = np.bincount(keys, minlength=rows << 8).reshape(rows, 256)
+        return sums.astype(np.uint32)
+    counts: npt.NDArray[np.uint32] = np.empty((rows, 256), np.uint32)
     _c.histograms(symbols, row, counts)
     return counts
 
@@ -171,9 +178,9 @@ def pair_histogram(symbols: Bytes) -> npt.NDArray[np.uint32]:
     if _c is None:
         before = np.zeros(len(symbols), np.intp)
         before[1:] = symbols[:-1]
-        counts = np.bincount((before << 8) + symbols, minlength=1 << 16)
-        return counts.reshape(256, 256).astype(np.uint32)
-    counts = np.empty((256, 256), np.uint32)
+        times = np.bincount((before << 8) + symbols, minlength=1 << 16)
+        return times.reshape(256, 256).astype(np.uint32)
+    counts: npt.NDArray[np.uint32] = np.empty((256, 256), np.uint32)
     _c.pairs(symbols, counts)
     return counts
 

@@ -6,6 +6,7 @@ cheapest is written. ``docs/format.md``, sections 4 to 6.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from mlflow_compress.packed import arrays, backends, clusters, numpy_codec
 from mlflow_compress.packed.arrays import Items
 from mlflow_compress.packed.format import varint
-from mlflow_compress.packed.tables import Counts, Lengths, entropy_bits
+from mlflow_compress.packed.tables import Counts, entropy_bits
 
 Bytes = npt.NDArray[np.uint8]
 Parts = list[bytes | memoryview]
@@ -83,12 +84,16 @@ def _cheapest(plans: Sequence[Plan]) -> Plan:
 
 
 def _raw(items: Items) -> Plan:
-    view = memoryview(items.view(np.uint8))
+    view = items.view(np.uint8).data
     return Plan(1 + items.nbytes, lambda parts: parts.extend([bytes([arrays.RAW]), view]))
 
 
 def _constant(items: Items) -> Plan:
     return _compound(bytes([arrays.CONSTANT]) + items[:1].tobytes(), [])
+
+
+def _same(symbols: Bytes) -> Bytes:
+    return symbols
 
 
 # bytes
@@ -104,7 +109,7 @@ def _of_bytes(symbols: Bytes, counts: Counts, row: int, taps: int) -> Plan:
         renamed[: len(used)] = counts[used]
         inner = _of_bytes(table[symbols], renamed, row, taps)
         head = bytes([arrays.CODEBOOK, len(used), *used.tolist()])
-        return _compound(head, [inner])
+        return _cheapest([_compound(head, [inner]), _sparse_or_plain(symbols, counts)])
     if len(symbols) >= LARGE and len(used) > 1:
         floor = entropy_bits(counts) / 8
         if taps > 1:
@@ -131,7 +136,7 @@ def _leaf(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
     largest = int(np.flatnonzero(counts)[-1])
     if counts.max() == total:
         return _compound(bytes([arrays.CONSTANT, largest]), [])
-    raw = Plan(1 + total, lambda parts: parts.extend([bytes([arrays.RAW]), memoryview(symbols())]))
+    raw = Plan(1 + total, lambda parts: parts.extend([bytes([arrays.RAW]), symbols().data]))
     plans = [raw, _huffman(counts, symbols)]
     if largest < 16:
         several = [per_byte for per_byte in (2, 4, 8) if largest < 1 << 8 // per_byte]
@@ -286,7 +291,7 @@ def _values(items: Items, floating: bool) -> Plan:
         return _raw(items)
     inner = []
     for plane in backends.split(items, floating):
-        inner.append(_leaf(backends.histogram(plane), lambda plane=plane: plane))
+        inner.append(_leaf(backends.histogram(plane), partial(_same, plane)))
     return _cheapest([_raw(items), _compound(bytes([arrays.PLANES, floating]), inner)])
 
 
@@ -329,15 +334,19 @@ def _wide(values: Items, indices: npt.NDArray[np.uint16], counts: Counts) -> Pla
     sizes = parts.sum(axis=1)
     divided: list[tuple[Bytes, list[Bytes]]] = []
 
-    def halves() -> tuple[Bytes, list[Bytes]]:
+    def high() -> Bytes:
         if not divided:
-            divided.append(backends.divide(indices, sizes.view(np.uint64)))
-        return divided[0]
+            divided.append(backends.divide(indices, sizes))
+        return divided[0][0]
+
+    def low(part: int) -> Bytes:
+        high()
+        return divided[0][1][part]
 
     high_counts = np.zeros(256, np.int64)
     high_counts[:16] = sizes
-    inner = [_leaf(high_counts, lambda: halves()[0])]
+    inner = [_leaf(high_counts, high)]
     for part in range(-(-len(values) // 256)):
-        inner.append(_leaf(parts[part], lambda part=part: halves()[1][part]))
+        inner.append(_leaf(parts[part], partial(low, part)))
     head = bytes([arrays.WIDE]) + varint(len(values)) + values.tobytes()
     return _compound(head, inner)

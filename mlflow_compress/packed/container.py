@@ -206,9 +206,7 @@ def _external(blob: TensorProto, folder: Path | None) -> memoryview:
     return data
 
 
-def _open(
-    model: ModelProto, blob: memoryview, file_bytes: int, max_bytes: int | None
-) -> Container:
+def _open(model: ModelProto, blob: memoryview, file_bytes: int, max_bytes: int | None) -> Container:
     rest_crc = zlib.crc32(model.SerializeToString(deterministic=True))
     directory, payloads = _read_blob(blob, rest_crc)
     found = _take_nodes(model)

@@ -172,9 +172,9 @@ def gaps(items: npt.NDArray[np.unsignedinteger], background: int) -> tuple[Bytes
 def split(items: npt.NDArray[np.unsignedinteger], rotate: bool) -> Bytes:
     """Byte planes of items of several bytes, lowest first: shape (width, n)."""
     kind = items.dtype.type
-    turned = items
+    turned: npt.NDArray[np.unsignedinteger] = items
     if rotate:
-        turned = items << kind(1) | items >> kind(8 * items.itemsize - 1)
+        turned = np.bitwise_or(items << kind(1), items >> kind(8 * items.itemsize - 1))
     return np.ascontiguousarray(turned.reshape(-1, 1).view(np.uint8).T)
 
 

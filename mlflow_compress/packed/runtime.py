@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
@@ -160,18 +161,24 @@ def _write_weights(packed: Container, path: Path, threads: int | None) -> dict[i
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-        # not in a with: closing it while an error's traceback holds views would hide the error
         area = mmap.mmap(file.fileno(), size)
-        view = np.frombuffer(area, np.uint8)
-
-        def decode(weight: PackedWeight) -> None:
-            at = places[id(weight)]
-            weight.decode_into(view[at : at + weight.entry.size])
-
-        in_parallel(decode, external, threads)
-        del view
-        area.close()
+        _decode_all(np.frombuffer(area, np.uint8), external, places, threads)
     return places
+
+
+def _decode_all(
+    area: npt.NDArray[np.uint8],
+    weights: list[PackedWeight],
+    places: dict[int, int],
+    threads: int | None,
+) -> None:
+    """Decode each weight to its place. The mapping ends with the last view of it."""
+
+    def decode(weight: PackedWeight) -> None:
+        at = places[id(weight)]
+        weight.decode_into(area[at : at + weight.entry.size])
+
+    in_parallel(decode, weights, threads)
 
 
 def _fill(graph: GraphProto, weights: list[PackedWeight], places: dict[int, int]) -> None:

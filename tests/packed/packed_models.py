@@ -1,5 +1,7 @@
 """Small models for the packed room's tests, made from a seed."""
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -8,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 def mlp(density=0.08, centroids=32, dims=(784, 300, 100, 10), seed=0):
     rng = np.random.default_rng(seed)
     nodes, weights, value = [], [], "x"
-    for layer, (rows, columns) in enumerate(zip(dims, dims[1:], strict=False)):
+    for layer, (rows, columns) in enumerate(pairwise(dims)):
         book = np.sort(rng.standard_normal(centroids - 1)).astype(np.float32)
         full = book[rng.integers(0, centroids - 1, (rows, columns))]
         kept = np.where(rng.random((rows, columns)) < density, full, np.float32(0))

@@ -1,6 +1,6 @@
-import packed_models as models
 import numpy as np
 import onnxruntime
+import packed_models as models
 import pytest
 
 from mlflow_compress import packed

@@ -1,0 +1,166 @@
+"""The two backends give the same bytes, in both directions, and refuse the same payloads."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.packed import arrays, backends, choose, numpy_codec, tables
+from mlflow_compress.packed.format import Cursor
+from tests.packed.payloads import arrays_of, samples, structured
+
+
+@pytest.fixture(params=["c", "c plain", "numpy"])
+def backend(request, monkeypatch):
+    """Each implementation in turn: C, C without the processor's special paths, numpy."""
+    if request.param == "numpy":
+        monkeypatch.setattr(backends, "_c", None)
+        monkeypatch.setenv(backends.VARIABLE, "numpy")
+    else:
+        assert backends._c is not None, "build the extension: pip install -e ."
+        backends._c.use_fast_paths(request.param == "c")
+    yield request.param
+    if backends._c is not None:
+        backends._c.use_fast_paths(True)
+
+
+def decode(payload, count, width):
+    out = np.empty(count * width, np.uint8)
+    crc = backends.decode(payload, out, width, "tensor 'w'")
+    return out, crc
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1023, 1024, 1031, 8193, 40000, 70001])
+def test_every_kind_comes_back(backend, size):
+    for name, array in arrays_of(size).items():
+        raw = array.tobytes()
+        payload = choose.encode(raw, array.itemsize, array.dtype.kind == "f")
+        out, crc = decode(payload, array.size, array.itemsize)
+        assert out.tobytes() == raw, name
+        assert crc == backends.zlib.crc32(raw), name
+        assert len(payload) <= len(raw) + 1, name
+
+
+def test_rows_and_context_come_back(backend):
+    for name, (array, row, taps) in structured(rows=1003).items():
+        payload = choose.encode(array.tobytes(), 1, False, row, taps)
+        assert decode(payload, array.size, 1)[0].tobytes() == array.tobytes(), name
+        kinds, _ = arrays.summary(payload, array.size, 1, name)
+        assert kinds[0] == (arrays.CONTEXT if taps else arrays.ROWS)
+
+
+def test_the_samples_use_every_kind():
+    seen = set()
+    for name, payload, count, width in samples():
+        seen.update(arrays.summary(payload, count, width, name)[0])
+    assert seen == set(range(len(arrays.NAMES)))
+
+
+def test_both_backends_write_the_same_bytes(monkeypatch):
+    mine = [payload for _, payload, _, _ in samples()]
+    monkeypatch.setattr(backends, "_c", None)
+    assert mine == [payload for _, payload, _, _ in samples()]
+
+
+def test_contiguous_lanes_are_read_too(backend):
+    rng = np.random.default_rng(3)
+    symbols = np.minimum(rng.geometric(0.2, 40003), 40).astype(np.uint8)
+    lengths = tables.code_lengths(numpy_codec.histogram(symbols))
+    lanes, data = numpy_codec.encode_lanes(symbols, lengths, 1700, 1)
+    head = bytes([arrays.HUFFMAN]) + tables.write_lengths(lengths)
+    payload = head + choose.varint(2 * 1700 + 1) + choose._lane_lengths(lanes, True) + data
+    assert np.array_equal(decode(payload, len(symbols), 1)[0], symbols)
+
+
+@given(
+    st.lists(st.integers(1, 1 << 40), min_size=2, max_size=256),
+    st.integers(8, 12),
+    st.randoms(use_true_random=False),
+)
+def test_code_lengths_are_complete_and_equal_in_both(counts, limit, random):
+    histogram = np.zeros(256, np.int64)
+    histogram[random.sample(range(256), len(counts))] = counts
+    lengths = tables.code_lengths(histogram, limit)
+    assert lengths.max() <= limit
+    assert sum(2.0 ** -int(length) for length in lengths if length) == 1
+    assert np.array_equal(lengths > 0, histogram > 0)
+    written = tables.write_lengths(lengths)
+    assert np.array_equal(tables.read_lengths(Cursor(written, "t")), lengths)
+    if backends._c is not None:
+        assert np.array_equal(backends.code_lengths(histogram, limit), lengths)
+        assert backends.write_lengths(lengths) == written
+
+
+def test_code_lengths_are_optimal():
+    # 1, 1, 2, 4, 8 …: the deepest tree there is, so the limit bites and costs what it must
+    histogram = np.zeros(256, np.int64)
+    histogram[:20] = [1, *(1 << i for i in range(19))]
+    free, limited = tables.code_lengths(histogram, 15), tables.code_lengths(histogram, 8)
+    spent, least = int(limited @ histogram), int(free @ histogram)
+    assert least < spent < 1.1 * least
+    # no code of at most 8 bits that swaps a bit between two symbols is better
+    for a in range(20):
+        for b in range(20):
+            other = limited.copy()
+            other[a], other[b] = limited[b], limited[a]
+            assert int(other @ histogram) >= spent
+
+
+MUTATED = [sample for sample in samples(small=True) if len(sample[1]) > 8]
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_damaged_payloads_are_treated_alike(data):
+    _, payload, count, width = data.draw(st.sampled_from(MUTATED))
+    bad = bytearray(payload)
+    for _ in range(data.draw(st.integers(1, 3))):
+        # mostly in the heads, where the structure is
+        top = data.draw(st.sampled_from([min(64, len(bad)), len(bad)]))
+        bad[data.draw(st.integers(0, top - 1))] = data.draw(st.integers(0, 255))
+    bad = bytes(bad[: data.draw(st.integers(len(bad) - 4, len(bad)))])
+    try:
+        expected = arrays.decode(bad, count, width, "tensor 'w'").tobytes()
+    except PackedFormatError:
+        expected = None
+    try:
+        out = decode(bad, count, width)[0].tobytes()
+    except PackedFormatError:
+        out = None
+    assert out == expected
+
+
+def test_the_environment_forces_the_backend():
+    code = "from mlflow_compress import packed; print(packed.backend)"
+    for wanted in ("numpy", "c"):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"MLFLOW_COMPRESS_BACKEND": wanted, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout.strip() == wanted
+    bad = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"MLFLOW_COMPRESS_BACKEND": "rust", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "must be 'c' or 'numpy', got 'rust'" in bad.stderr
+
+
+def test_without_the_extension_it_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(backends, "_c", None)
+    monkeypatch.setattr(backends, "_said", backends.threading.Lock())
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    for _ in range(2):
+        decode(bytes([arrays.RAW]) + b"abcd", 4, 1)
+    assert [record.message for record in caplog.records] == [
+        "the C extension was not built: packing runs on numpy, about 20 times slower"
+    ]
