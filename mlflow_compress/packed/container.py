@@ -183,12 +183,14 @@ def _open_model(model: ModelProto, folder: Path | None, max_bytes: int | None) -
 
 
 def _blob_of(model: ModelProto) -> TensorProto | None:
-    """The initializer that the first ``Packed`` node reads, if there is one."""
+    """The initializer that the first ``Packed`` node reads, or one that no node reads, if any."""
     for graph in graphs.graphs(model.graph):
         if graph.node and graph.node[0].domain == DOMAIN and graph.node[0].op_type == OP_TYPE:
             for tensor in model.graph.initializer:
                 if tensor.name in graph.node[0].input:
                     return tensor
+    if len(model.graph.initializer) and model.graph.initializer[-1].raw_data[:4] == MAGIC:
+        return model.graph.initializer[-1]
     return None
 
 
@@ -207,6 +209,9 @@ def _external(blob: TensorProto, folder: Path | None) -> memoryview:
 
 
 def _open(model: ModelProto, blob: memoryview, file_bytes: int, max_bytes: int | None) -> Container:
+    if len(model.graph.initializer):
+        # what onnx.load leaves behind when it reads external data is no change
+        model.graph.initializer[-1].ClearField("data_location")
     rest_crc = zlib.crc32(model.SerializeToString(deterministic=True))
     directory, payloads = _read_blob(blob, rest_crc)
     found = _take_nodes(model)
