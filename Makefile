@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench
+# make demo · make test · make lint · make bench · make fuzz
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean
+FUZZ_SECONDS ?= 600
+
+.PHONY: demo test lint format bench fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -21,6 +23,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	for program in benchmarks/[a-z]*.py; do $(BIN)/python $$program || exit 1; done
+
+fuzz: $(STAMP)
+	PYTHON=$(BIN)/python bash tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
