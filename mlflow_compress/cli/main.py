@@ -38,6 +38,14 @@ _COMMANDS = {
         "run",
         "Search, register and promote as compress.yaml says.",
     ),
+    "pack": ("mlflow_compress.cli.pack", "pack", "Pack an ONNX file losslessly."),
+    "unpack": ("mlflow_compress.cli.pack", "unpack", "Rebuild the model that was packed."),
+    "inspect": (
+        "mlflow_compress.cli.pack",
+        "inspect",
+        "Show what a packed file spends on each tensor.",
+    ),
+    "verify": ("mlflow_compress.cli.pack", "verify", "Compare a packed file's checksums."),
     "schema": ("mlflow_compress.cli.run", "schema", "Print the JSON schema of compress.yaml."),
 }
 """Command: its module, its name there, and the line that ``--help`` shows without loading it."""

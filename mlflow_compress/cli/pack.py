@@ -1,0 +1,160 @@
+"""``pack``, ``unpack``, ``inspect`` and ``verify``: packed files without a search."""
+
+import csv
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mlflow_compress.packed import PackedInfo
+
+__all__ = ["inspect", "pack", "unpack", "verify"]
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_OUTPUT = click.option("-o", "--output", required=True, type=_FILE, help="The file to write.")
+_CAP = click.option(
+    "--max-bytes",
+    type=click.IntRange(1),
+    help="Most bytes that the weights may decode to [1 GiB and 1024 times the file].",
+)
+
+
+def _plain(source: Path) -> "ModelProto":
+    """Load a plain model with its external data."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from mlflow_compress.errors import SourceError, SourceNotFoundError
+
+    if not source.is_file():
+        raise SourceNotFoundError(f"no model file at '{source}'")
+    try:
+        return onnx.load(source)
+    except DecodeError as error:
+        raise SourceError(f"'{source}' is not an ONNX model") from error
+    except (OSError, onnx.checker.ValidationError) as error:
+        raise SourceNotFoundError(f"'{source}': its external data cannot be read") from error
+
+
+@click.command()
+@click.argument("source", metavar="IN.onnx", type=_FILE)
+@_OUTPUT
+@click.option(
+    "--profile",
+    type=click.Choice(["compact", "portable"]),
+    default="compact",
+    show_default=True,
+    help="compact is smallest, read by mlflow_compress.packed; portable runs in any onnxruntime.",
+)
+def pack(source: Path, output: Path, profile: Any) -> None:
+    """Pack IN.onnx losslessly into one valid, smaller ONNX file."""
+    from mlflow_compress import packed
+
+    packed.save(packed.pack(_plain(source), profile), output)
+    before, after = source.stat().st_size, output.stat().st_size
+    click.echo(f"{output}: {after:,} bytes, {before / after:.2f} times smaller")
+
+
+@click.command()
+@click.argument("source", metavar="IN.onnx", type=_FILE)
+@_OUTPUT
+@_CAP
+def unpack(source: Path, output: Path, max_bytes: int | None) -> None:
+    """Rebuild the model that was packed into IN.onnx, bit for bit."""
+    from mlflow_compress import packed
+
+    packed.save(packed.unpack(source, max_bytes=max_bytes), output)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+@click.command()
+@click.argument("source", metavar="IN.onnx", type=_FILE)
+@_CAP
+def verify(source: Path, max_bytes: int | None) -> None:
+    """Decode IN.onnx and compare every checksum; exits with 1 if it is damaged."""
+    from mlflow_compress import packed
+
+    packed.verify(source, max_bytes=max_bytes)
+    click.echo(f"{source}: sound")
+
+
+@click.command()
+@click.argument("source", metavar="IN.onnx", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per tensor.")
+@_CAP
+def inspect(source: Path, as_json: bool, as_csv: bool, max_bytes: int | None) -> None:
+    """Show what IN.onnx spends on each tensor.
+
+    Entropy, bits and redundancy are bits per weight; redundancy is what is spent above the
+    entropy, the KL divergence of the data from the code.
+    """
+    from mlflow_compress import packed
+
+    info = packed.inspect(source, max_bytes=max_bytes)
+    if as_json:
+        click.echo(json.dumps({**asdict(info), "tensors": _rows(info)}, indent=2))
+    elif as_csv:
+        rows = _rows(info)
+        fields = list(rows[0]) if rows else []
+        writer = csv.DictWriter(sys.stdout, fields, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "shape": "x".join(map(str, row["shape"]))})
+    else:
+        _print_table(info)
+
+
+def _rows(info: "PackedInfo") -> list[dict[str, Any]]:
+    """Plain data for every tensor, rate and redundancy included."""
+    return [
+        {**asdict(tensor), "rate": tensor.rate, "redundancy": tensor.redundancy}
+        for tensor in info.tensors
+    ]
+
+
+def _print_table(info: "PackedInfo") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("tensor", "shape", "type", "encoding"):
+        table.add_column(name, overflow="fold")
+    for name in ("before", "after", "rate", "entropy", "bits", "redundancy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for tensor in info.tensors:
+        table.add_row(
+            tensor.name,
+            "x".join(map(str, tensor.shape)) or "scalar",
+            tensor.dtype,
+            tensor.encoding,
+            f"{tensor.bytes_before:,}",
+            f"{tensor.bytes_after:,}",
+            f"{tensor.rate:.2f}",
+            f"{tensor.entropy:.3f}",
+            f"{tensor.bits_spent:.3f}",
+            f"{tensor.redundancy:.3f}",
+        )
+    console = Console()
+    console.print(table if console.is_terminal else _wide(table), soft_wrap=False)
+    click.echo(
+        f"{info.profile}, format {info.format_version}: {info.file_bytes:,} bytes, "
+        f"{info.overhead_bytes:,} of them neither weights nor codebooks"
+    )
+
+
+def _wide(table: Any) -> str:
+    """The table as text that no pipe cuts off."""
+    from rich.console import Console
+
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

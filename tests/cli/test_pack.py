@@ -1,0 +1,67 @@
+import csv
+import io
+import json
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from mlflow_compress.cli.main import cli
+from mlflow_compress.cli.pack import inspect, pack, unpack, verify
+from tests.packed.packed_models import mlp
+
+
+@pytest.fixture
+def files(tmp_path):
+    onnx.save(mlp(dims=(60, 40, 10)), tmp_path / "m.onnx")
+    return tmp_path
+
+
+def run(command, *args):
+    return CliRunner().invoke(command, [str(arg) for arg in args])
+
+
+@pytest.mark.parametrize("profile", ["compact", "portable"])
+def test_there_and_back(files, profile):
+    done = run(pack, files / "m.onnx", "-o", files / "p.onnx", "--profile", profile)
+    assert done.exit_code == 0 and "times smaller" in done.output
+    assert run(verify, files / "p.onnx").exit_code == 0
+    assert run(unpack, files / "p.onnx", "-o", files / "u.onnx").exit_code == 0
+    assert onnx.load(files / "u.onnx") == onnx.load(files / "m.onnx")
+
+
+def test_inspect_prints_a_table_json_and_csv(files):
+    run(pack, files / "m.onnx", "-o", files / "p.onnx")
+    table = run(inspect, files / "p.onnx").output
+    assert "fc0.weight" in table and "redundancy" in table and "neither weights" in table
+    info = json.loads(run(inspect, files / "p.onnx", "--json").output)
+    assert info["profile"] == "compact" and len(info["tensors"]) == 4
+    assert info["tensors"][0]["shape"] == [60, 40] and info["tensors"][0]["rate"] > 5
+    rows = list(csv.DictReader(io.StringIO(run(inspect, files / "p.onnx", "--csv").output)))
+    shapes = {row["name"]: row["shape"] for row in rows}
+    assert shapes == {
+        "fc0.weight": "60x40",
+        "fc0.bias": "40",
+        "fc1.weight": "40x10",
+        "fc1.bias": "10",
+    }
+
+
+def test_damage_is_one_line_and_exit_code_1(files):
+    run(pack, files / "m.onnx", "-o", files / "p.onnx")
+    data = bytearray((files / "p.onnx").read_bytes())
+    data[-100] ^= 1
+    (files / "p.onnx").write_bytes(data)
+    for command in ("verify", "inspect", "unpack"):
+        extra = ("-o", files / "u.onnx") if command == "unpack" else ()
+        done = run(cli, command, files / "p.onnx", *extra)
+        assert done.exit_code == 1
+        assert done.output.startswith("error: ") and done.output.count("\n") == 1
+
+
+def test_missing_and_wrong_files(files):
+    assert run(cli, "verify", files / "nothing.onnx").exit_code == 4
+    assert run(cli, "pack", files / "nothing.onnx", "-o", files / "p.onnx").exit_code == 4
+    (files / "text.onnx").write_text("no model at all")
+    assert run(cli, "pack", files / "text.onnx", "-o", files / "p.onnx").exit_code == 2
+    assert run(cli, "verify", files / "text.onnx").exit_code == 1
