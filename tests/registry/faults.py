@@ -381,7 +381,8 @@ def postgres(folder: Path) -> Iterator[str]:
     run(str(found[-1] / "initdb"), "-A", "trust", "-U", "mlflow", "-D", str(data))
     run(ctl, "-D", str(data), "-w", "-o", options, "-l", str(home / "log"), "start")
     try:
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+        # SQLAlchemy takes psycopg 3 when no driver is named; MLflow is used with psycopg2.
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         run(ctl, "-D", str(data), "-m", "immediate", "stop")
         shutil.rmtree(home)
