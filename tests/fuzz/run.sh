@@ -19,4 +19,4 @@ PYTHONPATH=. "$python" tests/fuzz/make_corpus.py build/fuzz/seeds
 build/fuzz/fuzz_decode -max_total_time="$seconds" -max_len=20000 -timeout=10 -rss_limit_mb=2048 \
     -print_final_stats=1 -artifact_prefix=build/fuzz/ "$corpus" build/fuzz/seeds 2>build/fuzz/log ||
     { tail -60 build/fuzz/log; exit 1; }
-grep -E "stat::number_of_executed_units|cov:" build/fuzz/log | tail -2
+grep -aE "stat::number_of_executed_units|cov:" build/fuzz/log | tail -2
