@@ -183,7 +183,7 @@ def main() -> None:
         print(f"\n{row}")
         for name, got in table[row].items():
             print(
-                f"  {name:14} {got['bytes']:>11,} bytes  {got['over_entropy_percent']:+7.2f} % over H  "
+                f"  {name:14} {got['bytes']:>11,} B  {got['over_entropy_percent']:+7.2f} % over H "
                 f"{got['share_of_raw_percent']:5.1f} % of raw  "
                 f"decode {got['decode_mb_per_s']:6.0f} MB/s"
                 + (f"  encode {got['encode_mb_per_s']:.0f}" if name == "this" else "")
