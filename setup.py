@@ -64,11 +64,15 @@ setup(
             "mlflow_compress = mlflow_compress.mlflow_plugin.context:CompressRunContext",
         ],
         "mlflow_compress.techniques": [
+            "dynamic = mlflow_compress.techniques.dynamic:TECHNIQUE",
             "entropy_share = mlflow_compress.techniques.entropy_share:TECHNIQUE",
+            "distill = mlflow_compress.techniques.distill:TECHNIQUE",
+            "float16 = mlflow_compress.techniques.float16:TECHNIQUE",
             "fold = mlflow_compress.techniques.fold:TECHNIQUE",
             "prune = mlflow_compress.techniques.prune:TECHNIQUE",
             "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",
             "share = mlflow_compress.techniques.share:TECHNIQUE",
+            "weight_only = mlflow_compress.techniques.weight_only:TECHNIQUE",
         ],
         "mlflow_compress.strategies": [
             "manual = mlflow_compress.search.strategies:Manual",

@@ -9,7 +9,7 @@ import difflib
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -20,6 +20,8 @@ from mlflow_compress.errors import ConfigError, TechniqueError
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+
+    from mlflow_compress.techniques.train_data import Epoch, TrainData
 
 __all__ = [
     "Context",
@@ -67,11 +69,21 @@ class Context:
             are none. A technique that needs them refuses by name.
         seed: seeds everything random.
         work_dir: a folder for temporary files; None means the system's.
+        train: rows to train on; techniques that can train do so when they are there.
+        source: the model before the first step, which teaches every training; None means the
+            model that a technique is given.
+        on_epoch: hears of every epoch of a training.
+        checkpoints: a folder that outlives the process, so that a training that was killed goes
+            on where it was; None keeps none.
     """
 
     calibration: "Mapping[str, np.ndarray] | None" = None
     seed: int = 0
     work_dir: Path | None = None
+    train: "TrainData | None" = None
+    source: "onnx.ModelProto | None" = None
+    on_epoch: "Callable[[Epoch], None] | None" = None
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,10 @@ class Technique(ABC, Generic[S]):
 
     def needs_calibration(self, settings: S) -> bool:
         """Whether :meth:`apply` refuses to work without calibration inputs."""
+        return False
+
+    def needs_training(self, settings: S) -> bool:
+        """Whether :meth:`apply` refuses to work without training data."""
         return False
 
     @abstractmethod

@@ -1,21 +1,34 @@
 """Small helpers on ONNX graphs that the techniques share."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    numpy_helper,
+    version_converter,
+)
+
+from mlflow_compress.errors import TechniqueError
 
 __all__ = [
+    "FLOATS",
     "Use",
     "Weight",
+    "at_opset",
     "clone",
     "float_weights",
     "initializers",
     "node_label",
     "opset",
+    "prepend_nodes",
     "set_initializer",
     "sort_nodes",
     "subgraphs",
@@ -180,6 +193,31 @@ def opset(model: ModelProto) -> int:
         (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         default=1,
     )
+
+
+def at_opset(model: ModelProto, version: int) -> ModelProto:
+    """Return the model, with operators of at least this version.
+
+    Raises:
+        TechniqueError: its operators are older and onnx cannot convert them.
+    """
+    if opset(model) >= version:
+        return model
+    try:
+        return version_converter.convert_version(model, version)
+    except (RuntimeError, version_converter.ConvertError) as error:
+        raise TechniqueError(
+            f"the model's operators are of version {opset(model)}, {version} is needed, and "
+            f"converting fails: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def prepend_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    """Put nodes that read only initializers in front of a graph's nodes, in place."""
+    rest = GraphProto()
+    rest.node.extend(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest.node])
 
 
 def unique_name(wanted: str, taken: set[str]) -> str:

@@ -11,23 +11,25 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, TensorProto, version_converter
+from onnx import ModelProto, TensorProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
     calibrate,
+    quantize_dynamic,
     quantize_static,
 )
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
+from mlflow_compress.techniques.dynamic import DynamicSettings
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
+    at_opset,
     clone,
     initializers,
-    opset,
     sort_nodes,
     unique_name,
     walk_nodes,
@@ -35,7 +37,7 @@ from mlflow_compress.techniques.onnx_graph import (
 from mlflow_compress.techniques.onnx_run import ORT_ERRORS, batches, check_calibration
 from mlflow_compress.techniques.quantize import QuantizeSettings
 
-__all__ = ["quantize", "quantized_origin"]
+__all__ = ["quantize", "quantize_dynamically", "quantized_origin"]
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -60,7 +62,9 @@ _FAILURES: tuple[type[Exception], ...] = (
 )
 """onnxruntime's tools raise whatever they meet."""
 
-_SUFFIXES = ("_quantized_scale", "_quantized_zero_point", "_quantized", "_scale", "_zero_point")
+_PARTS = ("_quantized_scale", "_quantized_zero_point", "_quantized", "_scale", "_zero_point")
+
+_SUFFIXES = (*_PARTS, *(f"_Transposed{part}" for part in _PARTS))
 
 
 def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) -> Result:
@@ -80,11 +84,34 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
         _run(named, path, reader, settings)
         made = onnx.load(path)
     _tidy(made)
-    made = share_duplicates(made)
-    origin = quantized_origin(model, made)
-    if not any(t.data_type in (TensorProto.INT8, TensorProto.UINT8) for t in _new(model, made)):
-        raise TechniqueError("onnxruntime found no weights to quantize in the main graph")
-    return Result(made, origin)
+    return _finished(model, made)
+
+
+def quantize_dynamically(model: ModelProto, settings: DynamicSettings, context: Context) -> Result:
+    """Quantize the weights of MatMul and Gemm to 8 bits, and their activations at run time.
+
+    Raises:
+        TechniqueError: the model is quantized already, has no such weights in its main graph, or
+            is refused by onnxruntime.
+    """
+    _refuse_quantized(model)
+    with tempfile.TemporaryDirectory(dir=context.work_dir) as folder, _quiet():
+        path = Path(folder, "quantized.onnx")
+        try:
+            quantize_dynamic(
+                _prepared(model),
+                path,
+                op_types_to_quantize=["MatMul"],
+                per_channel=settings.per_channel,
+                reduce_range=settings.reduce_range,
+                weight_type=QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+        except _FAILURES as error:
+            raise _failed(error) from error
+        made = onnx.load(path)
+    _tidy(made)
+    return _finished(model, made)
 
 
 def quantized_origin(source: ModelProto, made: ModelProto) -> dict[str, str]:
@@ -150,20 +177,33 @@ def _run(model: ModelProto, path: Path, reader: _Reader, settings: QuantizeSetti
         except _FAILURES as error:
             if adjust and "truth value of an array" in str(error):
                 continue
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TechniqueError(
-                f"onnxruntime.quantization fails on this model: {first}"
-            ) from error
+            raise _failed(error) from error
         return
 
 
-def _refuse(model: ModelProto, settings: QuantizeSettings) -> None:
+def _failed(error: Exception) -> TechniqueError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return TechniqueError(f"onnxruntime.quantization fails on this model: {first}")
+
+
+def _finished(model: ModelProto, made: ModelProto) -> Result:
+    made = share_duplicates(made)
+    if not any(t.data_type in (TensorProto.INT8, TensorProto.UINT8) for t in _new(model, made)):
+        raise TechniqueError("onnxruntime found no weights to quantize in the main graph")
+    return Result(made, quantized_origin(model, made))
+
+
+def _refuse_quantized(model: ModelProto) -> None:
     for node in walk_nodes(model.graph):
         if node.op_type in _QUANTIZED_OPS:
             raise TechniqueError(
                 f"the model is quantized already: node {node.name or node.output[0]!r} is a "
                 f"{node.op_type}"
             )
+
+
+def _refuse(model: ModelProto, settings: QuantizeSettings) -> None:
+    _refuse_quantized(model)
     known = [node.name for node in model.graph.node]
     for name in settings.exclude:
         if name not in known:
@@ -176,15 +216,7 @@ def _prepared(model: ModelProto) -> ModelProto:
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     _own_biases(model)
-    if opset(model) >= _MIN_OPSET:
-        return model
-    try:
-        return version_converter.convert_version(model, _MIN_OPSET)
-    except (RuntimeError, version_converter.ConvertError) as error:
-        raise TechniqueError(
-            f"the model's operators are of version {opset(model)}, quantization needs "
-            f"{_MIN_OPSET}, and converting fails: {str(error).splitlines()[0]}"
-        ) from error
+    return at_opset(model, _MIN_OPSET)
 
 
 def _own_biases(model: ModelProto) -> None:

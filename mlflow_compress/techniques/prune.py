@@ -12,6 +12,7 @@ from mlflow_compress.techniques.base import (
     between,
     check_choices,
 )
+from mlflow_compress.techniques.train_data import Training
 
 if TYPE_CHECKING:
     import onnx
@@ -20,8 +21,8 @@ __all__ = ["TECHNIQUE", "Prune", "PruneSettings"]
 
 
 @dataclass(frozen=True)
-class PruneSettings:
-    """Settings of ``prune``.
+class PruneSettings(Training):
+    """Settings of ``prune``; those of :class:`Training` count when there are training data.
 
     Attributes:
         sparsity: share of the weights that become zero, 0 to 1.
@@ -36,6 +37,8 @@ class PruneSettings:
             ``repair``.
         rows: at most so many calibration rows are used.
         exclude: names of weight tensors to leave alone.
+        rewind: after training to the sparsity, set what is kept back to the source's values and
+            train once more.
     """
 
     sparsity: float = field(default=0.8, metadata={"telling": True})
@@ -45,9 +48,11 @@ class PruneSettings:
     steps: int = 0
     rows: int = 2048
     exclude: tuple[str, ...] = ()
+    rewind: bool = False
 
     def __post_init__(self) -> None:
         check_choices("prune", self)
+        self.check_training("prune")
         between("prune.sparsity", self.sparsity, 0, 1)
         between("prune.steps", self.steps, 0, 100)
         at_least("prune.rows", self.rows, 1)
@@ -70,6 +75,10 @@ class Prune(Technique[PruneSettings]):
 
     def apply(self, model: "onnx.ModelProto", settings: PruneSettings, context: Context) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_prune.prune`."""
+        if context.train is not None and settings.epochs:
+            from mlflow_compress.techniques.torch_prune import prune as trained_prune
+
+            return trained_prune(model, settings, context)
         from mlflow_compress.techniques.onnx_prune import prune
 
         return prune(model, settings, context)

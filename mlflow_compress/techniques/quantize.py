@@ -12,6 +12,7 @@ from mlflow_compress.techniques.base import (
     between,
     check_choices,
 )
+from mlflow_compress.techniques.train_data import Training
 
 if TYPE_CHECKING:
     import onnx
@@ -20,8 +21,8 @@ __all__ = ["TECHNIQUE", "Quantize", "QuantizeSettings"]
 
 
 @dataclass(frozen=True)
-class QuantizeSettings:
-    """Settings of ``quantize``.
+class QuantizeSettings(Training):
+    """Settings of ``quantize``; those of :class:`Training` count when there are training data.
 
     Attributes:
         method: how the range of each activation is read from the calibration inputs: ``minmax``,
@@ -43,6 +44,7 @@ class QuantizeSettings:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self.check_training("quantize")
         check_choices("quantize", self)  # onnxruntime's "distribution" method ruins models
         at_least("quantize.rows", self.rows, 1)
         between("quantize.percentile", self.percentile, 50, 100)
@@ -67,6 +69,10 @@ class Quantize(Technique[QuantizeSettings]):
         self, model: "onnx.ModelProto", settings: QuantizeSettings, context: Context
     ) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_quantize.quantize`."""
+        if context.train is not None and settings.epochs:
+            from mlflow_compress.techniques.torch_quantize import trained_quantize
+
+            return trained_quantize(model, settings, context)
         from mlflow_compress.techniques.onnx_quantize import quantize
 
         return quantize(model, settings, context)

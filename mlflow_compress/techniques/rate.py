@@ -33,16 +33,18 @@ class Grid:
     Attributes:
         step: distance of two points.
         bits: code length in bits of the points -127 … 127, shape [255].
+        limit: largest step number that may be used, at most 127.
     """
 
     step: float
     bits: np.ndarray
+    limit: int = _LIMIT
 
     def learnt(self, symbols: np.ndarray) -> "Grid":
         """Return the grid with the ideal code lengths of these symbols."""
         counts = np.bincount(symbols.ravel() + _LIMIT, minlength=2 * _LIMIT + 1)
         share = (counts + _UNSEEN) / (symbols.size + _UNSEEN * counts.size)
-        return Grid(self.step, -np.log2(share))
+        return Grid(self.step, -np.log2(share), self.limit)
 
 
 def entropy_bits(symbols: np.ndarray) -> float:
@@ -64,7 +66,7 @@ def round_plain(
         price: error that one bit is worth.
     """
     scaled = weights / grid.step
-    near = np.clip(np.rint(scaled), -_LIMIT, _LIMIT)
+    near = np.clip(np.rint(scaled), -grid.limit, grid.limit)
     toward = near - np.sign(near)
     best = near
     scale = importance * grid.step**2

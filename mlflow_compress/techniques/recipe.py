@@ -20,10 +20,13 @@ from mlflow_compress.techniques.base import (
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RecipeResult", "apply_recipe", "needs_calibration", "validate_recipe"]
+__all__ = ["RecipeResult", "apply_recipe", "needs_calibration", "needs_training", "validate_recipe"]
 
 _ONCE = (Phase.SHARE, Phase.QUANTIZE)
 """Phases in which a second technique would undo the first."""
+
+_CALIBRATION_ROWS = 2048
+"""So many training rows serve as calibration rows where there are none."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ def needs_calibration(recipe: Recipe) -> bool:
     return False
 
 
+def needs_training(recipe: Recipe) -> bool:
+    """Whether any step of the recipe refuses to work without training data."""
+    for step in recipe.steps:
+        technique = registry.get(step.technique)
+        if technique.needs_training(parse_settings(technique, step.settings)):
+            return True
+    return False
+
+
 def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> RecipeResult:
     """Run the steps on a normalised model (see :func:`normalize`); the model is not changed.
 
@@ -77,6 +89,10 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
             and the steps before it.
     """
     recipe = validate_recipe(recipe)
+    if context.source is None:
+        context = replace(context, source=model)
+    if context.calibration is None and context.train is not None:
+        context = replace(context, calibration=context.train.head(_CALIBRATION_ROWS))
     origin: dict[str, str] = {}
     stages = [("source", model)]
     notes: list[str] = []
@@ -101,6 +117,8 @@ def _apply_step(model: "onnx.ModelProto", step: Step, context: Context) -> Resul
     settings = parse_settings(technique, step.settings)
     if technique.needs_calibration(settings) and not context.calibration:
         raise TechniqueError("needs calibration inputs, and there are none (data.calibration)")
+    if technique.needs_training(settings) and context.train is None:
+        raise TechniqueError("needs training data, and there are none (data.train)")
     result: Result = technique.apply(model, settings, context)
     try:
         checker.check_model(result.model)

@@ -11,6 +11,7 @@ from mlflow_compress.techniques.base import (
     between,
     check_choices,
 )
+from mlflow_compress.techniques.train_data import Training
 
 if TYPE_CHECKING:
     import onnx
@@ -19,8 +20,8 @@ __all__ = ["TECHNIQUE", "Share", "ShareSettings"]
 
 
 @dataclass(frozen=True)
-class ShareSettings:
-    """Settings of ``share``.
+class ShareSettings(Training):
+    """Settings of ``share``; those of :class:`Training` count when there are training data.
 
     Attributes:
         clusters: how many different values a tensor may hold, zero included, 2 to 4096.
@@ -37,6 +38,7 @@ class ShareSettings:
 
     def __post_init__(self) -> None:
         check_choices("share", self)
+        self.check_training("share")
         between("share.clusters", self.clusters, 2, 4096)
 
 
@@ -50,6 +52,10 @@ class Share(Technique[ShareSettings]):
 
     def apply(self, model: "onnx.ModelProto", settings: ShareSettings, context: Context) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_share.share`."""
+        if context.train is not None and settings.epochs:
+            from mlflow_compress.techniques.torch_share import trained_share
+
+            return trained_share(model, settings, context)
         from mlflow_compress.techniques.onnx_share import share
 
         return share(model, settings, context)
