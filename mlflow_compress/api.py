@@ -13,7 +13,7 @@ from mlflow_compress.errors import ConfigError
 __all__ = ["compress"]
 
 _IN_MEMORY = "in memory"
-_ROLES = ("calibration", "evaluation")
+_ROLES = ("calibration", "train", "evaluation")
 
 
 def compress(
@@ -35,7 +35,8 @@ def compress(
     Args:
         source: ``models:/name@alias``, ``runs:/…``, the path of an ``.onnx`` file, an
             ``onnx.ModelProto`` or a ``torch.nn.Module``.
-        data: the evaluation rows, or a mapping with ``evaluation`` and perhaps ``calibration``.
+        data: the evaluation rows, or a mapping with ``evaluation`` and perhaps ``calibration`` and
+            ``train``.
             Rows are a path (``.npz``, ``.csv``, ``.parquet``), ``module:function``, or a mapping
             from input names to arrays of [rows, ...], with labels under ``labels``.
         recipe: the only recipe, its settings perhaps with ranges, as in ``compress.yaml``.

@@ -46,6 +46,9 @@ class DataConfig(_Strict):
     calibration: str | DataRef | None = Field(
         default=None, description="inputs that techniques may look at; no labels are used"
     )
+    train: str | DataRef | None = Field(
+        default=None, description="rows that techniques may train on, with or without labels"
+    )
     evaluation: str | DataRef = Field(description="rows that source and variants are scored on")
     metric: str = Field(default="accuracy", description="a metric's name, or module:function")
 
@@ -194,12 +197,8 @@ def _index(data: Any, part: str, override: str) -> Any:
 def absolute_paths(config: Config, folder: Path) -> Config:
     """Return the configuration with its relative paths made absolute, from ``folder``."""
     data = config.data
-    update: dict[str, Any] = {
-        "evaluation": _absolute_ref(data.evaluation, folder),
-        "calibration": None
-        if data.calibration is None
-        else _absolute_ref(data.calibration, folder),
-    }
+    refs = {role: getattr(data, role) for role in ("calibration", "train", "evaluation")}
+    update = {role: _absolute_ref(ref, folder) for role, ref in refs.items() if ref is not None}
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
     if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
         changes["source"] = str(folder / config.source)

@@ -111,6 +111,7 @@ class _Plan:
     targets: tuple[Target, ...]
     evaluation: measure.Dataset
     calibration: measure.Dataset | None
+    train: measure.Dataset | None
     objectives: tuple[str, ...]
     trials: int = field(default=0)
 
@@ -178,17 +179,25 @@ def _plan(config: Config, given: Mapping[str, measure.Dataset]) -> _Plan:
     strategy = get_strategy(strategy_name)
     strategy.points(space)
     evaluation = given.get("evaluation") or _load(config.data.evaluation, "evaluation")
-    calibration = given.get("calibration")
-    if calibration is None and config.data.calibration is not None:
-        calibration = _load(config.data.calibration, "calibration")
-    _check_calibration(space, where, calibration)
+    calibration = given.get("calibration") or _load_optional(config.data.calibration, "calibration")
+    train = given.get("train") or _load_optional(config.data.train, "train")
+    _check_rows(space, where, calibration, train)
     _check_labels(targets, evaluation)
     quality = "agreement" if evaluation.labels is None else "accuracy"
     objectives = config.search.objectives or ("rate", quality)
     _check_objectives(objectives, config, evaluation)
     trials = int(min(config.search.trials, space.size))
     return _Plan(
-        config, space, strategy, strategy_name, targets, evaluation, calibration, objectives, trials
+        config,
+        space,
+        strategy,
+        strategy_name,
+        targets,
+        evaluation,
+        calibration,
+        train,
+        objectives,
+        trials,
     )
 
 
@@ -203,11 +212,23 @@ def _load(ref: Any, role: str) -> measure.Dataset:
     return measure.load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
 
 
-def _check_calibration(space: Space, where: str, calibration: measure.Dataset | None) -> None:
-    if calibration is not None:
+def _load_optional(ref: Any, role: str) -> measure.Dataset | None:
+    return None if ref is None else _load(ref, role)
+
+
+def _check_rows(
+    space: Space,
+    where: str,
+    calibration: measure.Dataset | None,
+    train: measure.Dataset | None,
+) -> None:
+    """Refuse recipes that need rows which are not there; training rows also calibrate."""
+    if train is not None:
         return
     for index, recipe in space.corners():
-        if techniques.needs_calibration(recipe):
+        if techniques.needs_training(recipe):
+            raise ConfigError(f"{where}[{index}]: {recipe.label!r} needs data.train")
+        if calibration is None and techniques.needs_calibration(recipe):
             raise ConfigError(
                 f"{where}[{index}]: {recipe.label!r} needs calibration rows: set data.calibration "
                 "(inputs as in data.evaluation, labels not needed)"
@@ -242,10 +263,10 @@ def _check_objectives(
 
 def _evaluator(plan: _Plan, source: ResolvedSource, work_dir: Path) -> TrialEvaluator:
     """Bring the source into ONNX, fit the data to it, and run it once on all rows."""
-    rows = plan.calibration or plan.evaluation
+    rows = plan.calibration or plan.train or plan.evaluation
     model = _to_onnx(source, rows)
     normal = techniques.normalize(model)
-    calibration = plan.calibration
+    calibration, train = plan.calibration, plan.train
     config = plan.config
     evaluator = TrialEvaluator(
         source=normal,
@@ -254,6 +275,7 @@ def _evaluator(plan: _Plan, source: ResolvedSource, work_dir: Path) -> TrialEval
         source_bytes=measure.weight_bytes(model),
         evaluation=measure.check_fits(plan.evaluation, normal),
         calibration=None if calibration is None else measure.check_fits(calibration, normal),
+        train=None if train is None else measure.check_fits(train, normal),
         work_dir=work_dir,
         metric=config.data.metric,
         threads=tuple(sorted({t.execution.threads for t in plan.targets} or {1})),
@@ -276,6 +298,8 @@ def _info(plan: _Plan, evaluator: TrialEvaluator, name: str) -> SearchInfo:
     datasets = {"evaluation": evaluator.evaluation.ref}
     if evaluator.calibration is not None:
         datasets["calibration"] = evaluator.calibration.ref
+    if evaluator.train is not None:
+        datasets["train"] = evaluator.train.ref
     return SearchInfo(
         name=name,
         source=evaluator.uri,

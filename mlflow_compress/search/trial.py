@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from mlflow_compress import measure, packed
 from mlflow_compress.records import Accuracy, Latency, Recipe, Report, Variant, digest_of
 from mlflow_compress.techniques import Context, RecipeResult, apply_recipe
+from mlflow_compress.techniques.train_data import TrainData
 
 __all__ = ["TrialEvaluator"]
 
@@ -31,6 +32,7 @@ class TrialEvaluator:
         source_bytes: bytes of the source's weights as stored.
         evaluation: the rows that variants are scored on.
         calibration: the rows that techniques may look at, or None.
+        train: the rows that techniques may train on, or None.
         work_dir: folder that the packed files are written to.
         metric: name of the accuracy metric; unused when the evaluation rows have no labels.
         threads: latency is measured with each of these numbers of threads.
@@ -45,6 +47,7 @@ class TrialEvaluator:
     evaluation: measure.Dataset
     work_dir: Path
     calibration: measure.Dataset | None = None
+    train: measure.Dataset | None = None
     metric: str = "accuracy"
     threads: tuple[int, ...] = (1,)
     latency_rounds: int = 15
@@ -53,13 +56,14 @@ class TrialEvaluator:
 
     def key(self, recipe: Recipe) -> str:
         """Return the digest of everything that the trial's outcome depends on."""
-        calibration = self.calibration
+        calibration, train = self.calibration, self.train
         return digest_of(
             {
                 "source": self.source_digest,
                 "recipe": recipe.to_json(),
                 "evaluation": self.evaluation.digest,
                 "calibration": None if calibration is None else calibration.digest,
+                "train": None if train is None else train.digest,
                 "metric": self.metric,
                 "threads": list(self.threads),
                 "latency_rounds": self.latency_rounds,
@@ -78,7 +82,9 @@ class TrialEvaluator:
         inputs: Mapping[str, np.ndarray] | None = None
         if self.calibration is not None:
             inputs = self.calibration.inputs
-        context = Context(calibration=inputs, seed=self.seed, work_dir=self.work_dir)
+        context = Context(
+            calibration=inputs, seed=self.seed, work_dir=self.work_dir, train=self._train_data
+        )
         # On a busy machine two BLAS threads that spin for each other take many times as long.
         with threadpool_limits(1):
             result = apply_recipe(self.source, recipe, context)
@@ -110,6 +116,12 @@ class TrialEvaluator:
             fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
         )
         return replace(variant, report=report)
+
+    @cached_property
+    def _train_data(self) -> TrainData | None:
+        if self.train is None:
+            return None
+        return TrainData(self.train.inputs, self.train.labels, self.train.digest)
 
     @cached_property
     def _source_sessions(self) -> Mapping[int, measure.Runnable]:

@@ -7,6 +7,7 @@ from mlflow_compress.techniques.recipe import (
     RecipeResult,
     apply_recipe,
     needs_calibration,
+    needs_training,
     validate_recipe,
 )
 from mlflow_compress.techniques.registry import get, names
@@ -25,6 +26,7 @@ __all__ = [
     "get",
     "names",
     "needs_calibration",
+    "needs_training",
     "normalize",
     "validate_recipe",
 ]

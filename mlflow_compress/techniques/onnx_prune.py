@@ -12,12 +12,13 @@ from onnx import ModelProto, numpy_helper
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.onnx_graph import Weight, clone, float_weights, set_initializer
+from mlflow_compress.techniques.onnx_layers import linear_layers
 from mlflow_compress.techniques.onnx_repair import repair
 from mlflow_compress.techniques.onnx_run import check_calibration
 from mlflow_compress.techniques.onnx_scores import importance
 from mlflow_compress.techniques.prune import PruneSettings
 
-__all__ = ["keep_masks", "prunable", "prune", "schedule"]
+__all__ = ["keep_masks", "pattern_mask", "prunable", "prune", "schedule"]
 
 _TINY = 64
 """Tensors with fewer weights are left alone: they are no bytes, and each weight matters."""
@@ -39,6 +40,9 @@ def prune(model: ModelProto, settings: PruneSettings, context: Context) -> Resul
     options: dict[str, int] = {"rows": settings.rows, "seed": context.seed}
     made = model
     notes: tuple[str, ...] = ()
+    pattern = settings.kept_of()
+    if pattern is not None:
+        return _prune_pattern(model, settings, pattern, method, inputs, context.seed)
     for sparsity in schedule(settings.sparsity, settings.steps if settings.repair else 1):
         weights = prunable(made, settings.exclude)
         scores = importance(made, weights, method, inputs, **options)
@@ -57,6 +61,43 @@ def _masked(model: ModelProto, masks: Mapping[str, np.ndarray]) -> ModelProto:
             array = numpy_helper.to_array(tensor)
             set_initializer(tensor, np.where(masks[tensor.name], array, np.zeros_like(array)))
     return model
+
+
+def _prune_pattern(
+    model: ModelProto,
+    settings: PruneSettings,
+    pattern: tuple[int, int],
+    method: str,
+    inputs: Mapping[str, np.ndarray],
+    seed: int,
+) -> Result:
+    weights = prunable(model, settings.exclude)
+    scores = importance(model, weights, method, inputs, rows=settings.rows, seed=seed)
+    layers = {layer.weight: layer for layer in linear_layers(model)}
+    masks, notes = {}, []
+    for weight, score in zip(weights, scores, strict=True):
+        layer = layers.get(weight.name)
+        matrix = None if layer is None else layer.matrix(score)
+        if layer is None or matrix is None or matrix.shape[2] % pattern[1]:
+            notes.append(f"{weight.name} does not divide into groups of {pattern[1]} and is kept")
+            continue
+        masks[weight.name] = layer.stored(pattern_mask(matrix, *pattern), score.shape)
+    if not masks:
+        raise TechniqueError(f"no weight tensor divides into groups of {pattern[1]} inputs")
+    made = _masked(model, masks)
+    if settings.repair:
+        made, more = repair(model, made, masks, inputs, rows=settings.rows, seed=seed)
+        notes += more
+    return Result(made, notes=tuple(notes))
+
+
+def pattern_mask(scores: np.ndarray, n: int, m: int) -> np.ndarray:
+    """Return a mask that keeps the ``n`` highest of every ``m`` scores along the last axis."""
+    groups = scores.reshape(-1, m)
+    mask = np.zeros(groups.shape, bool)
+    best = np.argsort(-groups, axis=1, kind="stable")[:, :n]
+    np.put_along_axis(mask, best, True, axis=1)
+    return mask.reshape(scores.shape)
 
 
 def schedule(sparsity: float, steps: int) -> list[float]:

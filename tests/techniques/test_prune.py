@@ -72,3 +72,31 @@ def test_ties_give_the_exact_count():
 def test_the_ends_of_the_range(convnet, arrays, sparsity, share):
     made = zeros(arrays(prune(convnet, PruneSettings(sparsity=sparsity), Context()).model))
     assert set(made.values()) == {share}
+
+
+@pytest.mark.parametrize("repair", [True, False])
+def test_a_pattern_keeps_n_of_every_m_inputs(convnet, rows, arrays, repair):
+    settings = PruneSettings(pattern="2:4", repair=repair, method="magnitude")
+    made = prune(convnet, settings, Context(rows))
+    held = arrays(made.model)
+    for matrix in (held["c2.w"].reshape(16, -1), held["f1.w"], held["f2.w"].T):
+        kept = (matrix.reshape(len(matrix), -1, 4) != 0).sum(axis=2)
+        assert (kept == 2).all()
+    assert made.notes == ("c1.w does not divide into groups of 4 and is kept",)
+    if not repair:
+        before = arrays(convnet)["f1.w"].reshape(-1, 4)
+        after = held["f1.w"].reshape(-1, 4)
+        np.testing.assert_array_equal(
+            np.sort(np.abs(after), axis=1)[:, 2:], np.sort(np.abs(before), axis=1)[:, 2:]
+        )
+
+
+@pytest.mark.parametrize("pattern", ["4:2", "2:", "0:4", "two:four", "2:128"])
+def test_a_wrong_pattern_is_refused(pattern):
+    with pytest.raises(ConfigError, match=r"prune\.pattern must be N:M .*got '"):
+        PruneSettings(pattern=pattern)
+
+
+def test_a_pattern_that_fits_nothing_is_refused(convnet):
+    with pytest.raises(TechniqueError, match="no weight tensor divides into groups of 61"):
+        prune(convnet, PruneSettings(pattern="1:61"), Context())
