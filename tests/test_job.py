@@ -174,3 +174,20 @@ def test_a_variant_is_a_valid_onnx_file(project, tmp_path):
     assert project.run().exit_code == 0
     (file,) = (tmp_path / "mlartifacts").rglob("model.onnx")
     onnx.checker.check_model(onnx.load(file), full_check=True)
+
+
+def test_training_rows_train_and_are_part_of_the_trial_s_identity(project):
+    rows = rows_of(project)
+    np.savez(project.folder / "train.npz", **rows)
+    recipe = [{"prune": {"sparsity": 0.5, "epochs": 2, "batch": 16}}]
+    assert project.run(recipe=recipe).exit_code == 0
+    data = {"evaluation": "rows.npz", "train": "train.npz"}
+    done = project.run(recipe=recipe, data=data)
+    assert done.exit_code == 0, done.output
+    assert "1 run now, 0 reused" in done.stdout
+    untrained, trained = project.client.search_model_versions("name = 'tiny-edge'")
+    assert untrained.tags["compress.sha256"] != trained.tags["compress.sha256"]
+
+
+def test_distill_needs_training_rows(project):
+    project.refuses(2, "recipe[0]", "distill", "data.train", recipe=["distill"])
