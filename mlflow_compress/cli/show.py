@@ -1,5 +1,6 @@
 """What the terminal shows of a finished job."""
 
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -85,7 +86,10 @@ def _ui_command(tracking_uri: str) -> str:
     path = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
         tracking_uri = f"sqlite:///{path.relative_to(Path.cwd())}"
-    return f"mlflow ui --backend-store-uri {tracking_uri} --port 5000"
+    # An environment below this folder is most likely not activated: name its mlflow by path.
+    beside = Path(sys.executable).parent / "mlflow"
+    mlflow = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else "mlflow"
+    return f"{mlflow} ui --backend-store-uri {tracking_uri} --port 5000"
 
 
 def _ui_link(outcome: Outcome) -> str:
