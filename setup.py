@@ -28,10 +28,13 @@ TEST = ["pytest>=9.0", "hypothesis>=6.100", "mlxtend>=0.25"]
 LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
 
 PACKED = "mlflow_compress/packed"
+SOURCES = [
+    "huffman", "parse", "leaves", "payload", "lengths", "split", "encode", "crc32", "_huffmanmodule"
+]
 HUFFMAN = Extension(
     "mlflow_compress.packed._huffman",
-    [f"{PACKED}/{name}.c" for name in ("huffman", "payload", "encode", "crc32", "_huffmanmodule")],
-    depends=[f"{PACKED}/{name}.h" for name in ("huffman", "lanes", "bits")],
+    [f"{PACKED}/{name}.c" for name in SOURCES],
+    depends=[f"{PACKED}/{name}.h" for name in ("huffman", "lanes", "bits", "tree")],
     extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3", "-std=c11"],
     optional=True,  # without a compiler the package installs all the same, and numpy decodes
 )
