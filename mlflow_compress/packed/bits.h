@@ -64,6 +64,6 @@ MLC_INLINE uint64_t mlc_load_item(const uint8_t *p, unsigned width)
 }
 
 /* What this processor can do; set by mlc_init(). */
-extern int mlc_has_bmi2, mlc_has_clmul, mlc_has_wide_clmul;
+extern int mlc_has_bmi2, mlc_has_ssse3, mlc_has_clmul, mlc_has_wide_clmul;
 
 #endif

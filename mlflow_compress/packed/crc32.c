@@ -7,8 +7,8 @@
 #endif
 
 static uint32_t tables[8][256];
-int mlc_has_bmi2, mlc_has_clmul, mlc_has_wide_clmul;
-static int found_bmi2, found_clmul, found_wide_clmul;
+int mlc_has_bmi2, mlc_has_ssse3, mlc_has_clmul, mlc_has_wide_clmul;
+static int found_bmi2, found_ssse3, found_clmul, found_wide_clmul;
 static long long fold_low, fold_high; /* fold over 1024 bits */
 
 /* x^n modulo the polynomial, bits reversed, as carry-less multiplication needs it */
@@ -32,6 +32,7 @@ void mlc_init(void)
 #if MLC_X86
     __builtin_cpu_init();
     found_bmi2 = __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("bmi");
+    found_ssse3 = __builtin_cpu_supports("ssse3");
     fold_low = power_of_x(1024 + 32);
     fold_high = power_of_x(1024 - 32);
     found_wide_clmul = __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("avx2") &&
@@ -44,6 +45,7 @@ void mlc_init(void)
 void mlc_use_fast_paths(int on)
 {
     mlc_has_bmi2 = on && found_bmi2;
+    mlc_has_ssse3 = on && found_ssse3;
     mlc_has_clmul = on && found_clmul;
     mlc_has_wide_clmul = on && found_wide_clmul;
 }

@@ -1,6 +1,10 @@
 /* What an array is made of in the end: raw bytes, constants, Huffman lanes, several to a byte. */
 #include "tree.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 /* Decodes the next group to dst[0..count). */
 static mlc_error next_group(state *s, node *n, uint8_t *dst, size_t count)
 {
@@ -40,26 +44,51 @@ static size_t group_size(const node *n)
     return group < n->undecoded ? group : n->undecoded;
 }
 
+static void spread_two(const uint8_t *from, uint8_t *to, size_t bytes)
+{
+    size_t i = 0;
+#if defined(__SSE2__)
+    const __m128i low = _mm_set1_epi8(15);
+    for (; i + 16 <= bytes; i += 16) {
+        __m128i both = _mm_loadu_si128((const __m128i *)(from + i));
+        __m128i first = _mm_and_si128(both, low), second = _mm_and_si128(_mm_srli_epi16(both, 4), low);
+        _mm_storeu_si128((__m128i *)(to + 2 * i), _mm_unpacklo_epi8(first, second));
+        _mm_storeu_si128((__m128i *)(to + 2 * i + 16), _mm_unpackhi_epi8(first, second));
+    }
+#endif
+    for (; i < bytes; i++) {
+        to[2 * i] = from[i] & 15;
+        to[2 * i + 1] = from[i] >> 4;
+    }
+}
+
+static void spread_four(const uint8_t *from, uint8_t *to, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        for (unsigned j = 0; j < 4; j++) to[4 * i + j] = from[i] >> 2 * j & 3;
+}
+
+static void spread_eight(const uint8_t *from, uint8_t *to, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        /* one bit of the byte in each byte, moved to the bottom */
+        uint64_t bits = from[i] * 0x0101010101010101u & 0x8040201008040201u;
+        mlc_store64(to + 8 * i, (bits + 0x7F7F7F7F7F7F7F7Fu) >> 7 & 0x0101010101010101u);
+    }
+}
 
 static mlc_error spread(state *s, node *n)
 {
     node *inner = n->inner;
-    unsigned bits = 8u / n->per_byte, mask = (1u << bits) - 1;
     if (!n->buffer) TRY(mlc_take_memory(s, BLOCK, &n->buffer));
     TRY(mlc_peek(s, inner));
     size_t bytes = inner->ready < BLOCK / n->per_byte ? inner->ready : BLOCK / n->per_byte;
     const uint8_t *from = inner->view;
     uint8_t *to = n->buffer;
-    if (n->per_byte == 2) {
-        for (size_t i = 0; i < bytes; i++) {
-            uint16_t two = (uint16_t)((from[i] & 15) | (from[i] >> 4) << 8);
-            if (!MLC_LITTLE) two = (uint16_t)(two << 8 | two >> 8);
-            memcpy(to + 2 * i, &two, 2);
-        }
-    } else {
-        for (size_t i = 0; i < bytes; i++)
-            for (unsigned j = 0; j < n->per_byte; j++)
-                to[i * n->per_byte + j] = (uint8_t)(from[i] >> j * bits & mask);
+    switch (n->per_byte) {
+    case 2: spread_two(from, to, bytes); break;
+    case 4: spread_four(from, to, bytes); break;
+    default: spread_eight(from, to, bytes); break;
     }
     inner->view += bytes;
     inner->ready -= bytes;

@@ -2,6 +2,10 @@
  * in the cache. */
 #include "tree.h"
 
+#if MLC_X86
+#include <tmmintrin.h>
+#endif
+
 static mlc_error pull(state *s, node *n, uint8_t *dst, size_t count);
 
 
@@ -201,6 +205,23 @@ static mlc_error pull_rows(state *s, node *n, uint8_t *dst, size_t count)
     return MLC_OK;
 }
 
+#if MLC_X86
+/* dst[i] = values[index[i]] for i in 0..count, indices below 16: sixteen at a time */
+MLC_TARGET("ssse3")
+static void lookup_sixteen(const uint8_t *values, const uint8_t *index, uint8_t *dst, size_t count)
+{
+    const __m128i table = _mm_loadu_si128((const __m128i *)values);
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        __m128i at = _mm_loadu_si128((const __m128i *)(index + i));
+        _mm_storeu_si128((__m128i *)(dst + i), _mm_shuffle_epi8(table, at));
+    }
+    for (; i < count; i++) dst[i] = values[index[i]];
+}
+#else
+#define lookup_sixteen(values, index, dst, count) ((void)0)
+#endif
+
 #define LOOKUP(type)                                                                               \
     for (size_t i = 0; i < now; i++)                                                               \
         memcpy(dst + i * sizeof(type), n->values + n->buffer[i] * sizeof(type), sizeof(type));
@@ -214,7 +235,10 @@ static mlc_error pull_codebook(state *s, node *n, uint8_t *dst, size_t count)
         for (size_t i = 0; i < now; i++) largest = n->buffer[i] > largest ? n->buffer[i] : largest;
         if (largest >= n->entries) return MLC_INDEX;
         switch (n->width) {
-        case 1: LOOKUP(uint8_t) break;
+        case 1:
+            if (n->entries <= 16 && mlc_has_ssse3) lookup_sixteen(n->values, n->buffer, dst, now);
+            else LOOKUP(uint8_t)
+            break;
         case 2: LOOKUP(uint16_t) break;
         case 4: LOOKUP(uint32_t) break;
         default: LOOKUP(uint64_t) break;
