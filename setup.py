@@ -29,7 +29,16 @@ LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
 
 PACKED = "mlflow_compress/packed"
 SOURCES = [
-    "huffman", "parse", "leaves", "payload", "lengths", "split", "encode", "crc32", "_huffmanmodule"
+    "huffman",
+    "parse",
+    "leaves",
+    "payload",
+    "lengths",
+    "split",
+    "cluster",
+    "encode",
+    "crc32",
+    "_huffmanmodule",
 ]
 HUFFMAN = Extension(
     "mlflow_compress.packed._huffman",

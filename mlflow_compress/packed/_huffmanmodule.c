@@ -157,21 +157,70 @@ static PyObject *pairs(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* histograms(data, row, counts): a uint32[256] histogram of each row of `row` bytes */
-static PyObject *histograms(PyObject *module, PyObject *args)
+static int sound_rows(const Py_buffer *data, Py_ssize_t row, Py_ssize_t step)
 {
-    Py_buffer data = {0}, counts = {0};
-    Py_ssize_t row;
+    return row > 0 && row <= 1 << 22 && step > 0 && data->len % row == 0;
+}
+
+/* train_rows(data, row, step, costs): uint64[256] out */
+static PyObject *train_rows(PyObject *module, PyObject *args)
+{
+    Py_buffer data = {0}, costs = {0};
+    Py_ssize_t row, step;
     int good;
-    if (!PyArg_ParseTuple(args, "y*nw*", &data, &row, &counts)) return NULL;
-    good = row > 0 && data.len % row == 0 && counts.len == data.len / row * 256 * 4;
+    if (!PyArg_ParseTuple(args, "y*nnw*", &data, &row, &step, &costs)) return NULL;
+    good = sound_rows(&data, row, step) && (data.len / row + step - 1) / step <= 256 &&
+           costs.len == 256 * 8;
     if (good) {
         Py_BEGIN_ALLOW_THREADS
-        mlc_row_histograms(data.buf, (size_t)(data.len / row), (size_t)row, counts.buf);
+        mlc_train_rows(data.buf, (size_t)(data.len / row), (size_t)row, (size_t)step, costs.buf);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&data);
-    PyBuffer_Release(&counts);
+    PyBuffer_Release(&costs);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
+}
+
+/* assign_rows(data, row, step, costs, clusters, sums): uint8 per row and uint64[4 * 256] out */
+static PyObject *assign_rows(PyObject *module, PyObject *args)
+{
+    Py_buffer data = {0}, costs = {0}, clusters = {0}, sums = {0};
+    Py_ssize_t row, step;
+    int good;
+    if (!PyArg_ParseTuple(args, "y*nny*w*w*", &data, &row, &step, &costs, &clusters, &sums))
+        return NULL;
+    good = sound_rows(&data, row, step) && costs.len == 256 * 8 && sums.len == 4 * 256 * 8 &&
+           clusters.len == (data.len / row + step - 1) / step;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_assign_rows(data.buf, (size_t)(data.len / row), (size_t)row, (size_t)step, costs.buf,
+                        clusters.buf, sums.buf);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&costs);
+    PyBuffer_Release(&clusters);
+    PyBuffer_Release(&sums);
+    if (!good) return fail(MLC_ARGUMENT);
+    Py_RETURN_NONE;
+}
+
+/* translate(symbols, table, out) */
+static PyObject *translate(PyObject *module, PyObject *args)
+{
+    Py_buffer symbols = {0}, table = {0}, out = {0};
+    int good;
+    if (!PyArg_ParseTuple(args, "y*y*w*", &symbols, &table, &out)) return NULL;
+    good = table.len == 256 && out.len == symbols.len;
+    if (good) {
+        Py_BEGIN_ALLOW_THREADS
+        mlc_translate(symbols.buf, (size_t)symbols.len, table.buf, out.buf);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&out);
     if (!good) return fail(MLC_ARGUMENT);
     Py_RETURN_NONE;
 }
@@ -334,7 +383,10 @@ static PyMethodDef methods[] = {
     {"encode", encode, METH_VARARGS,
      "encode(symbols, lengths, classes, per_lane, contiguous, bits, lane_bytes) -> bytes"},
     {"pairs", pairs, METH_VARARGS, "pairs(symbols, counts)"},
-    {"histograms", histograms, METH_VARARGS, "histograms(data, row, counts)"},
+    {"train_rows", train_rows, METH_VARARGS, "train_rows(data, row, step, costs)"},
+    {"assign_rows", assign_rows, METH_VARARGS,
+     "assign_rows(data, row, step, costs, clusters, sums)"},
+    {"translate", translate, METH_VARARGS, "translate(symbols, table, out)"},
     {"pack", pack, METH_VARARGS, "pack(symbols, per_byte, out)"},
     {"write_lengths", write_lengths, METH_VARARGS, "write_lengths(lengths) -> bytes"},
     {"distinct", distinct, METH_VARARGS,

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import ConfigError, PackedFormatError
-from mlflow_compress.packed import arrays, numpy_codec, numpy_context, tables
+from mlflow_compress.packed import arrays, clusters, numpy_codec, numpy_context, tables
 from mlflow_compress.packed.arrays import Items
 from mlflow_compress.packed.tables import MAX_LENGTH, Counts, Lengths
 
 __all__ = [
+    "assign_rows",
     "backend",
     "code_lengths",
     "crc32",
@@ -31,9 +32,10 @@ __all__ = [
     "gaps",
     "histogram",
     "pair_histogram",
-    "row_histograms",
     "several",
     "split",
+    "train_rows",
+    "translate",
     "write_lengths",
 ]
 
@@ -161,16 +163,42 @@ def write_lengths(lengths: Lengths) -> bytes:
     return tables.write_lengths(lengths) if _c is None else bytes(_c.write_lengths(lengths))
 
 
-def row_histograms(symbols: Bytes, row: int) -> npt.NDArray[np.uint32]:
-    """A histogram per row of ``row`` symbols: shape (rows, 256)."""
-    rows = len(symbols) // row
+def train_rows(symbols: Bytes, row: int, step: int) -> npt.NDArray[np.generic]:
+    """Find four clusters of rows of ``row`` symbols.
+
+    Looks at the first 1,024 symbols of every ``step``-th row; there are at most 256 of these.
+
+    Returns:
+        What :func:`assign_rows` wants to know; see :func:`clusters.train`.
+    """
     if _c is None:
-        keys = np.repeat(np.arange(rows, dtype=np.int64) << 8, row) + symbols
-        sums = np.bincount(keys, minlength=rows << 8).reshape(rows, 256)
-        return sums.astype(np.uint32)
-    counts: npt.NDArray[np.uint32] = np.empty((rows, 256), np.uint32)
-    _c.histograms(symbols, row, counts)
-    return counts
+        return clusters.train(_row_histograms(symbols, row, step, 1024))
+    costs = np.empty(256, np.uint64)
+    _c.train_rows(symbols, row, step, costs)
+    return costs
+
+
+def assign_rows(
+    symbols: Bytes, row: int, step: int, costs: npt.NDArray[np.generic]
+) -> tuple[Bytes, Counts]:
+    """Cluster of every ``step``-th row, and the clusters' histograms: shape (4, 256)."""
+    if _c is None:
+        return clusters.assign(
+            _row_histograms(symbols, row, step), costs.astype(np.float64, copy=False)
+        )
+    ids = np.empty(-(-len(symbols) // (row * step)), np.uint8)
+    sums: npt.NDArray[np.uint64] = np.empty((clusters.CLUSTERS, 256), np.uint64)
+    _c.assign_rows(symbols, row, step, costs, ids, sums.reshape(-1))
+    return ids, sums.view(np.int64)
+
+
+def _row_histograms(
+    symbols: Bytes, row: int, step: int, most: int | None = None
+) -> npt.NDArray[np.uint32]:
+    table = symbols.reshape(-1, row)[::step, :most]
+    keys = (np.arange(len(table), dtype=np.int64)[:, None] << 8 | table).reshape(-1)
+    sums = np.bincount(keys, minlength=len(table) << 8).reshape(-1, 256)
+    return sums.astype(np.uint32)
 
 
 def pair_histogram(symbols: Bytes) -> npt.NDArray[np.uint32]:
@@ -183,6 +211,15 @@ def pair_histogram(symbols: Bytes) -> npt.NDArray[np.uint32]:
     counts: npt.NDArray[np.uint32] = np.empty((256, 256), np.uint32)
     _c.pairs(symbols, counts)
     return counts
+
+
+def translate(symbols: Bytes, table: Bytes) -> Bytes:
+    """``table[symbols]`` for a table of 256 bytes."""
+    if _c is None:
+        return table[symbols]
+    out = np.empty(len(symbols), np.uint8)
+    _c.translate(symbols, table, out)
+    return out
 
 
 def several(symbols: Bytes, per_byte: int) -> Bytes:

@@ -22,13 +22,15 @@ PER_LANE = 4096
 ONE_LANE = 1024
 FEW = 4096
 SPARSE_SHARE = 0.5
+SURELY_SPARSE = 0.85
 # rows and contexts have tables of their own: not worth a look in small arrays
 LARGE = 16384
 LEAST_ROW = 32
+MOST_ROW = 1 << 22
 # what several tables must save, for they decode more slowly
 LEAST_ROWS_GAIN = 0.008
 LEAST_CONTEXT_GAIN = 0.05
-SAMPLED_ROWS = 128
+SAMPLED_ROWS = 192
 TABLE_BITS = 8 * 80
 
 
@@ -62,7 +64,7 @@ def encode(
         symbols = items.astype(np.uint8, copy=False)
         plan = _of_bytes(symbols, backends.histogram(symbols), row, taps)
     else:
-        plan = _cheapest([*_codebooks(items, row, taps), *_of_items(items, floating)])
+        plan = _cheapest([*_of_items(items, row, floating), *_codebooks(items, row, taps)])
     parts: Parts = []
     plan.write(parts)
     return b"".join(parts)
@@ -107,7 +109,7 @@ def _of_bytes(symbols: Bytes, counts: Counts, row: int, taps: int) -> Plan:
         table[used] = np.arange(len(used))
         renamed = np.zeros(256, np.int64)
         renamed[: len(used)] = counts[used]
-        inner = _of_bytes(table[symbols], renamed, row, taps)
+        inner = _of_bytes(backends.translate(symbols, table), renamed, row, taps)
         head = bytes([arrays.CODEBOOK, len(used), *used.tolist()])
         return _cheapest([_compound(head, [inner]), _sparse_or_plain(symbols, counts)])
     if len(symbols) >= LARGE and len(used) > 1:
@@ -116,19 +118,22 @@ def _of_bytes(symbols: Bytes, counts: Counts, row: int, taps: int) -> Plan:
             context = _context(symbols, floor)
             if context is not None:
                 return context
-        if row >= LEAST_ROW and len(symbols) // row >= 2 * clusters.CLUSTERS:
-            rows = _rows(symbols, row, floor)
-            if rows is not None:
-                return rows
+        ids = _row_clusters(symbols, row, floor)
+        if ids is not None:
+            names, sums = ids
+            table = symbols.reshape(-1, row)
+            parts = [table[np.flatnonzero(names == c)].reshape(-1) for c in range(len(sums))]
+            return _rows(row, names, list(map(_sparse_or_plain, parts, sums)))
     return _sparse_or_plain(symbols, counts)
 
 
-def _leaf(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
+def _leaf(counts: Counts, symbols: Callable[[], Bytes], pack: bool = True) -> Plan:
     """The best plan for bytes: raw, constant, Huffman, or several to a byte and then these.
 
     Args:
         counts: their histogram, up to 256 numbers.
         symbols: gives the bytes; called only if they are needed.
+        pack: whether several to a byte is to be looked at, for which the bytes are needed.
     """
     total = int(counts.sum())
     if total == 0:
@@ -138,7 +143,7 @@ def _leaf(counts: Counts, symbols: Callable[[], Bytes]) -> Plan:
         return _compound(bytes([arrays.CONSTANT, largest]), [])
     raw = Plan(1 + total, lambda parts: parts.extend([bytes([arrays.RAW]), symbols().data]))
     plans = [raw, _huffman(counts, symbols)]
-    if largest < 16:
+    if largest < 16 and pack:
         several = [per_byte for per_byte in (2, 4, 8) if largest < 1 << 8 // per_byte]
         plans += [_several(symbols(), per_byte) for per_byte in several]
     return _cheapest(plans)
@@ -192,33 +197,40 @@ def _lane_lengths(lane_bytes: npt.NDArray[np.int64], several: bool) -> bytes:
 
 
 def _sparse_or_plain(symbols: Bytes, counts: Counts) -> Plan:
-    plain = _leaf(counts, lambda: symbols)
     background = int(counts.argmax())
     share = counts[background] / len(symbols)
+    if SURELY_SPARSE <= share < 1:
+        return _sparse(symbols, background, False)
+    plain = _leaf(counts, lambda: symbols)
     if not SPARSE_SHARE <= share < 1:
         return plain
     return _cheapest([plain, _sparse(symbols, background, False)])
 
 
-def _rows(symbols: Bytes, row: int, floor: float) -> Plan | None:
-    """Rows in up to four clusters, each coded on its own (kind 7), if that pays.
+def _row_clusters(symbols: Bytes, row: int, floor: float) -> tuple[Bytes, Counts] | None:
+    """Up to four clusters of rows, and their histograms, if tables of their own pay.
 
     ``floor`` is the entropy without clusters, in bytes.
     """
-    table = symbols.reshape(-1, row)
-    step = -(-len(table) // SAMPLED_ROWS)
-    sample = backends.row_histograms(np.ascontiguousarray(table[::step]).reshape(-1), row)
-    costs = clusters.train(sample)
-    _, sums = clusters.assign(sample, costs)
-    if _rows_gain(sums, len(sample), step) < LEAST_ROWS_GAIN * floor:
+    if not LEAST_ROW <= row <= MOST_ROW or len(symbols) // row < 2 * clusters.CLUSTERS:
         return None
-    ids, sums = clusters.assign(backends.row_histograms(symbols, row), costs)
-    if len(sums) < 2 or _rows_gain(sums, len(ids)) < LEAST_ROWS_GAIN * floor:
+    count = len(symbols) // row
+    step = max(-(-count // SAMPLED_ROWS), 4 if count >= 256 else 1)
+    costs = backends.train_rows(symbols, row, step)
+    if step > 1:
+        ids, sums = backends.assign_rows(symbols, row, step, costs)
+        if _rows_gain(sums, len(ids), step) < LEAST_ROWS_GAIN * floor:
+            return None
+    ids, sums = clusters.without_holes(*backends.assign_rows(symbols, row, 1, costs))
+    if len(sums) < 2 or _rows_gain(sums, count) < LEAST_ROWS_GAIN * floor:
         return None
-    inner = [_leaf(np.bincount(ids, minlength=256), lambda: ids)]
-    for cluster, counts in enumerate(sums):
-        inner.append(_sparse_or_plain(table[ids == cluster].reshape(-1), counts))
-    return _compound(bytes([arrays.ROWS]) + varint(row) + bytes([len(sums)]), inner)
+    return ids, sums
+
+
+def _rows(row: int, ids: Bytes, inner: Sequence[Plan]) -> Plan:
+    """Rows in clusters, each coded on its own (kind 7)."""
+    head = bytes([arrays.ROWS]) + varint(row) + bytes([len(inner)])
+    return _compound(head, [_leaf(np.bincount(ids, minlength=256), lambda: ids), *inner])
 
 
 def _rows_gain(sums: Counts, rows: int, step: int = 1) -> float:
@@ -243,6 +255,7 @@ def _context(symbols: Bytes, floor: float) -> Plan | None:
     if len(seen) < 2:
         return None
     ids, counts = clusters.assign(pairs[seen], clusters.train(pairs[seen]))
+    ids, counts = clusters.without_holes(ids, counts)
     if len(counts) < 2 or any(np.count_nonzero(part) < 2 for part in counts):
         return None
     if sum(entropy_bits(part) for part in counts) / 8 > (1 - LEAST_CONTEXT_GAIN) * floor:
@@ -275,11 +288,19 @@ def _runs(classes: Bytes) -> bytes:
 # items of several bytes
 
 
-def _of_items(items: Items, floating: bool) -> Iterator[Plan]:
-    yield _values(items, floating)
+def _of_items(items: Items, row: int, floating: bool) -> Iterator[Plan]:
+    planes = backends.split(items, floating)
+    counts = [backends.histogram(plane) for plane in planes]
+    yield _raw(items)
+    yield _planes(planes, counts, floating)
     zeros = len(items) - int(np.count_nonzero(items))
     if SPARSE_SHARE * len(items) <= zeros < len(items):
         yield _sparse(items, 0, floating)
+    elif len(items) >= LARGE and np.count_nonzero(counts[-1]) > 1:
+        # rows differ in their exponents, if in anything
+        ids = _row_clusters(planes[-1], row, entropy_bits(counts[-1]) / 8)
+        if ids is not None:
+            yield _rows_of_planes(planes, counts, row, *ids, floating)
 
 
 def _values(items: Items, floating: bool) -> Plan:
@@ -289,10 +310,38 @@ def _values(items: Items, floating: bool) -> Plan:
         return _leaf(backends.histogram(symbols), lambda: symbols)
     if not len(items):
         return _raw(items)
-    inner = []
-    for plane in backends.split(items, floating):
-        inner.append(_leaf(backends.histogram(plane), partial(_same, plane)))
-    return _cheapest([_raw(items), _compound(bytes([arrays.PLANES, floating]), inner)])
+    planes = backends.split(items, floating)
+    return _cheapest(
+        [_raw(items), _planes(planes, [backends.histogram(plane) for plane in planes], floating)]
+    )
+
+
+def _planes(planes: Sequence[Bytes], counts: Sequence[Counts | None], floating: bool) -> Plan:
+    """Byte planes with their histograms; None for a plane that is not worth coding."""
+    inner = [
+        _raw(plane) if count is None else _leaf(count, partial(_same, plane))
+        for plane, count in zip(planes, counts, strict=True)
+    ]
+    return _compound(bytes([arrays.PLANES, floating]), inner)
+
+
+def _rows_of_planes(
+    planes: Bytes, counts: Sequence[Counts], row: int, ids: Bytes, sums: Counts, floating: bool
+) -> Plan:
+    """Rows in clusters by their last plane, whose histograms are ``sums``."""
+    tables = [plane.reshape(-1, row) for plane in planes]
+    dull = [entropy_bits(count) > 7.97 * int(count.sum()) for count in counts[:-1]]
+
+    def inner(cluster: int) -> Plan:
+        mine = np.flatnonzero(ids == cluster)
+        parts = [table[mine].reshape(-1) for table in tables]
+        known = [
+            None if skip else backends.histogram(part)
+            for skip, part in zip(dull, parts, strict=False)
+        ]
+        return _planes(parts, [*known, sums[cluster]], floating)
+
+    return _rows(row, ids, [inner(cluster) for cluster in range(len(sums))])
 
 
 def _sparse(items: Items, background: int, floating: bool) -> Plan:
@@ -345,8 +394,8 @@ def _wide(values: Items, indices: npt.NDArray[np.uint16], counts: Counts) -> Pla
 
     high_counts = np.zeros(256, np.int64)
     high_counts[:16] = sizes
-    inner = [_leaf(high_counts, high)]
+    inner = [_leaf(high_counts, high, pack=False)]
     for part in range(-(-len(values) // 256)):
-        inner.append(_leaf(parts[part], partial(low, part)))
+        inner.append(_leaf(parts[part], partial(low, part), pack=False))
     head = bytes([arrays.WIDE]) + varint(len(values)) + values.tobytes()
     return _compound(head, inner)

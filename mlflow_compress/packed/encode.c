@@ -68,6 +68,19 @@ static void write_four(const uint32_t *code, size_t step, lane_work *lane)
 #undef FINISH
 }
 
+/* Moves four lanes, `bound` bytes apart from `at` on, together; returns where they end. */
+static uint8_t *close_lanes(const lane_work *lane, uint8_t *at, size_t bound, uint32_t *lane_bytes)
+{
+    uint8_t *start = at;
+    for (unsigned j = 0; j < 4; j++) {
+        size_t size = (size_t)(lane[j].to - (start + j * bound));
+        memmove(at, start + j * bound, size);
+        at += size;
+        lane_bytes[j] = (uint32_t)size;
+    }
+    return at;
+}
+
 mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *lengths,
                      size_t per_lane, int contiguous, uint8_t *out, size_t *out_size,
                      uint32_t *lane_bytes)
@@ -102,15 +115,10 @@ mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *length
                 four[j].to = at + j * bound;
                 four[j].count = run + (contiguous ? (lane == 7 ? rest : 0) : lane < rest);
             }
-            uint8_t *start = at;
             if ((size_t)(end - at) < slack) return MLC_WORKSPACE;
             write_four(code, contiguous ? 1 : MLC_LANES, four);
-            for (unsigned j = 0; j < 4; j++) {
-                size_t size = (size_t)(four[j].to - (start + j * bound));
-                memmove(at, start + j * bound, size);
-                at += size;
-                *lane_bytes++ = (uint32_t)size;
-            }
+            at = close_lanes(four, at, bound, lane_bytes);
+            lane_bytes += 4;
         }
         symbols += group;
         count -= group;
@@ -119,12 +127,55 @@ mlc_error mlc_encode(const uint8_t *symbols, size_t count, const uint8_t *length
     return MLC_OK;
 }
 
+#define PUT_CLASSED(j)                                                                             \
+    do {                                                                                           \
+        unsigned symbol = *from##j++;                                                              \
+        uint32_t c = code[class##j | symbol];                                                      \
+        class##j = next[symbol];                                                                   \
+        bits##j |= (uint64_t)(c >> 4) << have##j;                                                  \
+        have##j += c & 15;                                                                         \
+    } while (0);
+
+/* As write_four(), with a code per class, code[class << 8 | symbol], and next[symbol] the class
+ * after it, shifted likewise. */
+static void write_four_classed(const uint32_t *code, const uint16_t *next, lane_work *lane)
+{
+    size_t least = lane[0].count;
+    for (unsigned j = 1; j < 4; j++) least = lane[j].count < least ? lane[j].count : least;
+#define START(j)                                                                                   \
+    const uint8_t *from##j = lane[j].from;                                                         \
+    uint8_t *to##j = lane[j].to;                                                                   \
+    uint64_t bits##j = 0;                                                                          \
+    unsigned have##j = 0, class##j = next[0];
+    FOUR_LANES(START)
+#undef START
+    size_t i = 0;
+    for (; i + 4 <= least; i += 4) {
+        FOUR_LANES(PUT_CLASSED)
+        FOUR_LANES(PUT_CLASSED)
+        FOUR_LANES(PUT_CLASSED)
+        FOUR_LANES(PUT_CLASSED)
+#define STEP(j) FLUSH(j);
+        FOUR_LANES(STEP)
+#undef STEP
+    }
+#define FINISH(j)                                                                                  \
+    for (size_t k = i; k < lane[j].count; k++) {                                                   \
+        PUT_CLASSED(j)                                                                             \
+        FLUSH(j);                                                                                  \
+    }                                                                                              \
+    lane[j].to = to##j + (have##j > 0);
+    FOUR_LANES(FINISH)
+#undef FINISH
+}
+
 mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t *lengths,
                              const uint8_t *classes, size_t per_lane, uint8_t *out,
                              size_t *out_size, uint32_t *lane_bytes)
 {
     const size_t slack = mlc_encode_slack(count, per_lane);
-    uint32_t code[MLC_CLASSES][256];
+    uint32_t code[MLC_CLASSES * 256];
+    uint16_t next[256];
     uint8_t *at = out, *end = out + *out_size;
     for (unsigned c = 0; c < MLC_CLASSES; c++) {
         uint16_t codes[256];
@@ -132,34 +183,28 @@ mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t
             if (lengths[c * 256 + s] > MLC_CONTEXT_LENGTH) return MLC_ARGUMENT;
         mlc_codes(lengths + c * 256, codes);
         for (unsigned s = 0; s < 256; s++)
-            code[c][s] = (uint32_t)codes[s] << 4 | lengths[c * 256 + s];
+            code[c * 256 + s] = (uint32_t)codes[s] << 4 | lengths[c * 256 + s];
     }
-    for (unsigned s = 0; s < 256; s++)
+    for (unsigned s = 0; s < 256; s++) {
         if (classes[s] >= MLC_CLASSES) return MLC_ARGUMENT;
+        next[s] = (uint16_t)(classes[s] << 8);
+    }
     while (count) {
         size_t group = MLC_LANES * per_lane < count ? MLC_LANES * per_lane : count;
-        for (unsigned j = 0; j < MLC_LANES; j++) {
-            uint8_t *start = at;
-            if ((size_t)(end - at) < slack) return MLC_WORKSPACE;
-            uint64_t bits = 0;
-            unsigned have = 0, class = classes[0];
-            size_t mine = group / MLC_LANES + (j == MLC_LANES - 1 ? group % MLC_LANES : 0);
-            while (mine--) {
-                uint32_t c = code[class][*symbols];
-                class = classes[*symbols++];
-                bits |= (uint64_t)(c >> 4) << have;
-                have += c & 15;
-                if (have >= 32) {
-                    mlc_store64(at, bits);
-                    at += 4;
-                    bits >>= 32;
-                    have -= 32;
-                }
+        size_t run = group / MLC_LANES, rest = group % MLC_LANES;
+        for (unsigned half = 0; half < MLC_LANES; half += 4) {
+            lane_work four[4];
+            for (unsigned j = 0; j < 4; j++) {
+                four[j].from = symbols + (half + j) * run;
+                four[j].to = at + j * lane_bound(run + rest);
+                four[j].count = run + (half + j == MLC_LANES - 1 ? rest : 0);
             }
-            mlc_store64(at, bits);
-            at += (have + 7) / 8;
-            *lane_bytes++ = (uint32_t)(at - start);
+            if ((size_t)(end - at) < slack) return MLC_WORKSPACE;
+            write_four_classed(code, next, four);
+            at = close_lanes(four, at, lane_bound(run + rest), lane_bytes);
+            lane_bytes += 4;
         }
+        symbols += group;
         count -= group;
     }
     *out_size = (size_t)(at - out);

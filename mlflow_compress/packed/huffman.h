@@ -64,9 +64,15 @@ mlc_error mlc_decode(const uint8_t *src, size_t src_size, uint8_t *dst, size_t c
 /* counts[0..256) becomes how often each value occurs in data[0], data[stride], …, count of them. */
 void mlc_histogram(const uint8_t *data, size_t count, size_t stride, uint64_t *counts);
 
-/* A histogram per row of `row` bytes: data[0..rows * row) readable, counts[0..rows * 256)
- * writable. */
-void mlc_row_histograms(const uint8_t *data, size_t rows, size_t row, uint32_t *counts);
+/* Finds four clusters of rows of `row` bytes (at most 2^22), looking at the first 1,024 bytes of
+ * every step-th row, at most 256 rows: data[0..rows * row) readable, costs[0..256) writable: for each symbol, what it costs in
+ * each cluster, in sixteenths of a bit, four numbers of 16 bits. */
+void mlc_train_rows(const uint8_t *data, size_t rows, size_t row, size_t step, uint64_t *costs);
+
+/* Puts every step-th row into its cheapest cluster: clusters[0..ceil(rows / step)) writable,
+ * sums[0..4 * 256) become the clusters' histograms. */
+void mlc_assign_rows(const uint8_t *data, size_t rows, size_t row, size_t step,
+                     const uint64_t *costs, uint8_t *clusters, uint64_t *sums);
 
 /* Optimal code lengths of at most limit (8 to 15) bits: counts[0..256) readable, at least two of
  * them not 0; lengths[0..256) writable. */
@@ -110,6 +116,10 @@ mlc_error mlc_encode_context(const uint8_t *symbols, size_t count, const uint8_t
 size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t most,
                     uint64_t *values, uint16_t *indices, uint64_t *counts, void *work);
 #define MLC_DISTINCT_WORK ((size_t)65536 * 4)
+
+/* out[i] = table[symbols[i]]: symbols[0..count) and table[0..256) readable, out[0..count) writable,
+ * none of which overlap. */
+void mlc_translate(const uint8_t *symbols, size_t count, const uint8_t *table, uint8_t *out);
 
 /* Cuts 12-bit indices into high parts and, sorted by these, low bytes: indices[0..count) readable,
  * high[0..count) and low[0..count) writable; at[0..16): where in low each part starts, as the

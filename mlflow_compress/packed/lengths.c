@@ -71,26 +71,28 @@ static void package_merge(const uint64_t *weight, unsigned size, unsigned limit,
 
 mlc_error mlc_code_lengths(const uint64_t *counts, unsigned limit, uint8_t *lengths)
 {
-    uint16_t symbol[256];
-    uint64_t weight[256];
+    uint64_t key[256], weight[256];
     uint8_t depth[256];
     unsigned size = 0;
     if (limit < 8 || limit > 15) return MLC_ARGUMENT;
     for (unsigned s = 0; s < 256; s++)
         if (counts[s]) {
-            unsigned at = size++;
-            while (at && weight[at - 1] > counts[s]) {
-                weight[at] = weight[at - 1];
-                symbol[at] = symbol[at - 1];
-                at--;
-            }
-            weight[at] = counts[s];
-            symbol[at] = (uint16_t)s;
+            if (counts[s] >> 48) return MLC_ARGUMENT;
+            key[size++] = counts[s] << 8 | s;
         }
     if (size < 2) return MLC_ARGUMENT;
+    /* by count, then by symbol */
+    for (unsigned gap = 109; gap; gap = gap == 2 ? 1 : gap * 5 / 11)
+        for (unsigned i = gap; i < size; i++) {
+            uint64_t here = key[i];
+            unsigned at = i;
+            for (; at >= gap && key[at - gap] > here; at -= gap) key[at] = key[at - gap];
+            key[at] = here;
+        }
+    for (unsigned i = 0; i < size; i++) weight[i] = key[i] >> 8;
     if (two_queues(weight, size, depth) > limit) package_merge(weight, size, limit, depth);
     memset(lengths, 0, 256);
-    for (unsigned i = 0; i < size; i++) lengths[symbol[i]] = depth[i];
+    for (unsigned i = 0; i < size; i++) lengths[key[i] & 255] = depth[i];
     return MLC_OK;
 }
 

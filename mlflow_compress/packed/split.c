@@ -2,10 +2,14 @@
 #include "bits.h"
 #include "lanes.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 void mlc_histogram(const uint8_t *data, size_t count, size_t stride, uint64_t *counts)
 {
-    /* four tables, so that equal neighbours do not wait for each other */
-    uint32_t part[4][256];
+    /* eight tables, so that equal neighbours do not wait for each other */
+    uint32_t part[8][256];
     memset(counts, 0, 256 * sizeof *counts);
     while (count) {
         size_t now = count < 1u << 30 ? count : 1u << 30, i = 0;
@@ -17,34 +21,17 @@ void mlc_histogram(const uint8_t *data, size_t count, size_t stride, uint64_t *c
                 part[1][x >> 8 & 255]++;
                 part[2][x >> 16 & 255]++;
                 part[3][x >> 24 & 255]++;
-                part[0][x >> 32 & 255]++;
-                part[1][x >> 40 & 255]++;
-                part[2][x >> 48 & 255]++;
-                part[3][x >> 56]++;
+                part[4][x >> 32 & 255]++;
+                part[5][x >> 40 & 255]++;
+                part[6][x >> 48 & 255]++;
+                part[7][x >> 56]++;
             }
         }
-        for (; i < now; i++) part[i & 3][data[i * stride]]++;
-        for (unsigned s = 0; s < 256; s++)
-            counts[s] += (uint64_t)part[0][s] + part[1][s] + part[2][s] + part[3][s];
+        for (; i < now; i++) part[i & 7][data[i * stride]]++;
+        for (unsigned k = 0; k < 8; k++)
+            for (unsigned s = 0; s < 256; s++) counts[s] += part[k][s];
         data += now * stride;
         count -= now;
-    }
-}
-
-void mlc_row_histograms(const uint8_t *data, size_t rows, size_t row, uint32_t *counts)
-{
-    uint32_t other[2][256];
-    for (; rows; rows--, counts += 256, data += row) {
-        size_t i = 0;
-        memset(counts, 0, 256 * sizeof *counts);
-        memset(other, 0, sizeof other);
-        for (; i + 3 <= row; i += 3) {
-            counts[data[i]]++;
-            other[0][data[i + 1]]++;
-            other[1][data[i + 2]]++;
-        }
-        for (; i < row; i++) counts[data[i]]++;
-        for (unsigned s = 0; s < 256; s++) counts[s] += other[0][s] + other[1][s];
     }
 }
 
@@ -155,6 +142,11 @@ size_t mlc_distinct(const uint8_t *items, size_t count, unsigned width, size_t m
     }
 }
 
+void mlc_translate(const uint8_t *symbols, size_t count, const uint8_t *table, uint8_t *out)
+{
+    for (size_t i = 0; i < count; i++) out[i] = table[symbols[i]];
+}
+
 void mlc_divide(const uint16_t *indices, size_t count, uint8_t *high, uint8_t *low, size_t *at)
 {
     for (size_t i = 0; i < count; i++) {
@@ -174,23 +166,42 @@ MLC_INLINE uint8_t *put_gap(uint8_t *gap, size_t step)
     return gap;
 }
 
-/* Eight bytes at a time: most are the background. */
+/* A bit for each of 64 bytes: whether it is not the background. */
+MLC_INLINE uint64_t differing(const uint8_t *items, uint8_t background)
+{
+    uint64_t bits = 0;
+#if defined(__SSE2__)
+    const __m128i all = _mm_set1_epi8((char)background);
+    for (unsigned k = 0; k < 4; k++) {
+        __m128i here = _mm_loadu_si128((const __m128i *)(items + 16 * k));
+        bits |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(here, all)) << 16 * k;
+    }
+    return ~bits;
+#else
+    const uint64_t low = 0x7F7F7F7F7F7F7F7Fu, all = background * 0x0101010101010101u;
+    for (unsigned k = 0; k < 8; k++) {
+        uint64_t differ = mlc_load64(items + 8 * k) ^ all;
+        /* the top bit of each byte that is not 0; then these eight bits side by side */
+        differ = (((differ & low) + low) | differ) & ~low;
+        bits |= ((differ >> 7) * 0x0102040810204080u >> 56) << 8 * k;
+    }
+    return bits;
+#endif
+}
+
+/* Sixty-four bytes at a time: most are the background. */
 static void gaps_of_bytes(const uint8_t *items, size_t count, uint8_t background, uint8_t *gaps,
                           size_t *gap_count, uint8_t *values, size_t *value_count)
 {
-    const uint64_t low = 0x7F7F7F7F7F7F7F7Fu, all = background * 0x0101010101010101u;
     uint8_t *gap = gaps, *value = values;
     size_t last = 0, i = 0;
-    for (; i + 8 <= count; i += 8) {
-        uint64_t differ = mlc_load64(items + i) ^ all;
-        /* the top bit of each byte that is not 0 */
-        for (differ = (((differ & low) + low) | differ) & ~low; differ; differ &= differ - 1) {
-            size_t at = i + MLC_CTZ64(differ) / 8;
+    for (; i + 64 <= count; i += 64)
+        for (uint64_t bits = differing(items + i, background); bits; bits &= bits - 1) {
+            size_t at = i + MLC_CTZ64(bits);
             gap = put_gap(gap, at - last);
             *value++ = items[at];
             last = at + 1;
         }
-    }
     for (; i < count; i++) {
         if (items[i] == background) continue;
         gap = put_gap(gap, i - last);

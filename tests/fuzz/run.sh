@@ -13,7 +13,7 @@ if ! command -v clang >/dev/null; then
 fi
 mkdir -p build/fuzz "$corpus"
 clang -g -O1 -std=c11 -fno-sanitize-recover=all -fsanitize=fuzzer,address,undefined \
-    tests/fuzz/fuzz_decode.c mlflow_compress/packed/{huffman,parse,leaves,payload,lengths,split,encode,crc32}.c \
+    tests/fuzz/fuzz_decode.c mlflow_compress/packed/{huffman,parse,leaves,payload,lengths,split,cluster,encode,crc32}.c \
     -o build/fuzz/fuzz_decode
 PYTHONPATH=. "$python" tests/fuzz/make_corpus.py build/fuzz/seeds
 build/fuzz/fuzz_decode -max_total_time="$seconds" -max_len=20000 -timeout=10 -rss_limit_mb=2048 \
