@@ -121,8 +121,8 @@ def _of_bytes(symbols: Bytes, counts: Counts, row: int, taps: int) -> Plan:
         ids = _row_clusters(symbols, row, floor)
         if ids is not None:
             names, sums = ids
-            table = symbols.reshape(-1, row)
-            parts = [table[np.flatnonzero(names == c)].reshape(-1) for c in range(len(sums))]
+            lines = symbols.reshape(-1, row)
+            parts = [lines[np.flatnonzero(names == c)].reshape(-1) for c in range(len(sums))]
             return _rows(row, names, list(map(_sparse_or_plain, parts, sums)))
     return _sparse_or_plain(symbols, counts)
 
@@ -289,7 +289,7 @@ def _runs(classes: Bytes) -> bytes:
 
 
 def _of_items(items: Items, row: int, floating: bool) -> Iterator[Plan]:
-    planes = backends.split(items, floating)
+    planes = list(backends.split(items, floating))
     counts = [backends.histogram(plane) for plane in planes]
     yield _raw(items)
     yield _planes(planes, counts, floating)
@@ -310,7 +310,7 @@ def _values(items: Items, floating: bool) -> Plan:
         return _leaf(backends.histogram(symbols), lambda: symbols)
     if not len(items):
         return _raw(items)
-    planes = backends.split(items, floating)
+    planes = list(backends.split(items, floating))
     return _cheapest(
         [_raw(items), _planes(planes, [backends.histogram(plane) for plane in planes], floating)]
     )
@@ -326,7 +326,12 @@ def _planes(planes: Sequence[Bytes], counts: Sequence[Counts | None], floating: 
 
 
 def _rows_of_planes(
-    planes: Bytes, counts: Sequence[Counts], row: int, ids: Bytes, sums: Counts, floating: bool
+    planes: Sequence[Bytes],
+    counts: Sequence[Counts],
+    row: int,
+    ids: Bytes,
+    sums: Counts,
+    floating: bool,
 ) -> Plan:
     """Rows in clusters by their last plane, whose histograms are ``sums``."""
     tables = [plane.reshape(-1, row) for plane in planes]

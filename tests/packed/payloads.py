@@ -43,7 +43,17 @@ def structured(rows=520, row=64, seed=0):
     walk = np.cumsum(rng.standard_normal((rows, row)), axis=1) * 6
     alike = np.clip(walk, -127, 127).astype(np.int8)
     hollow = np.where(rng.random((rows, row)) < 0.8, 0, mixed).astype(np.int8)
-    return {"rows": (mixed, row, 0), "rows_sparse": (hollow, row, 0), "context": (alike, row, row)}
+    floats = (rng.standard_normal((rows, row)) * scale**4).astype(np.float32)
+    return {
+        "rows": (mixed, row, 0),
+        "rows_sparse": (hollow, row, 0),
+        "rows_fp32": (floats, row, 0),
+        "rows_bf16": ((floats.view(np.uint32) >> 16).astype(np.uint16), row, 0),
+        "context": (alike, row, row),
+    }
+
+
+FLOATS = ("rows_fp32", "rows_bf16")
 
 
 def samples(small=False):
@@ -52,4 +62,5 @@ def samples(small=False):
         payload = choose.encode(array.tobytes(), array.itemsize, array.dtype.kind == "f")
         yield name, payload, array.size, array.itemsize
     for name, (array, row, taps) in structured().items():
-        yield name, choose.encode(array.tobytes(), 1, False, row, taps), array.size, 1
+        payload = choose.encode(array.tobytes(), array.itemsize, name in FLOATS, row, taps)
+        yield name, payload, array.size, array.itemsize

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed import arrays, backends, choose, numpy_codec, tables
 from mlflow_compress.packed.format import Cursor
-from tests.packed.payloads import arrays_of, samples, structured
+from tests.packed.payloads import FLOATS, arrays_of, samples, structured
 
 
 @pytest.fixture(params=["c", "c plain", "numpy"])
@@ -47,9 +47,10 @@ def test_every_kind_comes_back(backend, size):
 
 def test_rows_and_context_come_back(backend):
     for name, (array, row, taps) in structured(rows=1003).items():
-        payload = choose.encode(array.tobytes(), 1, False, row, taps)
-        assert decode(payload, array.size, 1)[0].tobytes() == array.tobytes(), name
-        kinds, _ = arrays.summary(payload, array.size, 1, name)
+        width = array.itemsize
+        payload = choose.encode(array.tobytes(), width, name in FLOATS, row, taps)
+        assert decode(payload, array.size, width)[0].tobytes() == array.tobytes(), name
+        kinds, _ = arrays.summary(payload, array.size, width, name)
         assert kinds[0] == (arrays.CONTEXT if taps else arrays.ROWS)
 
 
@@ -64,6 +65,28 @@ def test_both_backends_write_the_same_bytes(monkeypatch):
     mine = [payload for _, payload, _, _ in samples()]
     monkeypatch.setattr(backends, "_c", None)
     assert mine == [payload for _, payload, _, _ in samples()]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "row", "step", "peak"), [(8, 1, 1, 0.5), (300, 333, 2, 0.9), (257, 1030, 4, 0.1)]
+)
+def test_both_backends_find_the_same_clusters(monkeypatch, rows, row, step, peak, fast):
+    rng = np.random.default_rng(rows)
+    spread = rng.choice([2, 9, 40, 250], (rows, 1))
+    table = (rng.geometric(peak, (rows, row)) * rng.integers(0, 4, (rows, row)) % spread + 3) % 256
+    symbols = table.astype(np.uint8).reshape(-1)
+    backends._c.use_fast_paths(fast)
+    costs = backends.train_rows(symbols, row, step)
+    mine = backends.assign_rows(symbols, row, 1, costs)
+    backends._c.use_fast_paths(True)
+    monkeypatch.setattr(backends, "_c", None)
+    theirs_costs = backends.train_rows(symbols, row, step)
+    theirs = backends.assign_rows(symbols, row, 1, theirs_costs)
+    unpacked = costs[:, None] >> (16 * np.arange(4, dtype=np.uint64)) & np.uint64(0xFFFF)
+    assert np.array_equal(unpacked.astype(float), theirs_costs)
+    assert np.array_equal(mine[0], theirs[0])
+    assert np.array_equal(mine[1], theirs[1])
 
 
 def test_contiguous_lanes_are_read_too(backend):
