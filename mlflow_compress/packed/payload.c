@@ -4,46 +4,70 @@
 
 #if MLC_X86
 #include <tmmintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 static mlc_error pull(state *s, node *n, uint8_t *dst, size_t count);
 
 
-/* The planes' bytes as items of `type`, which the caller's width is; restrict lets the compiler
- * take sixteen at a time. */
-#define MERGER(name, type, expression)                                                             \
-    static void name(const uint8_t *const *p, uint8_t *restrict dst, size_t count, int turned)     \
-    {                                                                                              \
-        const uint8_t *restrict p0 = p[0], *restrict p1 = p[1], *restrict p2 = p[2],               \
-                      *restrict p3 = p[3];                                                         \
-        (void)p2, (void)p3;                                                                        \
-        if (turned) {                                                                              \
-            for (size_t i = 0; i < count; i++) {                                                   \
-                type x = (type)(expression);                                                       \
-                x = (type)(x >> 1 | (type)(x << (8 * sizeof x - 1)));                              \
-                memcpy(dst + i * sizeof x, &x, sizeof x);                                          \
-            }                                                                                      \
-        } else {                                                                                   \
-            for (size_t i = 0; i < count; i++) {                                                   \
-                type x = (type)(expression);                                                       \
-                memcpy(dst + i * sizeof x, &x, sizeof x);                                          \
-            }                                                                                      \
-        }                                                                                          \
-    }
-
-MERGER(merge2, uint16_t, p0[i] | p1[i] << 8)
-MERGER(merge4, uint32_t,
-       p0[i] | (uint32_t)p1[i] << 8 | (uint32_t)p2[i] << 16 | (uint32_t)p3[i] << 24)
-
-static void merge_any(const uint8_t *const *p, uint8_t *dst, size_t count, unsigned width,
-                      int turned)
+/* The planes' bytes as items; turned: turn each right by one bit. */
+MLC_INLINE void merge_rest(const uint8_t *const *p, uint8_t *dst, size_t from, size_t count,
+                           unsigned width, int turned)
 {
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = from; i < count; i++) {
         uint64_t x = 0;
         for (unsigned plane = 0; plane < width; plane++) x |= (uint64_t)p[plane][i] << 8 * plane;
         if (turned) x = x >> 1 | (x & 1) << (8 * width - 1);
         for (unsigned b = 0; b < width; b++) dst[i * width + b] = (uint8_t)(x >> 8 * b);
     }
+}
+
+#if defined(__SSE2__)
+#define LOAD(plane) _mm_loadu_si128((const __m128i *)(p[plane] + i))
+#define STORE(k, x) _mm_storeu_si128((__m128i *)(dst + i * width) + (k), x)
+#define TURN(x, bits)                                                                              \
+    (turned ? _mm_or_si128(_mm_srli_epi##bits(x, 1), _mm_slli_epi##bits(x, bits - 1)) : (x))
+
+MLC_INLINE void merge_four(const uint8_t *const *p, uint8_t *dst, size_t count, int turned)
+{
+    enum { width = 4 };
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        __m128i a = LOAD(0), b = LOAD(1), c = LOAD(2), d = LOAD(3);
+        __m128i ab = _mm_unpacklo_epi8(a, b), cd = _mm_unpacklo_epi8(c, d);
+        __m128i ef = _mm_unpackhi_epi8(a, b), gh = _mm_unpackhi_epi8(c, d);
+        STORE(0, TURN(_mm_unpacklo_epi16(ab, cd), 32));
+        STORE(1, TURN(_mm_unpackhi_epi16(ab, cd), 32));
+        STORE(2, TURN(_mm_unpacklo_epi16(ef, gh), 32));
+        STORE(3, TURN(_mm_unpackhi_epi16(ef, gh), 32));
+    }
+    merge_rest(p, dst, i, count, width, turned);
+}
+
+MLC_INLINE void merge_two(const uint8_t *const *p, uint8_t *dst, size_t count, int turned)
+{
+    enum { width = 2 };
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        __m128i a = LOAD(0), b = LOAD(1);
+        STORE(0, TURN(_mm_unpacklo_epi8(a, b), 16));
+        STORE(1, TURN(_mm_unpackhi_epi8(a, b), 16));
+    }
+    merge_rest(p, dst, i, count, width, turned);
+}
+#else
+#define merge_four(p, dst, count, turned) merge_rest(p, dst, 0, count, 4, turned)
+#define merge_two(p, dst, count, turned) merge_rest(p, dst, 0, count, 2, turned)
+#endif
+
+static void merge(const uint8_t *const *p, uint8_t *dst, size_t count, unsigned width, int turned)
+{
+    if (width == 4 && turned) merge_four(p, dst, count, 1);
+    else if (width == 4) merge_four(p, dst, count, 0);
+    else if (width == 2 && turned) merge_two(p, dst, count, 1);
+    else if (width == 2) merge_two(p, dst, count, 0);
+    else merge_rest(p, dst, 0, count, width, turned);
 }
 
 static mlc_error pull_planes(state *s, node *n, uint8_t *dst, size_t count)
@@ -57,9 +81,7 @@ static mlc_error pull_planes(state *s, node *n, uint8_t *dst, size_t count)
             p[plane] = inner->view;
             if (inner->ready < now) now = inner->ready;
         }
-        if (MLC_LITTLE && n->width == 2) merge2(p, dst, now, n->transform);
-        else if (MLC_LITTLE && n->width == 4) merge4(p, dst, now, n->transform);
-        else merge_any(p, dst, now, n->width, n->transform);
+        merge(p, dst, now, n->width, n->transform);
         for (unsigned plane = 0; plane < n->width; plane++) used(n->inner + plane, now);
         dst += now * n->width;
         count -= now;
