@@ -69,6 +69,17 @@ class _Sums:
         edges = np.searchsorted(self.points, (centers[1:] + centers[:-1]) / 2, side="left")
         return np.concatenate([[0], edges, [self.points.size]])
 
+    def means(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Mean of the points low to high - 1 of each cluster; of those without mass, the first."""
+        mass = self.mass[high] - self.mass[low]
+        means = (self.first[high] - self.first[low]) / np.where(mass > 0, mass, 1)
+        return np.where(mass > 0, means, self.points[low])
+
+    def errors(self, cut: np.ndarray) -> np.ndarray:
+        """Weighted squared error of each cluster about its own mean: shape [k]."""
+        mass, first, second = (np.diff(s[cut]) for s in (self.mass, self.first, self.second))
+        return np.maximum(second - first**2 / np.where(mass > 0, mass, 1), 0)
+
     def error(self, centers: np.ndarray) -> float:
         """Weighted squared error of the best assignment to these centers."""
         cut = self.bounds(centers)
@@ -77,7 +88,11 @@ class _Sums:
 
 
 def _lloyd(sums: _Sums, centers: np.ndarray) -> np.ndarray:
-    """Alternate assignment and means until no point changes its cluster."""
+    """Alternate assignment and means until no point changes its cluster.
+
+    A cluster without points is given half of the one with the largest error: a linear start puts
+    most centers where heavy-tailed weights have no values.
+    """
     centers = np.unique(centers)
     before: np.ndarray | None = None
     for _ in range(_ROUNDS):
@@ -88,7 +103,26 @@ def _lloyd(sums: _Sums, centers: np.ndarray) -> np.ndarray:
         mass, first = np.diff(sums.mass[cut]), np.diff(sums.first[cut])
         filled = mass > 0
         centers = np.sort(np.where(filled, first / np.where(filled, mass, 1), centers))
+        if not np.diff(cut).all():
+            centers = _refill(sums, cut)
     return centers
+
+
+def _refill(sums: _Sums, cut: np.ndarray) -> np.ndarray:
+    """Halve the clusters with the largest errors until no cluster is empty, or none can be cut."""
+    wanted, cut = cut.size - 1, np.unique(cut)
+    while cut.size - 1 < wanted:
+        several = np.diff(cut) > 1
+        order = np.argsort(np.where(several, -sums.errors(cut), 1.0), kind="stable")
+        # a few at a time: halves may be worth halving again
+        worst = order[: min(wanted - cut.size + 1, int(several.sum()), 1 + several.sum() // 4)]
+        if not worst.size:
+            break
+        low, high = cut[worst], cut[worst + 1]
+        means = sums.means(low, high)
+        at = np.searchsorted(sums.points, means, side="right")
+        cut = np.union1d(cut, np.clip(at, low + 1, high - 1))
+    return sums.means(cut[:-1], cut[1:])
 
 
 def _exact(points: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:

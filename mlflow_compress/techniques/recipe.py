@@ -25,6 +25,9 @@ __all__ = ["RecipeResult", "apply_recipe", "needs_calibration", "needs_training"
 _ONCE = (Phase.SHARE, Phase.QUANTIZE)
 """Phases in which a second technique would undo the first."""
 
+_PORTABLE_OPSET = 13
+"""What the functions of a portable file need (``docs/format.md``, section 7)."""
+
 _CALIBRATION_ROWS = 2048
 """So many training rows serve as calibration rows where there are none."""
 
@@ -86,7 +89,8 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
     Raises:
         ConfigError: as :func:`validate_recipe`.
         TechniqueError: a step refuses or makes an invalid model; the message names the step
-            and the steps before it.
+            and the steps before it. Or the portable profile needs a later opset, and onnx cannot
+            convert the model.
     """
     recipe = validate_recipe(recipe)
     if context.source is None:
@@ -105,6 +109,10 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
         model = result.model
         stages.append((step.technique, model))
         notes += [f"{step.technique}: {note}" for note in result.notes]
+    if recipe.profile == "portable":
+        from mlflow_compress.techniques.onnx_opset import raise_opset
+
+        model = raise_opset(model, _PORTABLE_OPSET)
     held = {tensor.name for tensor in model.graph.initializer}
     origin = {new: old for new, old in origin.items() if new in held}
     return RecipeResult(model, origin, tuple(stages), tuple(notes))

@@ -80,3 +80,20 @@ def test_an_array_with_few_values_is_returned_as_it_is():
 def test_an_unknown_excluded_tensor_is_refused(convnet):
     with pytest.raises(ConfigError, match=r"share\.exclude: 'c3\.w'"):
         share(convnet, ShareSettings(exclude=("c3.w",)), Context())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_cluster_stays_empty_on_heavy_tails(weighted):
+    rng = np.random.default_rng(1)
+    values = rng.standard_t(1.5, 20000)
+    weights = np.where(rng.random(20000) < 0.3, 0.0, rng.random(20000)) if weighted else None
+    centers = codebook(values, 256, "linear", weights)
+    used = np.unique(cluster(values, 256, "linear", weights))
+    assert len(centers) == 256
+    assert len(used) > 250
+    assert np.isfinite(centers).all()
+    plain = np.linspace(values.min(), values.max(), 256)
+    nearest = plain[np.abs(values[:, None] - plain).argmin(axis=1)]
+    mass = np.ones(20000) if weights is None else weights
+    error = (mass * (cluster(values, 256, "linear", weights) - values) ** 2).sum()
+    assert error < 0.05 * (mass * (nearest - values) ** 2).sum()
