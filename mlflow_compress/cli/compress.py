@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+
 if TYPE_CHECKING:
     from mlflow_compress.smallest import Smallest
 
@@ -18,7 +20,7 @@ _FRACTION = click.FloatRange(0, 1)
 
 @click.command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
-@click.option("-o", "--output", required=True, type=_FILE, help="The packed model to write.")
+@OUTPUT
 @click.option(
     "--calibration",
     metavar="DATA",
@@ -44,7 +46,7 @@ _FRACTION = click.FloatRange(0, 1)
 @click.option("--effort", type=click.IntRange(1, 5), default=3, show_default=True,
               help="How much to try: 1 is quickest, 5 smallest.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@FORCE
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
     force: bool, **options: Any,
@@ -55,12 +57,10 @@ def compress(
     --max-drop, without labels the result has to agree with IN.onnx on rows that were not used to
     make it. Exits with 3 when nothing but lossless packing passes; that result is then written.
     """
-    from mlflow_compress.errors import ConfigError
     from mlflow_compress.measure import load_dataset
     from mlflow_compress.smallest import smallest, write
 
-    if output.exists() and not force:
-        raise ConfigError(f"{output} exists: give another name, or --force to replace it")
+    check_output(output, source, force)
     model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation)
     limits = _limits(rows is not None and rows.labels is not None, options)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["inspect", "pack", "unpack", "verify"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_OUTPUT = click.option("-o", "--output", required=True, type=_FILE, help="The file to write.")
 _CAP = click.option(
     "--max-bytes",
     type=click.IntRange(1),
@@ -44,7 +45,7 @@ def _plain(source: Path) -> "ModelProto":
 
 @click.command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
-@_OUTPUT
+@OUTPUT
 @click.option(
     "--profile",
     type=click.Choice(["compact", "portable"]),
@@ -52,23 +53,37 @@ def _plain(source: Path) -> "ModelProto":
     show_default=True,
     help="compact is smallest, read by mlflow_compress.packed; portable runs in any onnxruntime.",
 )
-def pack(source: Path, output: Path, profile: Any) -> None:
+@FORCE
+def pack(source: Path, output: Path, profile: Any, force: bool) -> None:
     """Pack IN.onnx losslessly into one valid, smaller ONNX file."""
     from mlflow_compress import packed
 
-    packed.save(packed.pack(_plain(source), profile), output)
-    before, after = source.stat().st_size, output.stat().st_size
-    click.echo(f"{output}: {after:,} bytes, {before / after:.2f} times smaller")
+    check_output(output, source, force)
+    model = _plain(source)
+    before = model.ByteSize()
+    packed.save(packed.pack(model, profile), output)
+    after = output.stat().st_size
+    click.echo(f"{output}: {after:,} bytes, {_times_smaller(before, after, profile)}")
+
+
+def _times_smaller(before: int, after: int, profile: str) -> str:
+    """What packing gained, or that it gained nothing and what would."""
+    if before / after >= 1.01:
+        return f"{before / after:.2f} times smaller"
+    advice = "use compact, or quantize first" if profile == "portable" else "quantize first"
+    return f"no smaller than the model's {before:,} ({profile} gains nothing here: {advice})"
 
 
 @click.command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
-@_OUTPUT
+@OUTPUT
+@FORCE
 @_CAP
-def unpack(source: Path, output: Path, max_bytes: int | None) -> None:
+def unpack(source: Path, output: Path, force: bool, max_bytes: int | None) -> None:
     """Rebuild the model that was packed into IN.onnx, bit for bit."""
     from mlflow_compress import packed
 
+    check_output(output, source, force)
     packed.save(packed.unpack(source, max_bytes=max_bytes), output)
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 

@@ -2,13 +2,15 @@ import csv
 import io
 import json
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 
+from mlflow_compress import packed
 from mlflow_compress.cli.main import cli
 from mlflow_compress.cli.pack import inspect, pack, unpack, verify
-from tests.packed.packed_models import mlp
+from tests.packed.packed_models import mlp, of_weights
 
 
 @pytest.fixture
@@ -65,3 +67,50 @@ def test_missing_and_wrong_files(files):
     (files / "text.onnx").write_text("no model at all")
     assert run(cli, "pack", files / "text.onnx", "-o", files / "p.onnx").exit_code == 2
     assert run(cli, "verify", files / "text.onnx").exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack", "compress"])
+@pytest.mark.parametrize("taken", ["out.onnx", "out.onnx.data", "in.onnx"])
+def test_nothing_is_replaced_without_force(files, command, taken):
+    model = onnx.load(files / "m.onnx")
+    packed.save(packed.pack(model) if command == "unpack" else model, files / "in.onnx")
+    if taken != "in.onnx":
+        (files / taken).write_text("precious")
+    before = (files / taken).read_bytes()
+    output = files / taken.removesuffix(".data")
+    done = run(cli, command, files / "in.onnx", "-o", output)
+    what = "is the input" if taken == "in.onnx" else "exists"
+    message = f"error: {files / taken} {what}: give another name, or --force to replace it\n"
+    assert (done.exit_code, done.output) == (2, message)
+    assert (files / taken).read_bytes() == before
+    if command != "compress":
+        assert run(cli, command, files / "in.onnx", "-o", output, "--force").exit_code == 0
+        assert packed.is_packed(output) is (command == "pack")
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack", "compress"])
+def test_an_output_in_a_folder_that_is_not_there(files, command):
+    done = run(cli, command, files / "m.onnx", "-o", files / "no" / "p.onnx")
+    assert done.exit_code == 2 and done.output.startswith(f"error: no folder '{files / 'no'}'")
+
+
+def test_what_gains_nothing_is_said(files):
+    noise = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    onnx.save(of_weights([noise]), files / "float.onnx")
+    done = run(pack, files / "float.onnx", "-o", files / "p.onnx", "--profile", "portable")
+    assert done.exit_code == 0 and done.output.count("\n") == 1
+    assert "portable gains nothing here: use compact, or quantize first" in done.output
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    onnx.save(of_weights([noise]), files / "noise.onnx")
+    done = run(pack, files / "noise.onnx", "-o", files / "p.onnx", "--force")
+    assert "compact gains nothing here: quantize first" in done.output
+
+
+def test_data_beside_the_model_count_too(files):
+    model = onnx.load(files / "m.onnx")
+    size = (files / "m.onnx").stat().st_size
+    onnx.save(model, files / "two.onnx", save_as_external_data=True, size_threshold=0)
+    assert (files / "two.onnx").stat().st_size < size / 4
+    done = run(pack, files / "two.onnx", "-o", files / "p.onnx")
+    rate = size / (files / "p.onnx").stat().st_size
+    assert f"{rate:.1f}" in done.output or f"{rate:.2f}" in done.output
