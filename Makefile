@@ -7,6 +7,10 @@ TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
 FUZZ_SECONDS ?= 600
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# run once per backend; the slowest of them read files as others do, and no codec of ours
+CODEC_TESTS := tests/packed tests/attacks
+WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
 .PHONY: demo test lint format bench fuzz clean
 .DELETE_ON_ERROR:
@@ -16,7 +20,8 @@ demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mlflow-compress run examples/lenet_mnist/compress.yaml
 
 test: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+	MLFLOW_COMPRESS_BACKEND=numpy $(PYTEST) $(addprefix --ignore=,$(WITHOUT_CODEC)) $(CODEC_TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

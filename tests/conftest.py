@@ -24,6 +24,12 @@ from tests.tiny import Project, tiny_model
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
 
 
+def pytest_terminal_summary(terminalreporter):
+    from mlflow_compress import packed
+
+    terminalreporter.write_line(f"packed.backend: {packed.backend}")
+
+
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory):
     """An empty MLflow database; making its tables takes seconds, copying it none."""

@@ -3,10 +3,6 @@
 import json
 import os
 import subprocess
-import sys
-import tempfile
-import venv
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +12,7 @@ import portable_models as models
 import pytest
 
 from mlflow_compress import packed
+from tests.environments import python_with
 
 VERSIONS = ["1.20.1", "1.22.1"]
 
@@ -52,25 +49,6 @@ print(json.dumps(found))
 """
 
 
-def cache() -> Path:
-    """Where environments are kept between runs: in the project's own one, or a temporary one."""
-    root = Path(__file__).parents[2] / ".venv"
-    return (root if root.is_dir() else Path(tempfile.gettempdir())) / "old-onnxruntime"
-
-
-def python_of(version: str) -> Path:
-    """The interpreter of an environment that holds this onnxruntime, made when missing."""
-    tag = f"{version}-py{sys.version_info.major}{sys.version_info.minor}"
-    home = cache() / tag
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        venv.create(home, with_pip=True, clear=True)
-        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*install, f"onnxruntime=={version}"], check=True)
-        (home / "ready").touch()
-    return python
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Each kind, at an opset and IR version that these versions read, plain and packed."""
@@ -97,7 +75,7 @@ def test_an_older_onnxruntime_decodes_every_kind(version, files):
     script.write_text(SCRIPT)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     ran = subprocess.run(
-        [python_of(version), script, folder, *names],
+        [python_with(f"onnxruntime=={version}"), script, folder, *names],
         capture_output=True,
         text=True,
         env=environment,
