@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench · make fuzz
+# make demo · make test · make lint · make bench · make fuzz · make large · make wheels
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
-.PHONY: demo test lint format bench fuzz clean
+.PHONY: demo test lint format bench fuzz large wheels clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -36,6 +36,10 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	PYTHON=$(BIN)/python bash tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+# Into dist/: by cibuildwheel where there is Docker, else with this machine's Pythons.
+wheels:
+	bash tests/packaging/wheels.sh $(PYTHONS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

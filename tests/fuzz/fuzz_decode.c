@@ -32,6 +32,12 @@ static mlc_error decode(const uint8_t *payload, size_t size, uint8_t *out, size_
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 3) return 0;
+#ifdef MLC_PLANTED
+    /* what tests/fuzz/test_fuzz.py plants to see that it is found: one byte read past the end */
+    volatile uint8_t *end = malloc(1);
+    if (data[1] == 0x2a) (void)end[1];
+    free((void *)end);
+#endif
     unsigned width = 1u << (data[0] & 3);
     size_t count = (size_t)(data[0] >> 2 & 3) << 16 | (size_t)data[1] << 8 | data[2];
     uint8_t *payload = malloc(size - 3 ? size - 3 : 1);
