@@ -12,8 +12,6 @@ import click
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from mlflow_compress.packed import PackedInfo
 
 __all__ = ["inspect", "pack", "unpack", "verify"]
@@ -24,23 +22,6 @@ _CAP = click.option(
     type=click.IntRange(1),
     help="Most bytes that the weights may decode to [1 GiB and 1024 times the file].",
 )
-
-
-def _plain(source: Path) -> "ModelProto":
-    """Load a plain model with its external data."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    from mlflow_compress.errors import SourceError, SourceNotFoundError
-
-    if not source.is_file():
-        raise SourceNotFoundError(f"no model file at '{source}'")
-    try:
-        return onnx.load(source)
-    except DecodeError as error:
-        raise SourceError(f"'{source}' is not an ONNX model") from error
-    except (OSError, onnx.checker.ValidationError) as error:
-        raise SourceNotFoundError(f"'{source}': its external data cannot be read") from error
 
 
 @click.command()
@@ -59,10 +40,8 @@ def pack(source: Path, output: Path, profile: Any, force: bool) -> None:
     from mlflow_compress import packed
 
     check_output(output, source, force)
-    model = _plain(source)
-    before = model.ByteSize()
-    packed.save(packed.pack(model, profile), output)
-    after = output.stat().st_size
+    before = packed.pack_file(source, output, profile)
+    after = _size(output)
     click.echo(f"{output}: {after:,} bytes, {_times_smaller(before, after, profile)}")
 
 
@@ -84,8 +63,20 @@ def unpack(source: Path, output: Path, force: bool, max_bytes: int | None) -> No
     from mlflow_compress import packed
 
     check_output(output, source, force)
-    packed.save(packed.unpack(source, max_bytes=max_bytes), output)
-    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+    packed.unpack_file(source, output, max_bytes=max_bytes)
+    click.echo(f"{output}: {_size(output):,} bytes")
+
+
+def _size(model: Path) -> int:
+    """What a model takes, with the file beside it if this holds a part of it."""
+    import onnx
+
+    size, beside = model.stat().st_size, model.with_name(f"{model.name}.data")
+    if not beside.exists():
+        return size
+    tensors = onnx.load(model, load_external_data=False).graph.initializer
+    names = {entry.value for tensor in tensors for entry in tensor.external_data}
+    return size + (beside.stat().st_size if beside.name in names else 0)
 
 
 @click.command()

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress.packed.backends import backend
 from mlflow_compress.packed.files import save, to_bytes
 from mlflow_compress.packed.inspection import PackedInfo, TensorInfo, inspect
-from mlflow_compress.packed.packing import pack
+from mlflow_compress.packed.packing import pack, pack_file
 
 if TYPE_CHECKING:
-    from mlflow_compress.packed.runtime import is_packed, load, unpack, verify
+    from mlflow_compress.packed.runtime import is_packed, load, unpack, unpack_file, verify
 
 __all__ = [
     "PackedInfo",
@@ -18,12 +18,14 @@ __all__ = [
     "is_packed",
     "load",
     "pack",
+    "pack_file",
     "save",
     "to_bytes",
     "unpack",
+    "unpack_file",
     "verify",
 ]
-_LAZY = {"is_packed", "load", "unpack", "verify"}
+_LAZY = {"is_packed", "load", "unpack", "unpack_file", "verify"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,16 @@
 
 import os
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import EncodeError
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.errors import SourceError
+from mlflow_compress.packed import lean, wire
 from mlflow_compress.packed.format import MAGIC
 
 __all__ = ["save", "to_bytes"]
@@ -27,8 +31,23 @@ def to_bytes(model: ModelProto) -> bytes:
         return bytes(model.SerializeToString(deterministic=True))
     except EncodeError as error:
         raise SourceError(
-            "the model is above 2 GB and cannot be one string of bytes (use packed.save)"
+            "the model is above 2 GB and cannot be one file (packed.save writes a compact one to "
+            "two, packed.unpack_file a plain one; or onnx.save with save_as_external_data)"
         ) from error
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A compact model whose blob, the last initializer, has its bytes apart and in pieces."""
+
+    model: ModelProto
+    blob: Sequence[bytes]
+
+
+def joined(parts: Parts) -> ModelProto:
+    """The model with the blob in it; the one in ``parts`` is changed."""
+    parts.model.graph.initializer[-1].raw_data = b"".join(parts.blob)
+    return parts.model
 
 
 def save(model: ModelProto, path: str | os.PathLike[str], *, largest: int = LARGEST) -> None:
@@ -43,38 +62,72 @@ def save(model: ModelProto, path: str | os.PathLike[str], *, largest: int = LARG
     Raises:
         SourceError: if a model that is not compact is above 2 GB.
     """
-    target = Path(path)
-    blob = model.graph.initializer[-1] if len(model.graph.initializer) else None
-    if blob is not None and blob.raw_data[:4] == MAGIC and len(blob.raw_data) >= largest:
-        data = blob.raw_data
-        beside = target.with_name(f"{target.name}.data")
-        split = ModelProto()
-        split.CopyFrom(model)
-        tensor = split.graph.initializer[-1]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", beside.name), ("length", str(len(data)))):
-            tensor.external_data.append(StringStringEntryProto(key=key, value=value))
-        _write(beside, data)
-        _write(target, to_bytes(split))
+    last = len(model.graph.initializer) - 1
+    if last >= 0 and model.graph.initializer[last].raw_data[:4] == MAGIC:
+        if model.ByteSize() < largest:
+            _write(Path(path), [to_bytes(model)])
+            return
+        apart = lean.copy(model)
+        if last in apart.data:
+            for position, ask in apart.data.items():
+                if position != last:
+                    apart.model.graph.initializer[position].raw_data = ask()
+            blob = apart.data[last]()
+        else:
+            tensor = apart.model.graph.initializer[last]
+            blob = tensor.raw_data
+            tensor.ClearField("raw_data")
+        save_parts(Parts(apart.model, [blob]), path, largest=largest)
         return
-    _write(target, to_bytes(model))
+    _write(Path(path), [to_bytes(model)])
 
 
-def _write(target: Path, data: bytes) -> None:
+def save_parts(parts: Parts, path: str | os.PathLike[str], *, largest: int = LARGEST) -> None:
+    """Write a compact model as :func:`save` does, without ever joining its blob in memory."""
+    target, size = Path(path), sum(map(len, parts.blob))
+    blob = parts.model.graph.initializer[-1]
+    if wire.size_with(parts.model, blob, size) < largest:
+        before, after = wire.around(to_bytes(parts.model), size)
+        _write(target, [before, *parts.blob, after])
+        return
+    split = ModelProto()
+    split.CopyFrom(parts.model)
+    tensor = split.graph.initializer[-1]
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", beside(target).name), ("length", str(size))):
+        tensor.external_data.append(StringStringEntryProto(key=key, value=value))
+    _write(beside(target), parts.blob)
+    _write(target, [to_bytes(split)])
+
+
+def beside(target: Path) -> Path:
+    """The second file of a model that is too large for one."""
+    return target.with_name(f"{target.name}.data")
+
+
+def _write(target: Path, pieces: Iterable[bytes]) -> None:
     """Write a file that is either complete or not there."""
+    with replacing(target) as path, path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a sibling of ``target`` to write to; it takes its place, synced, when all went well."""
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    path = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield path
+        with path.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(target)
+        path.chmod(0o666 & ~umask)
+        path.replace(target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     if os.name == "posix":
         folder = os.open(target.parent, os.O_RDONLY)

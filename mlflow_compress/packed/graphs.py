@@ -4,7 +4,7 @@ The order is the main graph first, then the graphs in attributes of its nodes, n
 with its own inner graphs. ``docs/format.md``, sections 2 and 3.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -51,10 +51,16 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
                     yield from graphs(inner)
 
 
-def weights(graph: GraphProto) -> Iterator[Weight]:
+def weights(
+    graph: GraphProto, left_out: Mapping[int, Callable[[], bytes]] | None = None
+) -> Iterator[Weight]:
     """The weights of one graph that the format can hold: initializers, then Constant nodes.
 
     Integer tensors of a few elements stay in the graph: shape inference reads shapes and axes.
+
+    Args:
+        graph: the graph, which must not change while this runs.
+        left_out: what gives the raw data of initializers that hold none, by position.
     """
     found: list[tuple[str, TensorProto, int, bool]] = [
         (tensor.name, tensor, position, False)
@@ -69,7 +75,8 @@ def weights(graph: GraphProto) -> Iterator[Weight]:
         few = tensors.element_count(tensor.dims) <= SHAPE_ELEMENTS
         if not tensors.packable(tensor) or (few and tensor.data_type in SMALL_INTEGERS):
             continue
-        data = tensors.raw_data(tensor)
+        ask = None if constant or left_out is None else left_out.get(position)
+        data = tensors.raw_data(tensor) if ask is None else (ask(), False)
         if data is not None:
             yield Weight(name, tensor, *data, position, constant)
 

@@ -1,5 +1,6 @@
 """Packs a model: takes the weights out, codes them, and puts them behind ``Packed`` nodes."""
 
+import os
 import zlib
 from collections.abc import Sequence
 from typing import Literal
@@ -7,7 +8,8 @@ from typing import Literal
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed import backends, choose, graphs, portable_seam, tensors
+from mlflow_compress.packed import backends, choose, graphs, lean, portable_seam, tensors
+from mlflow_compress.packed.files import LARGEST, Parts, joined, save, save_parts
 from mlflow_compress.packed.format import (
     BLOB,
     DOMAIN,
@@ -26,7 +28,7 @@ from mlflow_compress.packed.format import (
     write_directory,
 )
 
-__all__ = ["pack"]
+__all__ = ["pack", "pack_file"]
 
 # what a weight costs besides its payload: the entry, the output's name twice, its value_info
 ENTRY_BYTES = 34
@@ -54,9 +56,7 @@ def pack(model: ModelProto, profile: Literal["compact", "portable"] = "compact")
         raise SourceError(f"profile must be 'compact' or 'portable', got '{profile}'")
     if any(opset.domain == DOMAIN for opset in model.opset_import) and is_packed_model(model):
         raise SourceError("the model is packed already (unpack it first)")
-    packed = ModelProto()
-    packed.CopyFrom(model)
-    for graph in graphs.graphs(packed.graph):
+    for graph in graphs.graphs(model.graph):
         for tensor in graph.initializer:
             if tensor.data_location == TensorProto.EXTERNAL:
                 raise SourceError(
@@ -64,8 +64,45 @@ def pack(model: ModelProto, profile: Literal["compact", "portable"] = "compact")
                     "(load the model with onnx.load from its folder)"
                 )
     if profile == "portable":
+        packed = ModelProto()
+        packed.CopyFrom(model)
         return portable_seam.pack(packed)
-    return _pack_compact(packed)
+    return joined(_pack_compact(lean.copy(model)))
+
+
+def pack_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    profile: Literal["compact", "portable"] = "compact",
+    *,
+    largest: int = LARGEST,
+) -> int:
+    """Pack one file into another, as :func:`pack` and :func:`files.save` do.
+
+    In the compact profile external data are read tensor by tensor: what is in memory is what was
+    packed so far, and never the model.
+
+    Args:
+        source: a plain model.
+        target: where to; an existing file is replaced.
+        profile: see :func:`pack`.
+        largest: see :func:`files.save`.
+
+    Returns:
+        What the source takes in bytes, its external data included.
+
+    Raises:
+        SourceError: as :func:`pack`, or if the source is no model.
+        SourceNotFoundError: if the source or its external data cannot be read.
+    """
+    plain = lean.read(source)
+    if profile == "compact" and not is_packed_model(plain.model):
+        save_parts(_pack_compact(plain), target, largest=largest)
+    else:
+        for position, ask in plain.data.items():
+            plain.model.graph.initializer[position].raw_data = ask()
+        save(pack(plain.model, profile), target)
+    return plain.bytes
 
 
 def is_packed_model(model: ModelProto) -> bool:
@@ -73,14 +110,15 @@ def is_packed_model(model: ModelProto) -> bool:
     return any(opset.domain == DOMAIN for opset in model.opset_import)
 
 
-def _pack_compact(packed: ModelProto) -> ModelProto:
+def _pack_compact(plain: lean.Lean) -> Parts:
+    packed = plain.model
     blob_name = graphs.unused_name(packed, BLOB)
     entries: list[Entry] = []
     names: list[str] = []
     payloads: list[bytes] = []
     for graph in list(graphs.graphs(packed.graph)):
         first = len(entries)
-        for weight in graphs.weights(graph):
+        for weight in graphs.weights(graph, plain.data if graph is packed.graph else None):
             payload = _payload(weight)
             if payload is None:
                 continue
@@ -103,8 +141,7 @@ def _pack_compact(packed: ModelProto) -> ModelProto:
         packed.ir_version = LEAST_IR
     directory = Directory(tuple(entries), ir_version, had_import)
     validate(directory, names, MAX_TENSOR_BYTES)
-    _append_blob(packed, blob_name, write_directory(directory), payloads)
-    return packed
+    return _with_blob(packed, blob_name, write_directory(directory), payloads)
 
 
 def _payload(weight: graphs.Weight) -> bytes | None:
@@ -131,12 +168,10 @@ def _node(blob: str, names: Sequence[str], first: int) -> NodeProto:
     return node
 
 
-def _append_blob(
-    packed: ModelProto, name: str, directory: bytes, payloads: Sequence[bytes]
-) -> None:
+def _with_blob(packed: ModelProto, name: str, directory: bytes, payloads: Sequence[bytes]) -> Parts:
     graph: GraphProto = packed.graph
     size = HEADER.size + len(varint(len(directory))) + len(directory) + sum(map(len, payloads))
-    blob = graph.initializer.add(name=name, data_type=TensorProto.UINT8, dims=[size])
+    graph.initializer.add(name=name, data_type=TensorProto.UINT8, dims=[size])
     rest = zlib.crc32(packed.SerializeToString(deterministic=True))
     head = HEADER.pack(MAGIC, VERSION, rest, zlib.crc32(directory))
-    blob.raw_data = b"".join([head, varint(len(directory)), directory, *payloads])
+    return Parts(packed, (head, varint(len(directory)), directory, *payloads))

@@ -23,9 +23,10 @@ from mlflow_compress.packed.container import (
     open_packed,
     read_bytes,
 )
+from mlflow_compress.packed.files import LARGEST, beside, replacing, save
 from mlflow_compress.packed.format import DOMAIN, TYPED_DATA, Entry
 
-__all__ = ["load", "unpack", "verify"]
+__all__ = ["load", "unpack", "unpack_file", "verify"]
 
 # onnxruntime reads shapes while it builds the graph: small tensors stay inline
 INLINE = 4096
@@ -53,7 +54,44 @@ def unpack(
         PackedFormatError: if the file is damaged, hostile or not packed.
         SourceNotFoundError: if there is no such file.
     """
-    packed = open_packed(source, max_bytes)
+    return _rebuilt(open_packed(source, max_bytes), threads)
+
+
+def unpack_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    max_bytes: int | None = None,
+    largest: int = LARGEST,
+) -> None:
+    """Rebuild the model that was packed into a file, in another file.
+
+    Args:
+        source: a packed model.
+        target: where to; an existing file is replaced.
+        threads: see :func:`unpack`.
+        max_bytes: see :func:`unpack`.
+        largest: bytes from which on the weights are external data, in a file beside ``target``
+            named like it with ``.data`` behind. They are decoded into it, and not kept in memory.
+
+    Raises:
+        PackedFormatError: if the file is damaged, hostile or not packed.
+        SourceNotFoundError: if there is no such file.
+    """
+    packed, path = open_packed(source, max_bytes), Path(target)
+    if packed.model.ByteSize() + sum(weight.entry.size for weight in packed.weights()) < largest:
+        save(_rebuilt(packed, threads), path)
+        return
+    with replacing(beside(path)) as data:
+        # what stood in typed fields stays in them: the model is to be what it was
+        places = _write_weights(packed, data, threads, but_flags=TYPED_DATA)
+    for graph in packed.graphs:
+        _fill(graph.graph, graph.weights, places, beside(path).name, TYPED_DATA)
+    save(packed.model, path)
+
+
+def _rebuilt(packed: Container, threads: int | None) -> ModelProto:
     for graph in packed.graphs:
         names = [weight.name for weight in graph.weights]
         entries = [weight.entry for weight in graph.weights]
@@ -130,15 +168,19 @@ def _session(
                     raise
                 continue  # memory for files is short (containers allow 64 MB): use the disk
             for graph in packed.graphs:
-                _fill(graph.graph, graph.weights, places)
+                _fill(graph.graph, graph.weights, places, "weights")
             path = Path(folder, "model.onnx")
             path.write_bytes(packed.model.SerializeToString())
             return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
     raise AssertionError("the last base either returns or raises")
 
 
-def _write_weights(packed: Container, path: Path, threads: int | None) -> dict[int, int]:
+def _write_weights(
+    packed: Container, path: Path, threads: int | None, but_flags: int = 0
+) -> dict[int, int]:
     """Decode the large weights into a file; return where each stands, by its id.
+
+    Weights with one of ``but_flags`` are left out.
 
     Raises:
         OSError: if there is no room for the file; nothing has been decoded then.
@@ -149,7 +191,8 @@ def _write_weights(packed: Container, path: Path, threads: int | None) -> dict[i
     for graph in packed.graphs:
         for weight in graph.weights:
             # initializers of graphs inside nodes cannot be external in onnxruntime
-            if graph.graph is packed.model.graph and weight.entry.size > INLINE:
+            inner = graph.graph is not packed.model.graph or weight.entry.flags & but_flags
+            if not inner and weight.entry.size > INLINE:
                 places[id(weight)] = size
                 external.append(weight)
                 size += -(-weight.entry.size // ALIGN) * ALIGN
@@ -181,17 +224,27 @@ def _decode_all(
     in_parallel(decode, weights, threads)
 
 
-def _fill(graph: GraphProto, weights: list[PackedWeight], places: dict[int, int]) -> None:
+def _fill(
+    graph: GraphProto,
+    weights: list[PackedWeight],
+    places: dict[int, int],
+    file: str,
+    typed: int = 0,
+) -> None:
+    """Put the weights back: those that have a place as external data in ``file``.
+
+    Of the others, those with a flag of ``typed`` get their data in the typed field.
+    """
     by_name = {weight.name: weight for weight in weights}
 
     def fill(tensor: TensorProto, name: str, entry: Entry) -> None:
         weight = by_name[name]
         at = places.get(id(weight))
         if at is None:
-            tensors.set_data(tensor, _decoded(weight), typed=False)
+            tensors.set_data(tensor, _decoded(weight), typed=bool(entry.flags & typed))
             return
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", "weights"), ("offset", at), ("length", entry.size)):
+        for key, value in (("location", file), ("offset", at), ("length", entry.size)):
             tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))
 
     graphs.put_back(graph, list(by_name), [weight.entry for weight in weights], fill)

@@ -136,3 +136,28 @@ def split(data: memoryview) -> Split:
         ]
     )
     return Split(rest, data[raw.value : raw.end], len(data))
+
+
+def around(data: bytes, size: int) -> tuple[bytes, bytes]:
+    """What stands before and after ``size`` bytes of ``raw_data`` in a model that gets them.
+
+    Args:
+        data: a serialised model whose last initializer has no ``raw_data``, nor fields after it.
+        size: how many bytes it gets.
+    """
+    view = memoryview(data)
+    graph = next(field for field in fields(view, 0, len(data)) if field.number == _MODEL_GRAPH)
+    inner = fields(view, graph.value, graph.end)
+    *_, tensor = (field for field in inner if field.number == _GRAPH_INITIALIZER)
+    raw = bytes([_TENSOR_RAW << 3 | 2]) + varint(size)
+    tensor_head = varint(tensor.end - tensor.value + len(raw) + size)
+    growth = len(tensor_head) - (tensor.value - tensor.length) + len(raw) + size
+    before = [
+        data[: graph.length],
+        varint(graph.end - graph.value + growth),
+        data[graph.value : tensor.length],
+        tensor_head,
+        data[tensor.value : tensor.end],
+        raw,
+    ]
+    return b"".join(before), data[tensor.end :]
