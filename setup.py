@@ -25,6 +25,9 @@ INSTALL = [
 ]
 TORCH = ["torch>=2.13", "onnxscript>=0.7"]
 TEST = ["pytest>=9.0", "hypothesis>=6.100", "mlxtend>=0.25"]
+# What benchmarks/packing.py measures beside the project. nncodec is left out: it states numpy<2
+# (`make bench` installs it without its dependencies). zipnn needs torch.
+BENCH = ["zstandard>=0.23", "brotli>=1.1", "zipnn>=0.5", "constriction>=0.4", "simple-ans>=0.3"]
 LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
 
 PACKED = "mlflow_compress/packed"
@@ -68,6 +71,7 @@ setup(
         "demo": [*TORCH, "mlxtend>=0.25"],
         "test": TEST,
         "lint": LINT,
+        "bench": BENCH,
         "all": TORCH,
     },
     entry_points={

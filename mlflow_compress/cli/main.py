@@ -4,6 +4,7 @@ It loads each subcommand when it is used, and turns errors into one line on stde
 exit code, here and nowhere else.
 """
 
+import errno
 import importlib
 import logging
 import os
@@ -51,6 +52,10 @@ _COMMANDS = {
 """Command: its module, its name there, and the line that ``--help`` shows without loading it."""
 
 
+# what a disk or its permissions refuse: not a fault of ours, and one line says it
+_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
 class _LazyGroup(click.Group):
     """Imports a command's module only when that command is used."""
 
@@ -73,6 +78,11 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except CompressError as error:
             _fail(str(error), error.exit_code)
+        except OSError as error:
+            if error.errno not in _FILE_ERRORS:
+                raise
+            name = f"'{error.filename}': " if error.filename else ""
+            _fail(f"{name}{error.strerror}", 1)
         except KeyboardInterrupt:
             _fail("stopped by Ctrl-C; finished trials are kept and will be reused", 130)
 

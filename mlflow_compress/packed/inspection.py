@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto
 
-from mlflow_compress.packed import graphs, tensors
+from mlflow_compress.packed import backends, graphs, tensors
 from mlflow_compress.packed.container import PackedWeight, Source, open_packed
 from mlflow_compress.packed.format import VERSION, bits_of, varint
 
@@ -144,7 +144,7 @@ def _info(
     elements = _elements(data, dtype)[:count]
     entropy, distinct, zeros = 0.0, 0, 0
     if len(elements):
-        _, counts = np.unique(elements, return_counts=True)
+        counts = _counts(elements)
         shares = counts / counts.sum()
         entropy = abs(float((shares * np.log2(shares)).sum()))
         distinct = len(counts)
@@ -161,6 +161,18 @@ def _info(
         zeros / count if count else 0.0,
         distinct,
     )
+
+
+def _counts(elements: np.ndarray) -> np.ndarray:
+    """How often each distinct element occurs; sorts a copy, where np.unique needs several."""
+    if elements.dtype == np.uint8:
+        counts = backends.histogram(np.ascontiguousarray(elements))
+        return counts[counts > 0]
+    if elements.dtype.kind == "V":
+        return np.unique(elements, return_counts=True)[1]
+    ordered = np.sort(elements)
+    ends = np.flatnonzero(ordered[1:] != ordered[:-1])
+    return np.diff(np.concatenate([[-1], ends, [len(ordered) - 1]]))
 
 
 def _values(elements: np.ndarray, dtype: int) -> np.ndarray:

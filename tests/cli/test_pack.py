@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 
 import numpy as np
 import onnx
@@ -114,3 +115,26 @@ def test_data_beside_the_model_count_too(files):
     done = run(pack, files / "two.onnx", "-o", files / "p.onnx")
     rate = size / (files / "p.onnx").stat().st_size
     assert f"{rate:.1f}" in done.output or f"{rate:.2f}" in done.output
+
+
+@pytest.mark.parametrize(("number", "text"), [(28, "No space left"), (13, "Permission denied")])
+def test_a_disk_that_refuses_is_one_line(files, monkeypatch, number, text):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    (files / "p.onnx").write_text("before")
+    monkeypatch.setattr(os, "fsync", refuse)
+    done = run(cli, "pack", files / "m.onnx", "-o", files / "p.onnx", "--force")
+    assert done.exit_code == 1 and done.output.startswith(f"error: {text}")
+    assert done.output.count("\n") == 1
+    assert (files / "p.onnx").read_text() == "before"
+    assert sorted(path.name for path in files.iterdir()) == ["m.onnx", "p.onnx"]
+
+
+def test_a_folder_that_may_not_be_written(files):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    files.chmod(0o500)
+    done = run(cli, "pack", files / "m.onnx", "-o", files / "p.onnx")
+    files.chmod(0o700)
+    assert done.exit_code == 1 and "Permission denied" in done.output
