@@ -8,6 +8,8 @@ import logging
 import os
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Literal
 
@@ -15,7 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import ConfigError, PackedFormatError
-from mlflow_compress.packed import arrays, clusters, numpy_codec, numpy_context, tables
+from mlflow_compress.packed import (
+    arrays,
+    clusters,
+    numpy_codec,
+    numpy_context,
+    portable_stream,
+    tables,
+)
 from mlflow_compress.packed.arrays import Items
 from mlflow_compress.packed.tables import MAX_LENGTH, Counts, Lengths
 
@@ -32,6 +41,9 @@ __all__ = [
     "gaps",
     "histogram",
     "pair_histogram",
+    "portable_levels",
+    "portable_scatter",
+    "portable_segments",
     "several",
     "split",
     "train_rows",
@@ -102,6 +114,84 @@ def decode(payload: bytes | memoryview, out: Bytes, width: int, what: str) -> in
             if code != _c.WORKSPACE or len(work) >= _c.WORK_MAX:
                 raise PackedFormatError(f"{what}: {text}") from None
             size = 4 * len(work)
+
+
+def portable_segments(
+    stream: Bytes, starts: Items, tree: Bytes, values: Items, out: Items, what: str
+) -> None:
+    """Decode ``len(out)`` items of a portable stream; see :func:`portable_stream.decode_segments`.
+
+    Args:
+        stream: uint8 [segments, bytes per segment].
+        starts: uint8 or uint16, the tree node at the start of each segment.
+        tree: the tree's bits, packed.
+        values: what each code but the last stands for.
+        out: filled with items of the same type.
+        what: the tensor's name, for messages.
+
+    Raises:
+        PackedFormatError: if they contradict each other.
+    """
+    if _c is None:
+        _say_once()
+        places = portable_stream.decode_segments(
+            stream, starts.astype(np.int64), tree, len(values), len(out), what
+        )
+        np.take(values, places, out=out)
+        return
+    work = _workspace(_c.PORTABLE_WORK + 64)
+    with _refusing(_c, what):
+        _c.portable_segments(
+            stream, stream.shape[1], starts, starts.itemsize, tree, values, out.itemsize, out, work
+        )
+
+
+def portable_levels(bits: Bytes, values: Items, limit: int, out: Items, what: str) -> None:
+    """Decode ``len(out)`` items coded in levels; see :func:`portable_stream.decode_levels`.
+
+    Raises:
+        PackedFormatError: if the bits are not one tree and so many symbols.
+    """
+    if _c is None or len(out) > 8 * bits.size:
+        ranks = portable_stream.decode_levels(bits, len(values), len(out), limit, what)
+        np.take(values, ranks, out=out)
+        return
+    work = np.empty(8192 + 6 * len(out) + 64, np.uint8)
+    with _refusing(_c, what):
+        _c.portable_levels(bits, values, limit, out.itemsize, out, work)
+
+
+def portable_scatter(moves: Bytes, values: Items, background: Items, out: Items, what: str) -> None:
+    """Fill ``out`` with the background and store values, going on by each move.
+
+    Raises:
+        PackedFormatError: if a move is 0 or leads outside.
+    """
+    if _c is not None:
+        with _refusing(_c, what):
+            _c.portable_scatter(moves, values, background, out.itemsize, out)
+        return
+    places = np.cumsum(moves, dtype=np.int64) - 1
+    if not moves.all() or (len(places) and places[-1] >= len(out)):
+        raise PackedFormatError(f"tensor '{what}': gaps do not fit the array")
+    out[:] = background
+    out[places] = values
+
+
+def _workspace(size: int) -> Bytes:
+    """This thread's workspace, of at least ``size`` bytes."""
+    work: Bytes | None = getattr(_local, "work", None)
+    if work is None or len(work) < size:
+        work = _local.work = np.empty(size, np.uint8)
+    return work
+
+
+@contextmanager
+def _refusing(codec: ModuleType, what: str) -> Iterator[None]:
+    try:
+        yield
+    except codec.Error as error:
+        raise PackedFormatError(f"tensor '{what}': {error.args[1]}") from None
 
 
 def histogram(symbols: Bytes) -> Counts:

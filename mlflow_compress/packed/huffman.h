@@ -33,7 +33,12 @@
     X(INDEX, "a codebook index is too large")                                                      \
     X(GAPS, "gaps do not fit the array")                                                           \
     X(ROWS, "rows do not fit the array")                                                           \
-    X(ARGUMENT, "an argument is out of range")
+    X(ARGUMENT, "an argument is out of range")                                                     \
+    X(TREE, "the code tree is not canonical or has not as many leaves as there are codes")         \
+    X(TREE_DEPTH, "a code is longer than its decoder reads")                                       \
+    X(STARTS, "wrong segment starts")                                                              \
+    X(SEGMENT, "a segment does not lead to the next one")                                          \
+    X(SYMBOLS, "the stream does not hold as many symbols as are due")
 
 typedef enum {
 #define X(name, text) MLC_##name,

@@ -1,4 +1,4 @@
-"""Reads portable files natively: takes the model apart and decodes the weights with numpy.
+"""Reads portable files natively: takes the model apart and decodes the weights.
 
 ``docs/format.md``, section 7. The functions in the file are not run, only what they read is.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import portable_stream as streams
+from mlflow_compress.packed import backends
 from mlflow_compress.packed.container import Container, PackedGraph, PackedWeight
 from mlflow_compress.packed.format import (
     DEFAULT_CAP,
@@ -32,9 +32,9 @@ from mlflow_compress.packed.format import (
     width_of,
 )
 from mlflow_compress.packed.portable import METADATA, rest_crc
-from mlflow_compress.packed.portable_code import MAX_SYMBOLS, Ints
-from mlflow_compress.packed.portable_functions import HELPERS, LEVEL_KINDS
-from mlflow_compress.packed.portable_tensor import FIXED_WEIGHTS, FURTHER, INPUTS, LIMIT
+from mlflow_compress.packed.portable_code import MAX_SYMBOLS
+from mlflow_compress.packed.portable_functions import HELPERS, LEVEL_KINDS, STEPS
+from mlflow_compress.packed.portable_tensor import DTYPES, FIXED_WEIGHTS, FURTHER, INPUTS, LIMIT
 
 __all__ = ["PortableWeight", "is_portable", "open_model"]
 
@@ -82,8 +82,8 @@ class PortableWeight(PackedWeight):
             PackedFormatError: naming the tensor and the cause.
         """
         self.check_payload()
-        out[:] = _Decoder(self).items().view(np.uint8)
-        if zlib.crc32(out.data) != self.entry.decoded_crc:
+        _Decoder(self).decode(out.view(f"<u{width_of(self.entry.dtype)}"))
+        if backends.crc32(out.data) != self.entry.decoded_crc:
             raise PackedFormatError(f"tensor '{self.name}': decoded bytes are wrong (crc32)")
 
 
@@ -103,57 +103,64 @@ class _Decoder:
         self.attributes: Mapping[str, AttributeProto] = {
             attribute.name: attribute for attribute in weight.node.attribute
         }
+        if self.dtype not in DTYPES:
+            raise self._wrong(f"data type {self.dtype} is not one of the portable profile")
         if self._ints("shape") != list(weight.entry.dims):
             raise self._wrong("its shape is not the directory's")
 
-    def items(self) -> Items:
-        """The decoded items."""
+    def decode(self, out: Items) -> None:
+        """Decode into an array of the weight's items."""
         kind = self.weight.node.op_type
         if kind == "Fixed":
-            return self._fixed()
-        if kind in ("Huffman", "Levels"):
-            return self._coded(self.dtype, self.count)[0]
-        moves_count = self._ints("count")[0] if kind in LEVEL_KINDS else self.weight.extra[0]
-        if not 0 < moves_count <= self.count:
-            raise self._wrong(f"{moves_count} items in {self.count} places")
-        moves, _ = self._coded(TensorProto.UINT8, moves_count)
+            self._fixed(out)
+        elif kind in ("Huffman", "Levels"):
+            self._coded(self.dtype, out)
+        else:
+            self._sparse(kind, out)
+
+    def _sparse(self, kind: str, out: Items) -> None:
+        count = self._ints("count")[0] if kind in LEVEL_KINDS else self.weight.extra[0]
+        if not 0 < count <= self.count:
+            raise self._wrong(f"{count} items in {self.count} places")
+        moves = np.empty(count, np.uint8)
+        self._coded(TensorProto.UINT8, moves)
         if kind in ("Gaps", "GapsLevels"):
             values = self._tensor(self.dtype)
             background = self._tensor(self.dtype)
-            if values.shape != (moves_count,) or background.shape != (1,):
+            if values.shape != (count,) or background.shape != (1,):
                 raise self._wrong("not one value for each place")
         else:
-            values, background = self._coded(self.dtype, moves_count)
-        places = np.cumsum(moves, dtype=np.int64) - 1
-        if not moves.all() or places[-1] >= self.count:
-            raise self._wrong("a place is outside of the tensor")
-        out = np.full(self.count, background[0])
-        out[places] = values
-        return out
+            values = np.empty(count, out.dtype)
+            background = self._coded(self.dtype, values)
+        backends.portable_scatter(moves, values, background, out, self.what)
 
-    def _fixed(self) -> Items:
+    def _fixed(self, out: Items) -> None:
         packed, table = self._tensor(TensorProto.UINT8), self._tensor(self.dtype)
         weights = self._ints("weights")
         bits = 8 // len(weights) if weights in FIXED_WEIGHTS.values() else 0
         if not bits or table.shape != (1 << bits,) or packed.size * 8 != self.count * bits:
             raise self._wrong("indices and values do not fit each other")
-        return table[
-            (packed.reshape(-1, 1) // np.array(weights, np.uint8) % len(table)).reshape(-1)
-        ]
+        of_byte = table[np.arange(256)[:, None] // weights % len(table)]
+        np.take(of_byte, packed.reshape(-1), axis=0, out=out.reshape(-1, len(weights)))
 
-    def _coded(self, dtype: int, count: int) -> tuple[Items, Items]:
-        """Decoded symbols, and the background that stands before the symbols' values."""
+    def _coded(self, dtype: int, out: Items) -> Items:
+        """Decode into ``out``; return what stands before the symbols' values, the background."""
         if self.weight.node.op_type in LEVEL_KINDS:
             bits, symbols = self._tensor(TensorProto.UINT8), self._symbols(dtype)
-            ranks = streams.decode_levels(bits, len(symbols) - 1, count, LIMIT, self.what)
-            return symbols[1:][ranks], symbols[:1]
+            if len(symbols) < 3:
+                raise self._wrong("one symbol has no code in levels")
+            backends.portable_levels(bits, symbols[1:], LIMIT, out, self.what)
+            return symbols[:1]
         stream, starts = self._tensor(TensorProto.UINT8), self._tensor(None)
         tree, symbols = self._tensor(TensorProto.UINT8), self._symbols(dtype)
         if stream.ndim != 2 or not stream.size or starts.shape != (1, len(stream)):
             raise self._wrong("stream and segment starts do not fit each other")
-        states: Ints = starts[0].astype(np.int64)
-        places = streams.decode_segments(stream, states, tree, len(symbols) - 1, count, self.what)
-        return symbols[1:][places], symbols[:1]
+        if stream.shape[1] not in STEPS:
+            raise self._wrong(f"segments of {stream.shape[1]} bytes")
+        if len(out) > 8 * stream.size:
+            raise self._wrong(f"{len(out)} symbols in {stream.size} bytes")
+        backends.portable_segments(stream, starts[0], tree, symbols[1:], out, self.what)
+        return symbols[:1]
 
     def _symbols(self, dtype: int) -> Items:
         symbols = self._tensor(dtype)

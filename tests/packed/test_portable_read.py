@@ -3,6 +3,7 @@
 import base64
 import zlib
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import helper
 
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import portable
+from mlflow_compress.packed import backends, portable
 from mlflow_compress.packed.format import (
     HEADER,
     MAGIC,
@@ -22,8 +23,23 @@ from mlflow_compress.packed.format import (
 )
 
 
+@pytest.fixture(autouse=True, params=["c", "numpy"])
+def backend(request, monkeypatch):
+    """Both readers must refuse the same files."""
+    if request.param == "numpy":
+        monkeypatch.setattr(backends, "_c", None)
+        monkeypatch.setenv(backends.VARIABLE, "numpy")
+    else:
+        assert backends._c is not None, "build the extension: pip install -e ."
+
+
+@cache
+def packed_bytes(kind):
+    return models.serial(packed.pack(models.of_kind(kind), "portable"))
+
+
 def packed_of(kind):
-    return packed.pack(models.of_kind(kind), "portable")
+    return onnx.ModelProto.FromString(packed_bytes(kind))
 
 
 def resigned(model):
@@ -130,6 +146,31 @@ def test_more_places_than_items_are_refused_before_anything_is_allocated():
     info = model.graph.value_info[-1]
     info.type.tensor_type.shape.dim[0].dim_value = 1 << 50
     with pytest.raises(PackedFormatError, match="1125899906842624 items in 720000 places"):
+        packed.unpack(resigned(model))
+
+
+def test_segments_of_another_size_are_refused():
+    model = packed_of("Huffman")
+    tensor = initializer(model, 0, 0)
+    segments, step = tensor.dims
+    tensor.dims[:] = [segments // 2, 2 * step]
+    tensor.raw_data = tensor.raw_data[: segments // 2 * 2 * step]
+    starts = initializer(model, 0, 1)
+    starts.dims[1] = segments // 2
+    starts.raw_data = starts.raw_data[: segments // 2]
+    with pytest.raises(PackedFormatError, match=r"tensor 'w0': segments of (128|256) bytes|lead"):
+        packed.unpack(resigned(model))
+
+
+def test_a_data_type_that_the_profile_has_not_is_refused():
+    model = packed_of("Fixed")
+    text = model.metadata_props[-1]
+    data = base64.b64decode(text.value)
+    directory = read_directory(data[HEADER.size :])
+    entries = (replace(directory.entries[0], dtype=onnx.TensorProto.INT4),)
+    listed = write_directory(replace(directory, entries=entries))
+    text.value = base64.b64encode(data[: HEADER.size] + listed).decode()
+    with pytest.raises(PackedFormatError, match=r"tensor 'w0': (data type 22|\d+ packed bytes)"):
         packed.unpack(resigned(model))
 
 
