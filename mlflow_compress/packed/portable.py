@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import chain, count
 
-from onnx import FunctionProto, ModelProto, helper
+from onnx import FunctionProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from mlflow_compress.errors import SourceError
 from mlflow_compress.packed import graphs
@@ -26,7 +26,8 @@ from mlflow_compress.packed.format import (
     validate,
     write_directory,
 )
-from mlflow_compress.packed.portable_functions import HELPERS, Reading, functions
+from mlflow_compress.packed.portable_functions import HELPERS, SEGMENT_KINDS, Reading, functions
+from mlflow_compress.packed.portable_joint import Joint
 from mlflow_compress.packed.portable_plan import choose
 from mlflow_compress.packed.portable_tensor import DTYPES, Candidate, PortableTensor
 
@@ -60,22 +61,26 @@ def pack_model(model: ModelProto) -> ModelProto:
     names = _unused_names(model)
     entries: list[Entry] = []
     coded: list[PortableTensor] = []
-    depth = 0
+    taken: list[graphs.Weight] = []
+    depth, joint = 0, Joint()
     for weight, candidate, kind in zip(weights, candidates, plan.kinds, strict=True):
         if kind is not None:
-            tensor, deepest = candidate.encode(kind, plan.step, plan.merge, names)
+            tensor, deepest = candidate.encode(kind, plan.step, joint, names)
             depth = max(depth, deepest)
-            payload = tensor.payload
-            entry = graphs.describe(graph, weight)
-            entries.append(
-                graphs.with_payload(
-                    entry, len(payload), zlib.crc32(payload), zlib.crc32(weight.data)
-                )
-            )
             coded.append(tensor)
+            taken.append(weight)
+    prefix, infos, decoded = joint.finish(names, plan.merge)
+    for weight, tensor in zip(taken, coded, strict=True):
+        if tensor.node.op_type in SEGMENT_KINDS:
+            tensor.node.input.insert(0, decoded)
+        payload = tensor.payload
+        entry = graphs.describe(graph, weight)
+        entries.append(
+            graphs.with_payload(entry, len(payload), zlib.crc32(payload), zlib.crc32(weight.data))
+        )
     kinds = frozenset(tensor.node.op_type for tensor in coded)
     attached = functions(Reading(kinds, plan.step, plan.merge, depth), opset)
-    _attach(model, entries, coded, attached)
+    _attach(model, entries, coded, attached, prefix, infos)
     return model
 
 
@@ -113,15 +118,18 @@ def _attach(
     entries: list[Entry],
     coded: list[PortableTensor],
     attached: list[FunctionProto],
+    prefix: list[NodeProto],
+    infos: list[ValueInfoProto],
 ) -> None:
     """Put the coded weights in the place of the plain ones."""
     graph = model.graph
     names = [tensor.node.output[0] for tensor in coded]
     graphs.take_out(graph, names, entries)
-    for place, tensor in enumerate(coded):
-        graph.node.insert(place, tensor.node)
+    for place, node in enumerate((*prefix, *(tensor.node for tensor in coded))):
+        graph.node.insert(place, node)
+    for tensor in coded:
         graph.initializer.extend(tensor.initializers)
-        graph.value_info.extend(tensor.value_infos)
+    graph.value_info.extend(infos)
     model.functions.extend(attached)
     model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     if any(function.domain == HELPERS for function in attached):

@@ -20,6 +20,7 @@ __all__ = [
     "LEVEL_KINDS",
     "SEGMENT_KINDS",
     "STEPS",
+    "STREAMS",
     "Reading",
     "functions",
     "functions_bytes",
@@ -27,6 +28,7 @@ __all__ = [
 
 SEGMENT_KINDS = frozenset(["Gaps", "Huffman", "Sparse"])
 LEVEL_KINDS = frozenset(["GapsLevels", "Levels", "SparseLevels"])
+STREAMS = "Streams"  # the node that decodes the streams of all weights of SEGMENT_KINDS
 HELPERS = "mc"  # short, because each call of a helper names it
 
 # How the walk through a segment's bytes is unrolled: steps in the innermost function, calls of
@@ -41,7 +43,7 @@ class Reading:
     Attributes:
         kinds: op types that nodes of the model have.
         step: bytes per segment, a key of :data:`STEPS`; for :data:`SEGMENT_KINDS`.
-        merge: whether nodes say how many codes can end within a nibble; for the same.
+        merge: whether the node says how many codes can end within a nibble; for the same.
         depth: longest code; for :data:`LEVEL_KINDS`.
     """
 
@@ -71,18 +73,20 @@ def functions_bytes(reading: Reading, opset: int) -> int:
 @lru_cache(maxsize=256)
 def _built(reading: Reading, opset: int) -> tuple[bytes, ...]:
     bodies = [*_helpers(reading, opset)]
+    if reading.kinds & SEGMENT_KINDS:
+        bodies.append((DOMAIN, STREAMS, texts.STREAMS))
     bodies += [(DOMAIN, kind, texts.TOP[kind]) for kind in sorted(reading.kinds)]
     macros = _macros(reading)
+    macros["FOUR_WAYS"] = ", num_outputs=4" if opset >= 18 else ""
     return tuple(
         _parse(domain, name, _expand(text, macros), opset).SerializeToString()
         for domain, name, text in bodies
     )
 
 
-def _shared(reading: Reading, family: frozenset[str]) -> bool:
-    """Whether a family's body is used in several places, and so is worth a function."""
-    used = reading.kinds & family
-    return len(used) > 1 or bool(used & {"Sparse", "SparseLevels"})
+def _shared(reading: Reading) -> bool:
+    """Whether the body for levels is used in several places, and so is worth a function."""
+    return len(reading.kinds & LEVEL_KINDS) > 1 or "SparseLevels" in reading.kinds
 
 
 def _macros(reading: Reading) -> dict[str, str]:
@@ -90,9 +94,7 @@ def _macros(reading: Reading) -> dict[str, str]:
     macros["WALK"] = f"walk{reading.step}"
     if not reading.merge:
         macros.update(dict.fromkeys(texts.MERGE_MACROS, ""), EMIT="emit4")
-    if _shared(reading, SEGMENT_KINDS):
-        macros["SEGMENTS"] = macros["CALL_SEGMENTS"]
-    if _shared(reading, LEVEL_KINDS):
+    if _shared(reading):
         macros["LEVELS"] = macros["CALL_LEVELS"]
     if reading.depth > texts.FLAT_LEVELS:
         macros["DESCEND"] = texts.descend("level4", -(-reading.depth // 4))
@@ -113,13 +115,12 @@ def _helpers(reading: Reading, opset: int) -> Iterator[tuple[str, str, str]]:
         yield HELPERS, "walk", texts.walk(steps, "", opset)
         yield HELPERS, f"walk{reading.step}", texts.walk(calls, "walk", opset)
         yield HELPERS, "square", texts.SQUARE
-        if _shared(reading, SEGMENT_KINDS):
-            yield HELPERS, "segments", texts.SEGMENTS_FUNCTION
+        yield HELPERS, "spread", texts.SPREAD
     if reading.kinds & LEVEL_KINDS:
         yield HELPERS, "level", texts.LEVEL
         if reading.depth > texts.FLAT_LEVELS:
             yield HELPERS, "level4", texts.LEVEL4
-        if _shared(reading, LEVEL_KINDS):
+        if _shared(reading):
             yield HELPERS, "levels", texts.LEVELS_FUNCTION
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed import backends
@@ -33,8 +33,14 @@ from mlflow_compress.packed.format import (
 )
 from mlflow_compress.packed.portable import METADATA, rest_crc
 from mlflow_compress.packed.portable_code import MAX_SYMBOLS
-from mlflow_compress.packed.portable_functions import HELPERS, LEVEL_KINDS, STEPS
-from mlflow_compress.packed.portable_tensor import DTYPES, FIXED_WEIGHTS, FURTHER, INPUTS, LIMIT
+from mlflow_compress.packed.portable_functions import (
+    HELPERS,
+    LEVEL_KINDS,
+    SEGMENT_KINDS,
+    STEPS,
+)
+from mlflow_compress.packed.portable_joint import PREFIX, is_prefix
+from mlflow_compress.packed.portable_tensor import DTYPES, FIXED_WEIGHTS, INPUTS, LIMIT
 
 __all__ = ["PortableWeight", "is_portable", "open_model"]
 
@@ -63,12 +69,10 @@ class PortableWeight(PackedWeight):
     Attributes:
         node: the call that computes it.
         tensors: what the node reads.
-        extra: lengths of the node's outputs but the first.
     """
 
     node: NodeProto
     tensors: tuple[TensorProto, ...]
-    extra: tuple[int, ...]
 
     def summary(self) -> tuple[str, int]:
         """How it is coded, outermost first, and what of the payload is coded data or values."""
@@ -89,7 +93,7 @@ class PortableWeight(PackedWeight):
 
 def _of_trees(node: NodeProto, tensors: Sequence[TensorProto]) -> Iterator[TensorProto]:
     """Segment starts and code trees; those of levels stand with the data and are not told apart."""
-    if node.op_type in FURTHER:
+    if node.op_type in SEGMENT_KINDS:
         for first in range(0, len(tensors) - 3, 4):
             yield from tensors[first + 1 : first + 3]
 
@@ -119,7 +123,7 @@ class _Decoder:
             self._sparse(kind, out)
 
     def _sparse(self, kind: str, out: Items) -> None:
-        count = self._ints("count")[0] if kind in LEVEL_KINDS else self.weight.extra[0]
+        count = self._ints("count")[0] if kind in LEVEL_KINDS else self._place("to", "at")
         if not 0 < count <= self.count:
             raise self._wrong(f"{count} items in {self.count} places")
         moves = np.empty(count, np.uint8)
@@ -131,6 +135,8 @@ class _Decoder:
                 raise self._wrong("not one value for each place")
         else:
             values = np.empty(count, out.dtype)
+            if kind == "Sparse" and self._place("end", "to") != count:
+                raise self._wrong("not one value for each place")
             background = self._coded(self.dtype, values)
         backends.portable_scatter(moves, values, background, out, self.what)
 
@@ -153,13 +159,13 @@ class _Decoder:
             return symbols[:1]
         stream, starts = self._tensor(TensorProto.UINT8), self._tensor(None)
         tree, symbols = self._tensor(TensorProto.UINT8), self._symbols(dtype)
-        if stream.ndim != 2 or not stream.size or starts.shape != (1, len(stream)):
+        if stream.ndim != 2 or not stream.size or starts.shape != (len(stream),):
             raise self._wrong("stream and segment starts do not fit each other")
         if stream.shape[1] not in STEPS:
             raise self._wrong(f"segments of {stream.shape[1]} bytes")
         if len(out) > 8 * stream.size:
             raise self._wrong(f"{len(out)} symbols in {stream.size} bytes")
-        backends.portable_segments(stream, starts[0], tree, symbols[1:], out, self.what)
+        backends.portable_segments(stream, starts, tree, symbols[1:], out, self.what)
         return symbols[:1]
 
     def _symbols(self, dtype: int) -> Items:
@@ -183,7 +189,11 @@ class _Decoder:
         if name not in self.attributes:
             raise self._wrong(f"attribute '{name}' is missing")
         values = list(self.attributes[name].ints)
-        return values or ([0] if name == "count" else values)
+        return values or ([0] if name in ("count", "at", "to", "end") else values)
+
+    def _place(self, name: str, before: str) -> int:
+        """How many symbols a stream has, by the places where it and the next one begin."""
+        return self._ints(name)[0] - self._ints(before)[0]
 
     def _wrong(self, cause: str) -> PackedFormatError:
         return PackedFormatError(f"tensor '{self.what}': {cause}")
@@ -203,22 +213,27 @@ def open_model(model: ModelProto, file_bytes: int, max_bytes: int = DEFAULT_CAP)
     crc, directory = _directory(model)
     graph = model.graph
     count = len(directory.entries)
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node[:count]]
+    first = PREFIX if is_prefix(graph.node[:PREFIX]) else 0
+    decoded = [graph.node[first - 1].output[0]] if first else []
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node[first:][:count]]
     for node in nodes:
-        known = node.domain == DOMAIN and len(node.input) == INPUTS.get(node.op_type)
-        if not known or len(node.output) != 1 + FURTHER.get(node.op_type, 0):
+        if node.domain != DOMAIN or node.op_type not in INPUTS or len(node.output) != 1:
             raise PackedFormatError(f"graph: unknown node '{node.op_type}' among the weights'")
-    if len(nodes) != count or (len(graph.node) > count and graph.node[count].domain == DOMAIN):
+        if node.op_type in SEGMENT_KINDS and (not first or node.input[:1] != decoded):
+            raise PackedFormatError(f"graph: node '{node.op_type}' reads no streams")
+        if len(_read_by(node)) != INPUTS[node.op_type]:
+            raise PackedFormatError(f"graph: node '{node.op_type}' has {len(node.input)} inputs")
+    behind = first + count
+    if len(nodes) != count or (len(graph.node) > behind and graph.node[behind].domain == DOMAIN):
         raise PackedFormatError(f"graph: not as many weights as the directory's {count} entries")
     validate(directory, [node.output[0] for node in nodes], max_bytes)
-    inputs = [name for node in nodes for name in node.input]
+    inputs = [name for node in nodes for name in _read_by(node)]
     if rest_crc(model, len(inputs)) != crc:
         raise PackedFormatError("graph: damaged or changed after packing (crc32)")
     tensors = _pop(graph.initializer, inputs, "initializers")
-    further = [name for node in nodes for name in node.output[1:]]
-    infos = iter(_pop(graph.value_info, further, "value_info"))
-    del graph.node[:count]
-    weights: list[PackedWeight] = list(_weights(nodes, iter(tensors), infos, directory))
+    _pop(graph.value_info, decoded, "value_info")
+    del graph.node[:behind]
+    weights: list[PackedWeight] = list(_weights(nodes, iter(tensors), directory))
     _restore_frame(model, directory)
     return Container(model, [PackedGraph(graph, weights)], "portable", file_bytes)
 
@@ -262,22 +277,22 @@ def _pop(repeated: Any, names: Sequence[str], what: str) -> list[Any]:
 def _weights(
     nodes: Sequence[NodeProto],
     tensors: Iterator[TensorProto],
-    infos: Iterator[ValueInfoProto],
     directory: Directory,
 ) -> Iterator[PortableWeight]:
     for node, entry in zip(nodes, directory.entries, strict=True):
-        read = tuple(next(tensors) for _ in node.input)
+        read = tuple(next(tensors) for _ in _read_by(node))
         payload = b"".join(tensor.raw_data for tensor in read)
         name = node.output[0]
         if len(payload) != entry.payload_bytes:
             raise PackedFormatError(
                 f"tensor '{name}': {len(payload)} packed bytes, not {entry.payload_bytes}"
             )
-        extra = []
-        for info in (next(infos) for _ in node.output[1:]):
-            dims = info.type.tensor_type.shape.dim
-            extra.append(dims[0].dim_value if len(dims) == 1 else -1)
-        yield PortableWeight(name, entry, memoryview(payload), node, read, tuple(extra))
+        yield PortableWeight(name, entry, memoryview(payload), node, read)
+
+
+def _read_by(node: NodeProto) -> Sequence[str]:
+    """The initializers that a node reads."""
+    return node.input[1:] if node.op_type in SEGMENT_KINDS else node.input
 
 
 def _restore_frame(model: ModelProto, directory: Directory) -> None:

@@ -35,7 +35,7 @@ class Segments:
 
     Attributes:
         stream: uint8 [segments, bytes per segment].
-        starts: uint8 or uint16 [1, segments], the tree node at the start of each segment.
+        starts: uint8 or uint16 [segments], the tree node at the start of each segment.
         tree: uint8 [k, 1], the tree's bits.
         order: the symbol of each code but the last, which means "nothing follows".
         slots: how many codes can end within a nibble, rounded up to a power of two.
@@ -126,7 +126,7 @@ def encode_segments(symbols: NDArray[np.integer], counts: Ints, step: int) -> Se
     width = _start_width(code.nodes)
     stream = np.packbits(bits).reshape(segments, step)
     tree = _column(code.tree_bits())
-    return Segments(stream, starts.astype(f"u{width}")[None], tree, order[:-1], code.slots)
+    return Segments(stream, starts.astype(f"u{width}"), tree, order[:-1], code.slots)
 
 
 def _tables(code: Code) -> tuple[NDArray[np.int32], NDArray[np.int16]]:

@@ -9,14 +9,15 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from mlflow_compress.packed import portable_stream as streams
 from mlflow_compress.packed.format import DOMAIN, width_of
 from mlflow_compress.packed.portable_code import MAX_SYMBOLS, Ints
 from mlflow_compress.packed.portable_functions import LEVEL_KINDS
+from mlflow_compress.packed.portable_joint import Joint
 
-__all__ = ["DTYPES", "FIXED_WEIGHTS", "FURTHER", "INPUTS", "LIMIT", "Candidate", "PortableTensor"]
+__all__ = ["DTYPES", "FIXED_WEIGHTS", "INPUTS", "LIMIT", "Candidate", "PortableTensor"]
 
 # All that the CPU kernels of every runtime tried gather, compress and scatter.
 DTYPES = frozenset(
@@ -32,10 +33,8 @@ MAX_GAP = 255
 MAX_BYTES = 1 << 26
 FIXED_WEIGHTS = {1: [128, 64, 32, 16, 8, 4, 2, 1], 2: [64, 16, 4, 1], 4: [16, 1]}
 
-# Outputs of a node but the weight itself: decoded streams, whose lengths the file states.
-FURTHER = {"Huffman": 1, "Sparse": 2, "Gaps": 1}
 LIMIT = 12  # longest code of the kinds coded in levels
-INPUTS = {
+INPUTS = {  # initializers that a node reads; nodes of SEGMENT_KINDS read what all streams give too
     "Fixed": 2,
     "Huffman": 4,
     "Levels": 2,
@@ -45,6 +44,8 @@ INPUTS = {
     "GapsLevels": 4,
 }
 
+STREAMS_OF = {"Huffman": 1, "Sparse": 2, "Gaps": 1}
+
 Values = NDArray[np.unsignedinteger]
 
 
@@ -53,15 +54,12 @@ class PortableTensor:
     """A weight as it stands in the file.
 
     Attributes:
-        node: the call that computes it.
+        node: the call that computes it; of :data:`SEGMENT_KINDS`, without its first input.
         initializers: what the node reads.
-        value_infos: lengths of the node's outputs but the first; without them ONNX Runtime does
-            not fold it.
     """
 
     node: NodeProto
     initializers: tuple[TensorProto, ...]
-    value_infos: tuple[ValueInfoProto, ...] = ()
 
     @property
     def payload(self) -> bytes:
@@ -206,7 +204,7 @@ class Candidate:
 
     def _cost(self, kind: str, payload: int) -> tuple[str, int]:
         """Add what frames a payload: node, initializers, value_info and directory entry."""
-        frame = 96 + 18 * INPUTS[kind] + 42 * FURTHER.get(kind, 0) + len(kind)
+        frame = 96 + 18 * INPUTS[kind] + 45 * STREAMS_OF.get(kind, 0) + len(kind)
         return kind, payload + frame + 2 * len(self.name) + 6 * len(self.dims)
 
     def levels_work(self, kind: str) -> int:
@@ -223,20 +221,20 @@ class Candidate:
         return self._gaps
 
     def encode(
-        self, kind: str, step: int, merge: bool, names: Iterator[str]
+        self, kind: str, step: int, joint: Joint, names: Iterator[str]
     ) -> tuple[PortableTensor, int]:
         """Code the weight.
 
         Args:
             kind: one of those that :meth:`costs` gives.
             step: bytes per segment.
-            merge: whether to say how many codes can end within a nibble.
-            names: unused names for initializers and further outputs.
+            joint: gets the weight's streams.
+            names: unused names for initializers.
 
         Returns:
             The coded weight, and the longest code in bits (0 where no function counts levels).
         """
-        writer = _Writer(self.dtype, step, names)
+        writer = _Writer(self.dtype, step, joint, names)
         attributes: dict[str, list[int]] = {"shape": list(self.dims)}
         if kind == "Fixed":
             attributes["weights"] = self._write_fixed(writer)
@@ -252,18 +250,16 @@ class Candidate:
                 writer.tensor(self.dtype, gaps.background)
             else:
                 writer.coded(level, self.dtype, gaps.of_values, gaps.values, gaps.background)
-        if merge:
-            for suffix, slots in zip(("", "1"), reversed(writer.slots), strict=False):
-                attributes["slots" + suffix] = [slots, 4 // slots, -1, 16]
+        for name, place in zip(("at", "to", "end"), writer.places, strict=False):
+            attributes[name] = [place]
         node = helper.make_node(
             kind,
             [tensor.name for tensor in writer.tensors],
-            [self.name, *(info.name for info in writer.infos)],
+            [self.name],
             domain=DOMAIN,
             **attributes,
         )
-        coded = PortableTensor(node, tuple(writer.tensors), tuple(writer.infos))
-        return coded, writer.depth
+        return PortableTensor(node, tuple(writer.tensors)), writer.depth
 
     def _write_fixed(self, writer: "_Writer") -> list[int]:
         bits, found = self._fixed_bits, _present(self._histogram)
@@ -278,13 +274,12 @@ class Candidate:
 
 
 class _Writer:
-    """Collects what one node reads, and the lengths of its further outputs."""
+    """Collects what one node reads, and where its symbols are among those of all streams."""
 
-    def __init__(self, dtype: int, step: int, names: Iterator[str]) -> None:
-        self.step, self.names, self.depth = step, names, 0
+    def __init__(self, dtype: int, step: int, joint: Joint, names: Iterator[str]) -> None:
+        self.step, self.joint, self.names, self.depth = step, joint, names, 0
         self.tensors: list[TensorProto] = []
-        self.infos: list[ValueInfoProto] = []
-        self.slots: list[int] = []
+        self.places: list[int] = []
 
     def tensor(self, dtype: int, data: NDArray[np.generic]) -> None:
         raw = np.ascontiguousarray(data, data.dtype.newbyteorder("<")).tobytes()
@@ -314,8 +309,8 @@ class _Writer:
             self.tensor(TensorProto.UINT8, segments.stream)
             self.tensor(wide, segments.starts)
             self.tensor(TensorProto.UINT8, segments.tree)
-            self.infos.append(helper.make_tensor_value_info(next(self.names), dtype, [len(items)]))
-            self.slots.append(segments.slots)
+            self.places = self.places or [self.joint.symbols]
+            self.places.append(self.joint.add(segments, len(items), self.tensors[-3:]))
         first = np.zeros(1, items.dtype) if background is None else background
         self.tensor(dtype, np.concatenate([first, found.values[order]]))
 

@@ -11,8 +11,9 @@ __all__ = [
     "LEVELS_FUNCTION",
     "MACROS",
     "MERGE_MACROS",
-    "SEGMENTS_FUNCTION",
+    "SPREAD",
     "SQUARE",
+    "STREAMS",
     "TOP",
     "descend",
     "walk",
@@ -31,59 +32,94 @@ _UNPACK = """
   inner = Reshape(bit, flat)
   first_axis = Sub(one, one)
   leaf = Sub(one, inner)
-  entries64 = Size(symbols)
-  entries = Cast<to=6>(entries64)
 """
 
-# next: [nodes, 2^k], where k bits lead from each inner node. emit: [slots, nodes, 2^k], the codes
-# that they complete (0: none). Returns both for 2k bits.
+# next: [nodes, 2^k], where k bits lead from each inner node, `value` what to give for each node.
+# emit: [slots, nodes, 2^k], the codes that they complete (0: none). For 2k bits, as two axes of k.
 SQUARE = """
-(next, emit) => (next2, emit2) {
-  twice = Gather(next, next)
-  next2 = Flatten(twice)
+(next, value, emit) => (twice, both) {
+  twice = Gather(value, next)
   second = Gather<axis=1>(emit, next)
   last_axis = Constant<value_ints=[3]>()
   narrow = Unsqueeze(emit, last_axis)
   size = Shape(second)
   first = Expand(narrow, size)
   both = Concat<axis=0>(first, second)
-  planes = Constant<value_ints=[0, 0, -1]>()
-  emit2 = Reshape(both, planes)
 }
 """
 
-# The table of the automaton, its walk through all segments at once, and the codes completed.
-_SEGMENTS = """
+# For each place of `like`, which of the stretches that begin at the places `at` (0 first) it is in.
+SPREAD = """
+(like, at) => (which) {
+  zero = Sub(like, like)
+  places = Cast<to=6>(at)
+  axis = Constant<value_int=0>()
+  one64 = Constant<value_ints=[1]>()
+  one = Cast<to=6>(one64)
+  size = Shape(at)
+  ones = Expand(one, size)
+  marks = ScatterElements(zero, places, ones)
+  count = CumSum(marks, axis)
+  which = Sub(count, one)
+}
+"""
+
+# The table of the automaton of all trees, its walk through all segments at once, and the codes
+# completed. `forest` holds four numbers for each tree; docs/format.md, section 7.
+_STREAMS = """
   $UNPACK
-  inner_count = CumSum(inner, first_axis)
-  next = Mul(inner, inner_count)
   pairs = Constant<value_ints=[-1, 2]>()
-  next1 = Reshape(next, pairs)
+  inner_count = CumSum(inner, first_axis)
   leaf_count = CumSum(leaf, first_axis)
-  rank = Mul(leaf, leaf_count)
-  emitted = Mod(rank, entries)
-  emitted2 = Reshape(emitted, pairs)
+  inner1 = Reshape(inner, pairs)
+  leaf1 = Reshape(leaf, pairs)
+  inner_count1 = Reshape(inner_count, pairs)
+  leaf_count1 = Reshape(leaf_count, pairs)
+  forest64 = Constant<value_ints: ints = @forest>()
+  forest32 = Cast<to=6>(forest64)
+  fours = Constant<value_ints=[-1, 4]>()
+  trees = Reshape(forest32, fours)
+  roots = Gather<axis=1>(trees, first_axis)
+  first_child = Gather<axis=1>(inner1, first_axis)
+  of_node = mc.spread(first_child, roots)
+  per_node = Gather(trees, of_node)
+  root, inner_before, leaf_before, codes = Split<axis=1 $FOUR_WAYS>(per_node)
+  child = Sub(inner_count1, inner_before)
+  to_child = Mul(inner1, child)
+  to_root = Mul(leaf1, root)
+  next1 = Add(to_child, to_root)
+  rank = Sub(leaf_count1, leaf_before)
+  emitted = Mod(rank, codes)
+  emitted_leaf = Mul(leaf1, emitted)
   front = Constant<value_ints=[0]>()
-  emit1 = Unsqueeze(emitted2, front)
-  next2, emit2 = mc.square(next1, emit1)
-  next4, emit4 = mc.square(next2, emit2)
+  emit1 = Unsqueeze(emitted_leaf, front)
+  planes = Constant<value_ints=[0, 0, -1]>()
+  next2_bits, emit2_bits = mc.square(next1, next1, emit1)
+  next2 = Flatten(next2_bits)
+  emit2 = Reshape(emit2_bits, planes)
+  next4_bits, emit4_bits = mc.square(next2, next2, emit2)
+  next4 = Flatten(next4_bits)
+  emit4 = Reshape(emit4_bits, planes)
   $MERGE
-  next8, emit8 = mc.square(next4, $EMIT)
   bytes64 = Constant<value_int=256>()
   bytes = Cast<to=6>(bytes64)
-  rows = Mul(next8, bytes)
-  table = Reshape(rows, flat)
-  starts_wide = Cast<to=6>(starts)
-  state = Mul(starts_wide, bytes)
+  row = Mul(next4, bytes)
+  narrow = Cast<to=4>($EMIT)
+  row8, emit8 = mc.square(next4, row, narrow)
+  table = Reshape(row8, flat)
+  starts32 = Cast<to=6>(starts)
+  segments = Constant<value_ints: ints = @segments>()
+  of_segment = mc.spread(starts32, segments)
+  root_of_segment = Gather(roots, of_segment)
+  start = Add(starts32, root_of_segment)
+  state = Mul(start, bytes)
   by_step = Transpose(stream)
-  steps = Cast<to=6>(by_step)
-  end, path = mc.$WALK(table, state, steps)
+  end, path = mc.$WALK(table, state, by_step)
   in_order = Transpose(path)
   emit_rows = Flatten(emit8)
   emit_table = Transpose(emit_rows)
-  symbol_table = Gather(symbols, emit_table)
   mask_table = Cast<to=9>(emit_table)
-  slots_filled = Gather(symbol_table, in_order)
+  slots_filled = Gather(emit_table, in_order)
   mask = Gather(mask_table, in_order)
   mask_flat = Reshape(mask, flat)
   decoded = Compress(slots_filled, mask_flat)
@@ -96,8 +132,6 @@ _MERGE = """
   group_axis = Constant<value_ints=[1]>()
   merged = ReduceSum<keepdims=0>(grouped, group_axis)
 """
-
-SEGMENTS_FUNCTION = "(stream, starts, tree, symbols $SLOTS) => (decoded) { $BODY_SEGMENTS }"
 
 # All symbols whose code has another bit take it, in order.
 LEVEL = """
@@ -116,6 +150,8 @@ LEVEL = """
 
 _LEVELS = """
   $UNPACK
+  entries64 = Size(symbols)
+  entries = Cast<to=6>(entries64)
   inners = CumSum(inner, first_axis)
   leaves = CumSum<exclusive=1>(leaf, first_axis)
   inner_part = Mul(inner, inners)
@@ -131,7 +167,7 @@ _LEVELS = """
   decoded = Gather(symbols, rank)
 """
 
-LEVELS_FUNCTION = "(tree, symbols, roots) => (decoded) { $BODY_LEVELS }"
+LEVELS_FUNCTION = "(tree, symbols, roots) => (decoded) { $LEVELS_BODY }"
 
 # Up to this depth, calls of `level` one by one are smaller than calls of `level4`.
 FLAT_LEVELS = 5
@@ -154,23 +190,27 @@ _SCATTER = """
   weight = Reshape(filled, shape)
 """
 
-# Everything needed only where nodes say how many slots a nibble has.
+# Everything needed only where the streams' node says how many slots a nibble has.
 MERGE_MACROS = {
     "MERGE": _MERGE,
     "EMIT": "merged",
-    "SLOTS": ", slots",
-    "SLOTS1": ", slots1",
     "HAS_SLOTS": ", slots",
-    "HAS_SLOTS1": ", slots1",
     "TAKE_SLOTS": "slots = Constant<value_ints: ints = @slots>()",
-    "TAKE_SLOTS1": "slots1 = Constant<value_ints: ints = @slots1>()",
 }
+
+
+def _take(result: str, start: str, end: str, symbols: str) -> str:
+    """The items of one stream: what stands for the codes from place ``start`` to ``end``."""
+    return f"""
+  {result}_codes = Slice(codes, {start}, {end})
+  {result}_wide = Cast<to=6>({result}_codes)
+  {result} = Gather({symbols}, {result}_wide)
+"""
+
+
 MACROS = {
     "UNPACK": _UNPACK,
-    "BODY_SEGMENTS": _SEGMENTS,
-    "SEGMENTS": _SEGMENTS,
-    "CALL_SEGMENTS": "decoded = mc.segments(stream, starts, tree, symbols $SLOTS)",
-    "BODY_LEVELS": _LEVELS,
+    "LEVELS_BODY": _LEVELS,
     "LEVELS": _LEVELS,
     "CALL_LEVELS": "decoded = mc.levels(tree, symbols, roots)",
     "BACKGROUND": _BACKGROUND,
@@ -178,34 +218,46 @@ MACROS = {
     "SCATTER_DECODED": _SCATTER.replace("gaps", "decoded"),
     **MERGE_MACROS,
 }
+_AT = "at = Constant<value_ints: ints = @at>()"
+_TO = "to = Constant<value_ints: ints = @to>()"
+
+STREAMS = f"""
+<forest, segments $HAS_SLOTS> (stream, starts, tree) => (decoded) {{
+  $TAKE_SLOTS
+  {_STREAMS}
+}}
+"""
 
 # The functions that nodes of the graph call; all others are helpers.
 TOP = {
-    "Huffman": """
-<shape $HAS_SLOTS> (stream, starts, tree, symbols) => (weight, decoded) {
-  $TAKE_SLOTS
-  $SEGMENTS
+    "Huffman": f"""
+<shape, at, to> (codes, stream, starts, tree, symbols) => (weight) {{
+  {_AT}
+  {_TO}
+  {_take("items", "at", "to", "symbols")}
   shape = Constant<value_ints: ints = @shape>()
-  weight = Reshape(decoded, shape)
-}
+  weight = Reshape(items, shape)
+}}
 """,
-    "Sparse": """
-<shape $HAS_SLOTS1 $HAS_SLOTS>
-(stream1, starts1, tree1, symbols1, stream, starts, tree, symbols) => (weight, gaps, values) {
-  $TAKE_SLOTS1
-  $TAKE_SLOTS
-  gaps = mc.segments(stream1, starts1, tree1, symbols1 $SLOTS1)
-  values = mc.segments(stream, starts, tree, symbols $SLOTS)
+    "Sparse": f"""
+<shape, at, to, end>
+(codes, stream1, starts1, tree1, symbols1, stream, starts, tree, symbols) => (weight) {{
+  {_AT}
+  {_TO}
+  end = Constant<value_ints: ints = @end>()
+  {_take("gaps", "at", "to", "symbols1")}
+  {_take("values", "to", "end", "symbols")}
   $BACKGROUND
   $SCATTER
-}
+}}
 """,
-    "Gaps": """
-<shape $HAS_SLOTS> (stream, starts, tree, symbols, values, background) => (weight, decoded) {
-  $TAKE_SLOTS
-  $SEGMENTS
+    "Gaps": f"""
+<shape, at, to> (codes, stream, starts, tree, symbols, values, background) => (weight) {{
+  {_AT}
+  {_TO}
+  {_take("decoded", "at", "to", "symbols")}
   $SCATTER_DECODED
-}
+}}
 """,
     "Levels": """
 <shape> (tree, symbols) => (weight) {
@@ -268,7 +320,10 @@ MACROS["DESCEND4"] = descend("level", 4)
 def walk(radix: int, inner: str, opset: int) -> str:
     """Unroll ``radix`` steps of the automaton, or calls of the function ``inner``."""
     ways = f"<num_outputs={radix}>" if opset >= 18 else ""
-    lines = [", ".join(f"b{i}" for i in range(radix)) + f" = Split{ways}(bytes)"]
+    parts = ", ".join(f"b{i}" for i in range(radix))
+    # wide only here, where the bytes are few: what int32 takes is what limits large models
+    lines = [] if inner else ["wide = Cast<to=6>(bytes)"]
+    lines.append(f"{parts} = Split{ways}({'bytes' if inner else 'wide'})")
     for i in range(radix):
         before, after = (f"s{i}" if i else "state"), (f"s{i + 1}" if i + 1 < radix else "end")
         if inner:

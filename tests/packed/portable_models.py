@@ -64,7 +64,16 @@ def of_kind(kind, **frame):
 
 def kinds(model):
     """Op types of the nodes that decode weights, in order."""
-    return [node.op_type for node in model.graph.node if node.domain == "mlflow_compress"]
+    return [node.op_type for node in weight_nodes(model)]
+
+
+def weight_nodes(model):
+    return [node for node in calls(model) if node.op_type != "Streams"]
+
+
+def calls(model):
+    """All nodes of the packed format."""
+    return [node for node in model.graph.node if node.domain == "mlflow_compress"]
 
 
 def x_for(model, rows=3, seed=5):

@@ -30,7 +30,7 @@ def segments_of(alphabet, count, skew, width=1, step=64, seed=0):
     """The arguments of ``portable_segments``, and the items that it must give."""
     ranks, counts, values = drawn(alphabet, count, skew, width, seed)
     coded = streams.encode_segments(ranks, counts, step)
-    return [coded.stream, coded.starts[0], coded.tree, values[coded.order]], values[ranks]
+    return [coded.stream, coded.starts, coded.tree, values[coded.order]], values[ranks]
 
 
 def both(read, *args, count, dtype):
@@ -80,7 +80,7 @@ def test_codes_of_15_bits_come_back():
     finally:
         streams.SEGMENT_LIMIT = limit
     values = np.arange(16, dtype=np.uint8)[coded.order]
-    args = [coded.stream, coded.starts[0], coded.tree, values]
+    args = [coded.stream, coded.starts, coded.tree, values]
     got = both(backends.portable_segments, *args, count=len(ranks), dtype=np.uint8)
     assert got == ranks.astype(np.uint8).tobytes()
 

@@ -36,7 +36,7 @@ def test_segments_both_ways(alphabet, count, skew, step):
     sizes = coded.stream.nbytes + coded.starts.nbytes + coded.tree.nbytes
     assert sizes == streams.segments_bytes(counts, step)
     places = streams.decode_segments(
-        coded.stream, coded.starts[0].astype(np.int64), coded.tree, alphabet, count, "w"
+        coded.stream, coded.starts.astype(np.int64), coded.tree, alphabet, count, "w"
     )
     assert np.array_equal(coded.order[places], symbols)
 
@@ -100,7 +100,7 @@ def damaged(where, change):
     coded = streams.encode_segments(symbols, counts, 64)
     parts = {
         "stream": coded.stream.copy(),
-        "starts": coded.starts[0].astype(np.int64),
+        "starts": coded.starts.astype(np.int64),
         "tree": coded.tree.copy(),
     }
     parts[where] = change(parts[where])
@@ -151,7 +151,7 @@ def test_no_flipped_bit_goes_unnoticed_or_crashes():
         stream.flat[bit // 8] ^= 128 >> bit % 8
         try:
             got = streams.decode_segments(
-                stream, coded.starts[0].astype(np.int64), coded.tree, 16, 600, "w"
+                stream, coded.starts.astype(np.int64), coded.tree, 16, 600, "w"
             )
         except PackedFormatError:
             refused += 1
