@@ -38,13 +38,20 @@ LARGE = 1 << 14
 LEAST_IR = 4
 
 
-def pack(model: ModelProto, profile: Literal["compact", "portable"] = "compact") -> ModelProto:
+def pack(
+    model: ModelProto,
+    profile: Literal["compact", "portable"] = "compact",
+    *,
+    session_bytes: int | None = None,
+) -> ModelProto:
     """Pack a model's weights losslessly.
 
     Args:
         model: the model, its external data loaded; it is not changed.
         profile: ``compact`` for :mod:`mlflow_compress.packed`'s own runtime, ``portable`` for any
             onnxruntime.
+        session_bytes: of portable, about how much memory decoding may take while a session is
+            created (default: 512 MiB); weights beyond that stay as they are.
 
     Returns:
         A valid ONNX model. Equal models give equal bytes.
@@ -66,7 +73,7 @@ def pack(model: ModelProto, profile: Literal["compact", "portable"] = "compact")
     if profile == "portable":
         packed = ModelProto()
         packed.CopyFrom(model)
-        return portable_seam.pack(packed)
+        return portable_seam.pack(packed, session_bytes)
     return joined(_pack_compact(lean.copy(model)))
 
 

@@ -5,15 +5,17 @@ initializers. ``docs/format.md``, section 7, is the specification.
 """
 
 import base64
+import logging
 import string
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import chain, count
 
 from onnx import FunctionProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed import graphs
+from mlflow_compress.packed import backends, graphs
 from mlflow_compress.packed.format import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -28,7 +30,7 @@ from mlflow_compress.packed.format import (
 )
 from mlflow_compress.packed.portable_functions import HELPERS, SEGMENT_KINDS, Reading, functions
 from mlflow_compress.packed.portable_joint import Joint
-from mlflow_compress.packed.portable_plan import choose
+from mlflow_compress.packed.portable_plan import SESSION_BYTES, choose
 from mlflow_compress.packed.portable_tensor import DTYPES, Candidate, PortableTensor
 
 __all__ = ["METADATA", "MIN_OPSET", "pack_model"]
@@ -36,15 +38,37 @@ __all__ = ["METADATA", "MIN_OPSET", "pack_model"]
 MIN_OPSET = 13
 LEAST_IR = 8
 METADATA = "mlflow_compress"
+_log = logging.getLogger(__name__)
 
 
-def pack_model(model: ModelProto) -> ModelProto:
+@dataclass
+class _Coded:
+    """What goes into the model in the place of its plain weights."""
+
+    entries: list[Entry] = field(default_factory=list)
+    tensors: list[PortableTensor] = field(default_factory=list)
+    functions: list[FunctionProto] = field(default_factory=list)
+    prefix: list[NodeProto] = field(default_factory=list)
+    infos: list[ValueInfoProto] = field(default_factory=list)
+
+
+def pack_model(model: ModelProto, session_bytes: int = SESSION_BYTES) -> ModelProto:
     """Pack a model, which is changed, in the portable profile.
+
+    Args:
+        model: the model; weights that would take most memory for what they save stay raw.
+        session_bytes: what decoding may take of memory while a session is created, about.
 
     Raises:
         SourceError: if its opset is below 13, or it uses the helpers' domain itself.
     """
-    opset = _opset(model)
+    # copies of the weights are gone before the model is serialised for its checksum
+    _attach(model, _code(model, _opset(model), session_bytes))
+    return model
+
+
+def _code(model: ModelProto, opset: int, session_bytes: int) -> _Coded:
+    """Choose and code; the model is not changed."""
     graph = model.graph
     outputs = {info.name for info in graph.output}
     # ONNX Runtime does not fold what makes an output of the graph.
@@ -57,31 +81,30 @@ def pack_model(model: ModelProto) -> ModelProto:
         Candidate(weight.name, weight.tensor.data_type, weight.tensor.dims, weight.data)
         for weight in weights
     ]
-    plan = choose(candidates, opset)
+    plan = choose(candidates, opset, session_bytes)
+    if weights and not any(plan.kinds):
+        _log.info("portable: no weight gets smaller by being coded, all stay as they are")
     names = _unused_names(model)
-    entries: list[Entry] = []
-    coded: list[PortableTensor] = []
+    out = _Coded()
     taken: list[graphs.Weight] = []
     depth, joint = 0, Joint()
     for weight, candidate, kind in zip(weights, candidates, plan.kinds, strict=True):
         if kind is not None:
             tensor, deepest = candidate.encode(kind, plan.step, joint, names)
             depth = max(depth, deepest)
-            coded.append(tensor)
+            out.tensors.append(tensor)
             taken.append(weight)
-    prefix, infos, decoded = joint.finish(names, plan.merge)
-    for weight, tensor in zip(taken, coded, strict=True):
+    out.prefix, out.infos, decoded = joint.finish(names, plan.merge)
+    for weight, tensor in zip(taken, out.tensors, strict=True):
         if tensor.node.op_type in SEGMENT_KINDS:
             tensor.node.input.insert(0, decoded)
         payload = tensor.payload
         entry = graphs.describe(graph, weight)
-        entries.append(
-            graphs.with_payload(entry, len(payload), zlib.crc32(payload), zlib.crc32(weight.data))
-        )
-    kinds = frozenset(tensor.node.op_type for tensor in coded)
-    attached = functions(Reading(kinds, plan.step, plan.merge, depth), opset)
-    _attach(model, entries, coded, attached, prefix, infos)
-    return model
+        crcs = backends.crc32(payload), backends.crc32(weight.data)
+        out.entries.append(graphs.with_payload(entry, len(payload), *crcs))
+    kinds = frozenset(tensor.node.op_type for tensor in out.tensors)
+    out.functions = functions(Reading(kinds, plan.step, plan.merge, depth), opset)
+    return out
 
 
 def _opset(model: ModelProto) -> int:
@@ -113,23 +136,17 @@ def _unused_names(model: ModelProto) -> Iterator[str]:
     return (name for name in chain(letters, longer) if name not in used)
 
 
-def _attach(
-    model: ModelProto,
-    entries: list[Entry],
-    coded: list[PortableTensor],
-    attached: list[FunctionProto],
-    prefix: list[NodeProto],
-    infos: list[ValueInfoProto],
-) -> None:
+def _attach(model: ModelProto, coded: _Coded) -> None:
     """Put the coded weights in the place of the plain ones."""
-    graph = model.graph
-    names = [tensor.node.output[0] for tensor in coded]
+    graph, entries, attached = model.graph, coded.entries, coded.functions
+    names = [tensor.node.output[0] for tensor in coded.tensors]
     graphs.take_out(graph, names, entries)
-    for place, node in enumerate((*prefix, *(tensor.node for tensor in coded))):
+    nodes = (*coded.prefix, *(tensor.node for tensor in coded.tensors))
+    for place, node in enumerate(nodes):
         graph.node.insert(place, node)
-    for tensor in coded:
+    for tensor in coded.tensors:
         graph.initializer.extend(tensor.initializers)
-    graph.value_info.extend(infos)
+    graph.value_info.extend(coded.infos)
     model.functions.extend(attached)
     model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     if any(function.domain == HELPERS for function in attached):
@@ -140,7 +157,7 @@ def _attach(
     directory = Directory(tuple(entries), ir_version, had_import=False)
     validate(directory, names, MAX_TENSOR_BYTES)
     data = write_directory(directory)
-    payloads = sum(len(tensor.initializers) for tensor in coded)
+    payloads = sum(len(tensor.initializers) for tensor in coded.tensors)
     head = HEADER.pack(MAGIC, VERSION, rest_crc(model, payloads), zlib.crc32(data))
     model.metadata_props.add(key=METADATA, value=base64.b64encode(head + data).decode())
 
@@ -152,8 +169,12 @@ def rest_crc(model: ModelProto, payloads: int) -> int:
         model: a packed model without the entry.
         payloads: how many of the last initializers of the main graph are payload.
     """
-    rest = ModelProto()
-    rest.CopyFrom(model)
-    for tensor in rest.graph.initializer[len(rest.graph.initializer) - payloads :]:
-        tensor.ClearField("raw_data")
-    return zlib.crc32(rest.SerializeToString(deterministic=True))
+    tensors = model.graph.initializer[len(model.graph.initializer) - payloads :]
+    held = [(tensor, tensor.raw_data) for tensor in tensors if tensor.HasField("raw_data")]
+    try:  # the model may be large: nothing is copied but its payloads
+        for tensor, _ in held:
+            tensor.ClearField("raw_data")
+        return zlib.crc32(model.SerializeToString(deterministic=True))
+    finally:
+        for tensor, data in held:
+            tensor.raw_data = data

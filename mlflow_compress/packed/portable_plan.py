@@ -13,12 +13,16 @@ from mlflow_compress.packed.portable_functions import (
 )
 from mlflow_compress.packed.portable_tensor import Candidate
 
-__all__ = ["Plan", "choose"]
+__all__ = ["SESSION_BYTES", "Plan", "choose"]
 
 # Levels take about 56 bytes of transient memory for each symbol and level of the tree.
 MERGE_FROM = 1 << 16
 DIRECTORY = 60  # the metadata entry around the directory's entries
 LEVELS_LIMIT = (48 << 20) // 56
+# What decoding may take of memory, by Candidate.transient(); some 9 million dense int8 weights.
+SESSION_BYTES = 512 << 20
+# ONNX Runtime folds outputs of up to 1 GiB; the largest is 8 slots of 2 bytes for each byte.
+STREAMS_LIMIT = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,19 @@ class Plan:
         return self.bytes > MERGE_FROM
 
 
-def choose(candidates: Sequence[Candidate], opset: int) -> Plan:
+def choose(candidates: Sequence[Candidate], opset: int, session_bytes: int = SESSION_BYTES) -> Plan:
     """Choose the kinds that make the file smallest, within what a session may take in memory.
 
     A set of kinds is allowed, each weight takes the cheapest of them, and the functions that the
-    set needs are added: of all sets the smallest total wins.
+    set needs are added: of all sets the smallest total wins. Where decoding all that would take
+    more than ``session_bytes``, weights that save least for the memory they take stay raw.
     """
     raw = sum(candidate.raw_bytes + 6 for candidate in candidates)
     best = Plan((None,) * len(candidates), min(STEPS), raw)
     for step in STEPS:
         costs = [dict(candidate.costs(step)) for candidate in candidates]
         for allowed in _sets(step):
-            plan = _cheapest(candidates, costs, allowed, step, opset)
+            plan = _cheapest(candidates, costs, allowed, step, opset, session_bytes)
             if plan.bytes < best.bytes and _affordable(candidates, plan):
                 best = plan
     return best
@@ -67,21 +72,44 @@ def _cheapest(
     allowed: frozenset[str],
     step: int,
     opset: int,
+    session_bytes: int,
 ) -> Plan:
     kinds: list[str | None] = []
-    total = 0
     for candidate, cost in zip(candidates, costs, strict=True):
         raw = candidate.raw_bytes + 6
         kind = min(sorted(allowed & cost.keys()), key=cost.__getitem__, default=None)
-        if kind is not None and cost[kind] < raw:
-            total += cost[kind]
-            kinds.append(kind)
-        else:
-            total += raw
-            kinds.append(None)
+        kinds.append(kind if kind is not None and cost[kind] < raw else None)
+    _leave_raw(candidates, costs, kinds, session_bytes)
+    total = sum(
+        candidate.raw_bytes + 6 if kind is None else cost[kind]
+        for candidate, cost, kind in zip(candidates, costs, kinds, strict=True)
+    )
     used = frozenset(kind for kind in kinds if kind is not None)
     reading = Reading(used, step, merge=total > MERGE_FROM)
     return Plan(tuple(kinds), step, total + DIRECTORY + functions_bytes(reading, opset))
+
+
+def _leave_raw(
+    candidates: Sequence[Candidate],
+    costs: Sequence[dict[str, int]],
+    kinds: list[str | None],
+    session_bytes: int,
+) -> None:
+    """Set kinds to None where memory is not enough, for those first that save least with it."""
+    held = []
+    for place, kind in enumerate(kinds):
+        if kind is not None:
+            candidate = candidates[place]
+            taken, stream = candidate.transient(kind)
+            saved = candidate.raw_bytes + 6 - costs[place][kind]
+            held.append((-saved / max(taken, 1), place, taken, stream))
+    memory, streams = session_bytes, STREAMS_LIMIT
+    for _, place, taken, stream in sorted(held):
+        if taken <= memory and stream <= streams:
+            memory -= taken
+            streams -= stream
+        else:
+            kinds[place] = None
 
 
 def _affordable(candidates: Sequence[Candidate], plan: Plan) -> bool:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["open_model", "pack"]
 
 
-def pack(model: ModelProto) -> ModelProto:
+def pack(model: ModelProto, session_bytes: int | None) -> ModelProto:
     """Pack a private copy of a model in the portable profile."""
     from mlflow_compress.packed import portable
 
-    return portable.pack_model(model)
+    if session_bytes is None:
+        return portable.pack_model(model)
+    return portable.pack_model(model, session_bytes)
 
 
 def open_model(model: ModelProto, file_bytes: int, max_bytes: int) -> "Container | None":

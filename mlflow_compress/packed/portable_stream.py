@@ -22,11 +22,12 @@ __all__ = [
     "encode_segments",
     "levels_bytes",
     "segments_bytes",
+    "segments_transient",
 ]
 
 Bytes = NDArray[np.uint8]
 SEGMENT_LIMIT = 12
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Levels:
 
 def segments_bytes(counts: Ints, step: int) -> int:
     """Bytes of stream, starts and tree for a histogram, without encoding."""
-    bits, nodes = _bits((*counts.tolist(), 0), SEGMENT_LIMIT)
+    bits, nodes, _ = _bits((*counts.tolist(), 0), SEGMENT_LIMIT)
     segments = max(1, -(-bits // (8 * step)))
     return segments * (step + _start_width(nodes)) + -(-nodes // 4)
 
@@ -75,10 +76,25 @@ def levels_bytes(counts: Ints, limit: int) -> int:
     return -(-(_bits(tuple(counts.tolist()), limit)[0] + 2 * len(counts)) // 8)
 
 
+def segments_transient(counts: Ints) -> tuple[int, int]:
+    """Memory that decoding takes while a session is created, and the stream's bytes.
+
+    Args:
+        counts: the histogram of what is coded.
+    """
+    bits, nodes, slots = _bits((*counts.tolist(), 0), SEGMENT_LIMIT)
+    # int32 for each byte: wide, split, place, state, path in parts, whole and turned, and its own
+    # two copies; for each slot, code and mask; tables; and the codes, cut out and widened
+    path, emitted = (34 + 8 * slots) * bits // 8, 8 * int(counts.sum())
+    return path + emitted + (8 + 18 * slots) * 256 * nodes, bits // 8
+
+
 @lru_cache(maxsize=64)
-def _bits(counts: tuple[int, ...], limit: int) -> tuple[int, int]:
+def _bits(counts: tuple[int, ...], limit: int) -> tuple[int, int, int]:
+    """Length of a stream, inner nodes, and how many codes can end within a nibble."""
     code, order = make_code(np.array(counts, np.int64), limit)
-    return int((np.array(counts, np.int64)[order] * code.lengths).sum()), code.nodes
+    bits = int((np.array(counts, np.int64)[order] * code.lengths).sum())
+    return bits, code.nodes, code.slots
 
 
 def _start_width(nodes: int) -> int:
@@ -89,10 +105,11 @@ def _column(bits: NDArray[np.uint8]) -> Bytes:
     return np.packbits(bits).reshape(-1, 1)
 
 
-def _ranks(symbols: NDArray[np.integer], order: Ints) -> Ints:
+def _ranks_of(order: Ints) -> Ints:
+    """The place of each symbol among the codes."""
     where = np.empty(len(order), np.int64)
     where[order] = np.arange(len(order))
-    return where[symbols]
+    return where
 
 
 def encode_segments(symbols: NDArray[np.integer], counts: Ints, step: int) -> Segments:
@@ -104,29 +121,33 @@ def encode_segments(symbols: NDArray[np.integer], counts: Ints, step: int) -> Se
         step: bytes per segment.
     """
     code, order = make_code(np.append(counts, 0), SEGMENT_LIMIT)
-    ranks = _ranks(symbols, order)
-    lengths = code.lengths[ranks]
-    ends = np.cumsum(lengths)
-    total = int(ends[-1])
+    rank_of = _ranks_of(order)
+    total = int((code.lengths[rank_of[:-1]] * counts).sum())
     segments = -(-total // (8 * step))
-    bits = np.ones(segments * step * 8, np.uint8)
-    longest = int(code.lengths[-1])
-    shifts = np.arange(longest)
-    for first in range(0, len(ranks), _CHUNK):
-        part = slice(first, first + _CHUNK)
-        left = lengths[part, None] - 1 - shifts
-        chunk = (code.codes[ranks[part], None] >> np.maximum(left, 0)) & 1
-        start = int(ends[first] - lengths[first])
-        chosen = chunk[left >= 0]
-        bits[start : start + len(chosen)] = chosen
-    cuts = np.arange(segments) * step * 8
-    straddling = np.searchsorted(ends, cuts, side="right")
-    depth = cuts - (ends - lengths)[straddling]
-    starts = code.node_after(ranks[straddling], depth)
-    width = _start_width(code.nodes)
-    stream = np.packbits(bits).reshape(segments, step)
+    stream = np.full(segments * step, 255, np.uint8)
+    starts = np.zeros(segments, f"u{_start_width(code.nodes)}")
+    shifts = np.arange(int(code.lengths[-1]))
+    at, left = 0, np.empty(0, np.uint8)
+    for first in range(0, len(symbols), _CHUNK):
+        ranks = rank_of[symbols[first : first + _CHUNK]]
+        lengths = code.lengths[ranks]
+        ends = at + np.cumsum(lengths)
+        below = lengths[:, None] - 1 - shifts
+        bits = (code.codes[ranks, None] >> np.maximum(below, 0) & 1).astype(np.uint8)
+        bits = np.concatenate([left, bits[below >= 0]])
+        whole = len(bits) // 8
+        byte = (at - len(left)) // 8
+        stream[byte : byte + whole] = np.packbits(bits[: 8 * whole])
+        left = bits[8 * whole :]
+        cut = np.arange(-(-at // (8 * step)), -(-int(ends[-1]) // (8 * step)))
+        straddling = np.searchsorted(ends, cut * 8 * step, side="right")
+        depth = cut * 8 * step - (ends - lengths)[straddling]
+        starts[cut] = code.node_after(ranks[straddling], depth)
+        at = int(ends[-1])
+    if len(left):
+        stream[at // 8] = np.packbits(np.append(left, np.ones(8 - len(left), np.uint8)))[0]
     tree = _column(code.tree_bits())
-    return Segments(stream, starts.astype(f"u{width}"), tree, order[:-1], code.slots)
+    return Segments(stream.reshape(segments, step), starts, tree, order[:-1], code.slots)
 
 
 def _tables(code: Code) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
@@ -201,7 +222,7 @@ def encode_levels(symbols: NDArray[np.integer], counts: Ints, limit: int) -> Lev
         limit: the longest code allowed.
     """
     code, order = make_code(counts, limit)
-    ranks = _ranks(symbols, order)
+    ranks = _ranks_of(order)[symbols]
     values, lengths = code.codes[ranks], code.lengths[ranks]
     depth = int(code.lengths[-1])
     parts = [np.array([0, 1], np.uint8), code.tree_bits()]

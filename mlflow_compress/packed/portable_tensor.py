@@ -28,8 +28,8 @@ DTYPES = frozenset(
     )
 )
 MAX_GAP = 255
-# ONNX Runtime folds outputs of up to 1 GiB, and the largest here, 8 slots for each byte of stream,
-# is below 8 times the weight. Transient memory is 3 to 50 bytes for each weight.
+_PART = 1 << 20
+# ONNX Runtime folds outputs of up to 1 GiB.
 MAX_BYTES = 1 << 26
 FIXED_WEIGHTS = {1: [128, 64, 32, 16, 8, 4, 2, 1], 2: [64, 16, 4, 1], 4: [16, 1]}
 
@@ -78,22 +78,41 @@ class _Histogram:
     def of(cls, items: Values) -> "_Histogram | None":
         """The histogram, or None if there are more values than a code may have."""
         if items.itemsize <= 2:
-            every = np.bincount(items, minlength=1)
+            every = sum(
+                (np.bincount(part, minlength=1 << 8 * items.itemsize) for part in _parts(items)),
+                np.zeros(1 << 8 * items.itemsize, np.int64),
+            )
             values = _narrow(np.flatnonzero(every), items.dtype)
-            counts = every[values]
-        elif len(np.unique(_sample(items))) > MAX_SYMBOLS:
+            return cls(values, every[values]) if len(values) <= MAX_SYMBOLS else None
+        if len(np.unique(_sample(items))) > MAX_SYMBOLS:
             return None
-        else:
-            values, counts = np.unique(items, return_counts=True)
-        return cls(values, counts) if len(values) <= MAX_SYMBOLS else None
+        values, counts = items[:0], np.zeros(0, np.int64)
+        for part in _parts(items):
+            found, times = np.unique(part, return_counts=True)
+            values, places = np.unique(np.concatenate([values, found]), return_inverse=True)
+            if len(values) > MAX_SYMBOLS:
+                return None
+            both = np.concatenate([counts, times])
+            counts = np.bincount(places, weights=both, minlength=len(values)).astype(np.int64)
+        return cls(values, counts)
 
-    def indices(self, items: Values) -> Ints:
+    def indices(self, items: Values) -> NDArray[np.uint16]:
         """For each item, which of the values it is."""
+        out = np.empty(len(items), np.uint16)
         if items.itemsize > 2:
-            return np.searchsorted(self.values, items)
-        where = np.zeros(int(self.values[-1]) + 1, np.int64)
+            for first in range(0, len(items), _PART):
+                out[first : first + _PART] = np.searchsorted(
+                    self.values, items[first : first + _PART]
+                )
+            return out
+        where = np.zeros(int(self.values[-1]) + 1, np.uint16)
         where[self.values] = np.arange(len(self.values))
-        return where[items]
+        return np.take(where, items, out=out, mode="clip")
+
+
+def _parts(items: Values) -> Iterator[Values]:
+    """Parts small enough that what numpy makes of them takes little memory."""
+    return (items[first : first + _PART] for first in range(0, len(items), _PART))
 
 
 def _sample(items: Values) -> Values:
@@ -129,15 +148,25 @@ class _Gaps:
 
     @classmethod
     def of(cls, items: Values, background: int) -> "_Gaps":
-        places = np.flatnonzero(items != background)
-        distance = np.diff(places, prepend=-1)
-        fillers = (distance - 1) // MAX_GAP
-        last = np.cumsum(fillers + 1) - 1
-        moves = np.full(int(last[-1]) + 1, MAX_GAP, np.uint8)
-        moves[last] = distance - MAX_GAP * fillers
-        values = np.full(len(moves), background, items.dtype)
-        values[last] = items[places]
-        return cls(moves, values, np.full(1, background, items.dtype))
+        moves: list[NDArray[np.uint8]] = []
+        values: list[Values] = []
+        before = -1
+        for number, part in enumerate(_parts(items)):
+            here = np.flatnonzero(part != background)
+            if not len(here):
+                continue
+            places = here + number * _PART
+            distance = np.diff(places, prepend=before)
+            before = int(places[-1])
+            fillers = (distance - 1) // MAX_GAP
+            last = np.cumsum(fillers + 1) - 1
+            moves.append(np.full(int(last[-1]) + 1, MAX_GAP, np.uint8))
+            moves[-1][last] = distance - MAX_GAP * fillers
+            values.append(np.full(len(moves[-1]), background, items.dtype))
+            values[-1][last] = part[here]
+        return cls(
+            np.concatenate(moves), np.concatenate(values), np.full(1, background, items.dtype)
+        )
 
 
 def _narrow(values: Ints, dtype: "np.dtype[np.unsignedinteger]") -> Values:
@@ -206,6 +235,28 @@ class Candidate:
         """Add what frames a payload: node, initializers, value_info and directory entry."""
         frame = 96 + 18 * INPUTS[kind] + 45 * STREAMS_OF.get(kind, 0) + len(kind)
         return kind, payload + frame + 2 * len(self.name) + 6 * len(self.dims)
+
+    def transient(self, kind: str) -> tuple[int, int]:
+        """Memory that decoding takes while a session is created, and bytes of the streams.
+
+        Args:
+            kind: one of those that :meth:`costs` gives.
+        """
+        weight = 2 * self.raw_bytes
+        if kind == "Fixed":
+            return weight + 24 * len(self.items), 0
+        if kind in LEVEL_KINDS:
+            return weight + 56 * self.levels_work(kind), 0
+        if kind == "Huffman":
+            taken, stream = streams.segments_transient(_present(self._histogram).counts)
+            return weight + taken, stream
+        gaps = self._sparse
+        taken, stream = streams.segments_transient(gaps.of_moves.counts)
+        taken += weight + self.raw_bytes + 24 * len(gaps.moves)
+        if kind == "Sparse":
+            of_values, more = streams.segments_transient(_present(gaps.of_values).counts)
+            taken, stream = taken + of_values, stream + more
+        return taken, stream
 
     def levels_work(self, kind: str) -> int:
         """Symbols times levels that the functions for levels go through."""

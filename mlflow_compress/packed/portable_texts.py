@@ -179,14 +179,14 @@ _BACKGROUND = """
 
 _SCATTER = """
   shape = Constant<value_ints: ints = @shape>()
-  full = Expand(background, shape)
+  elements = ReduceProd(shape)
+  full = Expand(background, elements)
   minus = Constant<value_ints=[-1]>()
-  full_flat = Reshape(full, minus)
   moves = Cast<to=7>(gaps)
   zero = Constant<value_int=0>()
   reached = CumSum(moves, zero)
   places = Add(reached, minus)
-  filled = ScatterElements(full_flat, places, values)
+  filled = ScatterElements(full, places, values)
   weight = Reshape(filled, shape)
 """
 
