@@ -99,15 +99,14 @@ class _Histogram:
     def indices(self, items: Values) -> NDArray[np.uint16]:
         """For each item, which of the values it is."""
         out = np.empty(len(items), np.uint16)
-        if items.itemsize > 2:
-            for first in range(0, len(items), _PART):
-                out[first : first + _PART] = np.searchsorted(
-                    self.values, items[first : first + _PART]
-                )
-            return out
-        where = np.zeros(int(self.values[-1]) + 1, np.uint16)
-        where[self.values] = np.arange(len(self.values))
-        return np.take(where, items, out=out, mode="clip")
+        where = np.zeros(0, np.uint16)
+        if items.itemsize <= 2:
+            where = np.zeros(int(self.values[-1]) + 1, np.uint16)
+            where[self.values] = np.arange(len(self.values))
+        for number, part in enumerate(_parts(items)):
+            found = where[part] if len(where) else np.searchsorted(self.values, part)
+            out[number * _PART :][: len(part)] = found
+        return out
 
 
 def _parts(items: Values) -> Iterator[Values]:

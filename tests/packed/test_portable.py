@@ -1,5 +1,7 @@
 """The portable profile on the current onnxruntime and on onnx's own reference."""
 
+import tracemalloc
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -263,11 +265,53 @@ def test_streams_of_wide_and_narrow_alphabets_go_together():
     assert models.serial(packed.unpack(out)) == models.serial(plain)
 
 
-def test_a_model_with_nothing_to_gain_carries_no_function():
+def test_a_model_with_nothing_to_gain_carries_no_function_and_says_so(caplog):
     weight = np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
-    out = packed.pack(models.chain(weight), "portable")
+    plain = models.chain(weight)
+    with caplog.at_level("INFO"):
+        out = packed.pack(plain, "portable")
+    assert [record.message for record in caplog.records] == [
+        "portable: no weight gets smaller by being coded, all stay as they are"
+    ]
     assert not out.functions and not models.kinds(out)
-    assert models.serial(packed.unpack(out)) == models.serial(models.chain(weight))
+    assert {tensor.encoding for tensor in packed.inspect(out).tensors} == {"raw"}
+    assert 0 < out.ByteSize() - plain.ByteSize() <= 80
+    assert models.serial(packed.unpack(out)) == models.serial(plain)
+
+
+def test_weights_stay_raw_where_a_session_may_take_little_memory():
+    weights = [models.sparse((500, 800), 0.2), models.dense((800, 700)), models.dense((700, 300))]
+    plain = models.chain(*weights)
+    coded = [
+        models.kinds(packed.pack(plain, "portable", session_bytes=most << 20))
+        for most in (0, 20, 40, 100)
+    ]
+    # pruned weights save most for the memory that decoding them takes
+    assert [len(kinds) for kinds in coded] == [0, 1, 2, 3]
+    assert coded[1] == ["Sparse"]
+    out = packed.pack(plain, "portable", session_bytes=20 << 20)
+    assert models.serial(packed.unpack(out)) == models.serial(plain)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.random.default_rng(0).normal(size=(2000, 1500)).astype(np.float32),
+        lambda: models.sparse((2000, 1500)),
+        lambda: models.dense((4000, 1500)),
+    ],
+)
+def test_packing_takes_little_memory(make):
+    """What numpy and Python take; the model's own copy is not among it."""
+    plain = models.chain(make())
+    packed.pack(models.chain(models.dense((300, 300))), "portable")
+    tracemalloc.start()
+    try:
+        packed.pack(plain, "portable")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * plain.ByteSize() + (60 << 20)
 
 
 def test_what_a_graph_gives_out_stays_raw():
