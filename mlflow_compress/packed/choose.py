@@ -18,7 +18,6 @@ from mlflow_compress.packed.tables import Counts, entropy_bits
 
 Bytes = npt.NDArray[np.uint8]
 Parts = list[bytes | memoryview]
-PER_LANE = 4096
 ONE_LANE = 1024
 FEW = 4096
 SPARSE_SHARE = 0.5
@@ -28,7 +27,7 @@ LARGE = 16384
 LEAST_ROW = 32
 MOST_ROW = 1 << 22
 # what several tables must save, for they decode more slowly
-LEAST_ROWS_GAIN = 0.008
+LEAST_ROWS_GAIN = 0.002
 LEAST_CONTEXT_GAIN = 0.05
 SAMPLED_ROWS = 192
 TABLE_BITS = 8 * 80
@@ -182,7 +181,7 @@ def _lane_size(count: int) -> int:
     """Symbols per lane and group for ``count`` symbols; 0 (one lane) for few."""
     if count < ONE_LANE:
         return 0
-    groups = max(1, round(count / (8 * PER_LANE)))
+    groups = -(-count // (8 * arrays.MAX_LANE))
     return -(-count // (8 * groups))
 
 

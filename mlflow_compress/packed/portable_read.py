@@ -39,7 +39,7 @@ from mlflow_compress.packed.portable_functions import (
     SEGMENT_KINDS,
     STEPS,
 )
-from mlflow_compress.packed.portable_joint import PREFIX, is_prefix
+from mlflow_compress.packed.portable_joint import PREFIX, fits, is_prefix
 from mlflow_compress.packed.portable_tensor import DTYPES, FIXED_WEIGHTS, INPUTS, LIMIT
 
 __all__ = ["PortableWeight", "is_portable", "open_model"]
@@ -231,11 +231,37 @@ def open_model(model: ModelProto, file_bytes: int, max_bytes: int = DEFAULT_CAP)
     if rest_crc(model, len(inputs)) != crc:
         raise PackedFormatError("graph: damaged or changed after packing (crc32)")
     tensors = _pop(graph.initializer, inputs, "initializers")
+    _check_streams(graph.node[:first], nodes, tensors, directory)
     _pop(graph.value_info, decoded, "value_info")
     del graph.node[:behind]
     weights: list[PackedWeight] = list(_weights(nodes, iter(tensors), directory))
     _restore_frame(model, directory)
     return Container(model, [PackedGraph(graph, weights)], "portable", file_bytes)
+
+
+def _check_streams(
+    prefix: Sequence[NodeProto],
+    nodes: Sequence[NodeProto],
+    tensors: Sequence[TensorProto],
+    directory: Directory,
+) -> None:
+    """Check that what the functions are told of the streams is what this reader takes them for."""
+    streams, place, at = [], 0, 0
+    for node, entry in zip(nodes, directory.entries, strict=True):
+        read = tensors[place : place + INPUTS[node.op_type]]
+        place += len(read)
+        if node.op_type not in SEGMENT_KINDS:
+            continue
+        streams += [read[i : i + 4] for i in range(0, len(read) - 3, 4)]
+        said = {a.name: (list(a.ints) or [0]) for a in node.attribute}
+        ends = [name for name in ("to", "end") if name in said]
+        if said.get("at") != [at]:
+            raise PackedFormatError(f"tensor '{node.output[0]}': its streams do not begin at {at}")
+        at = said[ends[-1]][0] if ends else at + prod(entry.dims)
+    if any(not read[1].dims or not read[3].dims for read in streams):
+        raise PackedFormatError("graph: a stream without segments")
+    if prefix and not fits(prefix, streams):
+        raise PackedFormatError("graph: the streams that are decoded are not those of the weights")
 
 
 def _directory(model: ModelProto) -> tuple[int, Directory]:

@@ -93,6 +93,29 @@ def changed_shape(model):
     next(a for a in node.attribute if a.name == "shape").ints[0] += 1
 
 
+def _of_streams(model, name):
+    return next(a for a in model.graph.node[3].attribute if a.name == name).ints
+
+
+def other_roots(model):
+    _of_streams(model, "forest")[4] += 2
+
+
+def other_segments(model):
+    _of_streams(model, "segments")[1] += 1
+
+
+def swapped_starts(model):
+    names = model.graph.node[1].input
+    names[0], names[1] = names[1], names[0]
+
+
+def moved_places(model):
+    for attribute in models.weight_nodes(model)[0].attribute:
+        if attribute.name in ("at", "to", "end"):
+            attribute.ints[:] = [(list(attribute.ints) or [0])[0] + 1]
+
+
 def other_kind(model):
     models.weight_nodes(model)[0].op_type = "Fixed"
 
@@ -131,6 +154,10 @@ def test_a_changed_graph_is_refused(change):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
+        (other_roots, "streams that are decoded are not those"),
+        (other_segments, "streams that are decoded are not those"),
+        (swapped_starts, "streams that are decoded are not those"),
+        (moved_places, "tensor 'w0': its streams do not begin at 0"),
         (changed_shape, "tensor 'w0': its shape is not the directory's"),
         (other_kind, "node 'Fixed' has 9 inputs"),
         (fewer_nodes, "unknown node 'MatMul' among the weights'"),
