@@ -89,6 +89,7 @@ setup(
             "prune = mlflow_compress.techniques.prune:TECHNIQUE",
             "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",
             "share = mlflow_compress.techniques.share:TECHNIQUE",
+            "shrink = mlflow_compress.techniques.shrink:TECHNIQUE",
             "weight_only = mlflow_compress.techniques.weight_only:TECHNIQUE",
         ],
         "mlflow_compress.strategies": [

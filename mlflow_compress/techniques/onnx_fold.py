@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,12 @@ from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.fold import FoldSettings
 from mlflow_compress.techniques.onnx_graph import clone, initializers, walk_graphs, walk_nodes
 from mlflow_compress.techniques.onnx_normalize import normalize
-from mlflow_compress.techniques.onnx_run import ORT_ERRORS, batches, run, session
+from mlflow_compress.techniques.onnx_run import ORT_ERRORS, probe, run, session
 
 __all__ = ["fold", "share_duplicates"]
 
 _TOLERANCE = 1e-3
 """Largest change of an output that counts as rounding, relative to its largest value."""
-
-_OPEN_SIZE = 4
-"""What open axes are set to when inputs have to be invented."""
 
 
 def fold(model: ModelProto, settings: FoldSettings, context: Context) -> Result:
@@ -112,7 +108,7 @@ def _refusal(model: ModelProto, made: ModelProto) -> str:
 
 
 def _check_outputs(model: ModelProto, made: ModelProto, context: Context) -> None:
-    feed = _feed(model, context)
+    feed = probe(model, context.calibration, context.seed)
     names = [value.name for value in model.graph.output]
     try:
         expected = run(session(model), names, feed)
@@ -128,23 +124,6 @@ def _check_outputs(model: ModelProto, made: ModelProto, context: Context) -> Non
         worst = float(np.abs(before - after).max(initial=0))
         if not worst <= _TOLERANCE * scale:
             raise TechniqueError(f"folding changes output {name!r} by {worst / scale:.2g}")
-
-
-def _feed(model: ModelProto, context: Context) -> Mapping[str, np.ndarray]:
-    if context.calibration:
-        inputs = {v.name: context.calibration[v.name] for v in model.graph.input}
-        return next(batches(model, inputs, size=4))
-    rng = np.random.default_rng(context.seed)
-    feed = {}
-    for value in model.graph.input:
-        kind = value.type.tensor_type
-        shape = [d.dim_value if d.dim_value > 0 else _OPEN_SIZE for d in kind.shape.dim]
-        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        if dtype.kind == "f":
-            feed[value.name] = rng.normal(size=shape).astype(dtype)
-        else:
-            feed[value.name] = np.ones(shape, dtype)
-    return feed
 
 
 def _origin(model: ModelProto, made: ModelProto) -> dict[str, str]:

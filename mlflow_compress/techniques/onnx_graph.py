@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ __all__ = [
     "Use",
     "Weight",
     "at_opset",
+    "attributes_of",
     "clone",
     "float_weights",
     "initializers",
@@ -228,6 +230,11 @@ def unique_name(wanted: str, taken: set[str]) -> str:
         name = f"{wanted}_{count}"
     taken.add(name)
     return name
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """Return a node's attributes by name; texts are bytes."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def node_label(node: NodeProto) -> str:

@@ -181,14 +181,20 @@ def refit(weights: np.ndarray, keep: np.ndarray, gram: np.ndarray, cross: np.nda
     ridge = _RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
     gram = gram + ridge * np.eye(len(gram))
     cross = cross + ridge * weights.T
-    if float((keep.sum(axis=1, dtype=np.float64) ** 3).sum()) / 3 > _EXACT_WORK:
+    alike: dict[bytes, list[int]] = {}
+    for row, mask in enumerate(np.packbits(keep, axis=1)):
+        alike.setdefault(mask.tobytes(), []).append(row)
+    counts = [float(keep[rows[0]].sum()) for rows in alike.values()]
+    if sum(count**3 for count in counts) / 3 > _EXACT_WORK:
         return _conjugate_gradients(weights, keep, gram, cross)
     made = np.zeros_like(weights)
-    for row, mask in enumerate(keep):
-        held = np.flatnonzero(mask)
+    for places in alike.values():  # outputs with the same mask, as after removing channels
+        rows = np.array(places)
+        held = np.flatnonzero(keep[rows[0]])
         if held.size:
             part = gram[np.ix_(held, held)]
-            made[row, held] = linalg.solve(part, cross[held, row], assume_a="pos")
+            solved = linalg.solve(part, cross[np.ix_(held, rows)], assume_a="pos")
+            made[np.ix_(rows, held)] = solved.T
     return made
 
 

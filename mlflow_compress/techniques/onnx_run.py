@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import TechniqueError
 
-__all__ = ["ORT_ERRORS", "batches", "check_calibration", "fixed_batch", "run", "session"]
+__all__ = ["ORT_ERRORS", "batches", "check_calibration", "fixed_batch", "probe", "run", "session"]
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     kind
@@ -17,6 +17,9 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     if isinstance(kind, type) and issubclass(kind, Exception)
 )
 """What onnxruntime raises; its exceptions have no common base class."""
+
+_OPEN_SIZE = 4
+"""What open axes are set to when inputs have to be invented."""
 
 _RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)
 
@@ -104,6 +107,26 @@ def batches(
     last = stop if fixed is None else max(fixed, stop - stop % fixed)
     for begin in range(0, last, step):
         yield {name: array[begin : min(begin + step, last)] for name, array in inputs.items()}
+
+
+def probe(
+    model: ModelProto, calibration: Mapping[str, np.ndarray] | None, seed: int
+) -> Mapping[str, np.ndarray]:
+    """Return inputs to compare two models on: a few calibration rows, or else random ones."""
+    if calibration:
+        inputs = {value.name: calibration[value.name] for value in model.graph.input}
+        return next(batches(model, inputs, size=4))
+    rng = np.random.default_rng(seed)
+    feed = {}
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        shape = [d.dim_value if d.dim_value > 0 else _OPEN_SIZE for d in kind.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        if dtype.kind == "f":
+            feed[value.name] = rng.normal(size=shape).astype(dtype)
+        else:
+            feed[value.name] = np.ones(shape, dtype)
+    return feed
 
 
 def _line(error: Exception) -> str:

@@ -71,11 +71,13 @@ def input_grams(
     *,
     rows: int,
     seed: int,
+    centred: bool = False,
 ) -> Iterator[tuple[LinearLayer, np.ndarray]]:
     """Yield each layer with the sums of x xᵀ over its input rows, [groups, inputs, inputs].
 
     The model runs once for as many layers as fit into half a gigabyte; layers with too many
-    inputs are left out.
+    inputs are left out. With ``centred``, the mean is taken from the inputs of layers that have
+    a bias, which can stand in for it.
     """
     held = initializers(model)
     shapes = {x.weight: x.matrix(numpy_helper.to_array(held[x.weight])).shape for x in layers}
@@ -87,12 +89,12 @@ def input_grams(
             continue
         size = 8 * groups * width**2
         if group and size > left:
-            yield from _grams_of(model, group, shapes, inputs, rows, seed)
+            yield from _grams_of(model, group, shapes, inputs, rows, seed, centred)
             group, left = [], _GROUP_BYTES
         group.append(layer)
         left -= size
     if group:
-        yield from _grams_of(model, group, shapes, inputs, rows, seed)
+        yield from _grams_of(model, group, shapes, inputs, rows, seed, centred)
 
 
 def _grams_of(
@@ -102,12 +104,15 @@ def _grams_of(
     inputs: Mapping[str, np.ndarray],
     rows: int,
     seed: int,
+    centred: bool,
 ) -> Iterator[tuple[LinearLayer, np.ndarray]]:
     given = {value.name for value in model.graph.input}
     names = list(dict.fromkeys(x.source for x in layers if x.source not in given))
     opened = session(tapped(model, names)) if names else None
     kernels = {name: tuple(tensor.dims) for name, tensor in initializers(model).items()}
     sums = [np.zeros((shapes[x.weight][0], *[shapes[x.weight][2]] * 2)) for x in layers]
+    totals = [np.zeros(gram.shape[:2]) for gram in sums]
+    counts = [0] * len(sums)
     total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
     size = max(1, min(64, total))
     rng = np.random.default_rng(seed)
@@ -115,12 +120,17 @@ def _grams_of(
         values = dict(batch)
         if opened is not None:
             values |= dict(zip(names, run(opened, names, batch), strict=True))
-        for layer, gram in zip(layers, sums, strict=True):
+        for index, (layer, gram) in enumerate(zip(layers, sums, strict=True)):
             value, kernel = values[layer.source], kernels[layer.weight]
             limit = row_share(gram.shape[1], size, total)
             x = layer.rows(value, kernel, layer.choose(value, kernel, limit, rng))
             x = x.astype(np.float32)
             gram += x.transpose(0, 2, 1) @ x
+            totals[index] += x.sum(axis=1, dtype=np.float64)
+            counts[index] += x.shape[1]
+    for layer, gram, total_x, count in zip(layers, sums, totals, counts, strict=True):
+        if centred and layer.bias is not None:
+            gram -= total_x[:, :, None] * total_x[:, None] / max(count, 1)
     yield from zip(layers, sums, strict=True)
 
 
