@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["layer_reports", "natural_bytes", "stage_reports"]
 
-_STAGE_NAMES = {"prune": "pruned", "quantize": "quantized", "share": "shared", "fold": "folded",
-                "shrink": "shrunk"}
+_STAGE_NAMES = {
+    "prune": "pruned",
+    "quantize": "quantized",
+    "share": "shared",
+    "fold": "folded",
+    "shrink": "shrunk",
+}
 _WEIGHT_TYPES = (
     TensorProto.FLOAT,
     TensorProto.FLOAT16,

@@ -5,16 +5,16 @@ MatMul and the matrices inside LSTM, GRU and RNN alike.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mlflow_compress.techniques.onnx_graph import FLOATS, Use, initializers, uses
+from mlflow_compress.techniques.onnx_graph import FLOATS, Use, initializers, unique_name, uses
 
-__all__ = ["LinearLayer", "linear_layers"]
+__all__ = ["LinearLayer", "add_biases", "linear_layers"]
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
@@ -173,6 +173,31 @@ def linear_layers(model: ModelProto) -> Iterator[LinearLayer]:
             layer = makers[node.op_type](node, attributes, alone, held, where)
             if layer is not None:
                 yield layer
+
+
+def add_biases(model: ModelProto, weights: Container[str]) -> dict[str, str]:
+    """Give a bias of zeros to each Conv and Gemm with one of these weights and none, in place.
+
+    Returns:
+        The weight of each new bias.
+    """
+    held = initializers(model)
+    taken = set(held) | {name for node in model.graph.node for name in (*node.input, *node.output)}
+    origin = {}
+    for layer in list(linear_layers(model)):
+        node, weight = layer.node, layer.weight
+        has = len(node.input) > 2 and node.input[2]
+        if node.op_type not in ("Conv", "Gemm") or has or weight not in weights:
+            continue
+        name = unique_name(f"{weight}_bias", taken)
+        groups, outputs, _ = layer.matrix(numpy_helper.to_array(held[weight])).shape
+        dtype = helper.tensor_dtype_to_np_dtype(held[weight].data_type)
+        zeros = np.zeros(groups * outputs, dtype)
+        model.graph.initializer.append(numpy_helper.from_array(zeros, name))
+        del node.input[2:]
+        node.input.append(name)
+        origin[name] = weight
+    return origin
 
 
 Held = Mapping[str, TensorProto]

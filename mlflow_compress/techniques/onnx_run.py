@@ -9,7 +9,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import TechniqueError
 
-__all__ = ["ORT_ERRORS", "batches", "check_calibration", "fixed_batch", "probe", "run", "session"]
+__all__ = [
+    "ORT_ERRORS",
+    "batches",
+    "check_calibration",
+    "fixed_batch",
+    "largest_change",
+    "probe",
+    "run",
+    "session",
+]
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     kind
@@ -127,6 +136,42 @@ def probe(
         else:
             feed[value.name] = np.ones(shape, dtype)
     return feed
+
+
+def largest_change(
+    before: ModelProto,
+    after: ModelProto,
+    calibration: Mapping[str, np.ndarray] | None,
+    seed: int,
+) -> tuple[str, float]:
+    """Run two models on :func:`probe` and return the float output that differs most, and by what.
+
+    The difference is relative to the output's largest value, infinite where shapes differ, and 0
+    where the first model does not take invented inputs, so that nothing can be learnt.
+
+    Raises:
+        TechniqueError: a model is refused, or does not run on calibration inputs.
+    """
+    feed = probe(before, calibration, seed)
+    names = [value.name for value in before.graph.output]
+    try:
+        expected = run(session(before), names, feed)
+    except TechniqueError:
+        if calibration:
+            raise
+        return "", 0.0
+    given = run(session(after), names, feed)
+    name, most = "", 0.0
+    for here, one, two in zip(names, expected, given, strict=True):
+        if not isinstance(one, np.ndarray) or one.dtype.kind != "f":
+            continue
+        scale = max(float(np.abs(one).max(initial=0)), 1e-6)
+        worst = np.inf
+        if one.shape == two.shape:
+            worst = float(np.abs(one - two).max(initial=0)) / scale
+        if not worst <= most:
+            name, most = here, worst
+    return name, most
 
 
 def _line(error: Exception) -> str:
