@@ -66,6 +66,8 @@ class Channels:
         groups: first output of each node whose ``group`` attribute counts channels, and these.
         readers: layers' weights whose inputs are channels, with that axis.
         makers: layers' weights whose outputs are new channels, with that axis.
+        links: depthwise weights that make channels of their own from those they read, one each:
+            the channels read, and those made. Only where a handler wants it so.
         free: groups of channels that may be removed.
         frozen: weight that makes channels that may not → why.
     """
@@ -76,6 +78,7 @@ class Channels:
     groups: list[tuple[str, np.ndarray]]
     readers: dict[str, int]
     makers: dict[str, int]
+    links: dict[str, tuple[np.ndarray, np.ndarray]]
     free: list[Group]
     frozen: dict[str, str]
 
@@ -104,6 +107,7 @@ class Tracker:
     groups: list[tuple[str, np.ndarray]] = field(default_factory=list)
     readers: dict[str, int] = field(default_factory=dict)
     makers: dict[str, int] = field(default_factory=dict)
+    links: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     blocks: list[tuple[str, np.ndarray]] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     parents: list[int] = field(default_factory=list)
@@ -310,6 +314,10 @@ def _result(tracker: Tracker) -> Channels:
         [(index, tracker.roots(numbers)) for index, numbers in tracker.groups],
         tracker.readers,
         tracker.makers,
+        {
+            name: (tracker.roots(ins), tracker.roots(outs))
+            for name, (ins, outs) in tracker.links.items()
+        },
         [Group(np.array(sorted(roots)), names) for names, roots in cells.items()],
         frozen,
     )
