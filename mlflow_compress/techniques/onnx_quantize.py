@@ -5,6 +5,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from onnxruntime.quantization import (
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.dynamic import DynamicSettings
+from mlflow_compress.techniques.onnx_equalize import equalize
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
     at_opset,
@@ -35,15 +37,19 @@ from mlflow_compress.techniques.onnx_graph import (
     walk_nodes,
 )
 from mlflow_compress.techniques.onnx_run import ORT_ERRORS, batches, check_calibration
+from mlflow_compress.techniques.onnx_sensitivity import correct_biases, layer_losses
 from mlflow_compress.techniques.quantize import QuantizeSettings
 
-__all__ = ["quantize", "quantize_dynamically", "quantized_origin"]
+__all__ = ["prepare", "quantize", "quantize_dynamically", "quantized_origin"]
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
+_ENOUGH = 0.01
+"""With ``keep_float: -1``, the sum of the changes that may be left."""
+
 _MIN_OPSET = 13
 """The first version whose DequantizeLinear has an axis, which per-channel scales need."""
 
@@ -67,6 +73,52 @@ _PARTS = ("_quantized_scale", "_quantized_zero_point", "_quantized", "_scale", "
 _SUFFIXES = (*_PARTS, *(f"_Transposed{part}" for part in _PARTS))
 
 
+def prepare(
+    model: ModelProto, settings: QuantizeSettings, context: Context
+) -> tuple[ModelProto, QuantizeSettings, tuple[str, ...]]:
+    """Equalize, and choose the layers that stay in float, as far as the settings ask for it.
+
+    Returns:
+        The model to quantize, with settings that ask for no more of it, and notes.
+
+    Raises:
+        ConfigError: as :func:`quantize`, or ``keep_float`` leaves nothing to quantize.
+        TechniqueError: as :func:`quantize`.
+    """
+    if not settings.equalize and not settings.keep_float:
+        return model, settings, ()
+    calibration = check_calibration(model, context.calibration)
+    _refuse(model, settings)
+    model = _prepared(model)
+    notes: tuple[str, ...] = ()
+    if settings.equalize:
+        model, notes = equalize(model, context)
+    if settings.keep_float:
+        kept, note = _kept_in_float(layer_losses(model, settings, calibration), settings)
+        settings = replace(settings, exclude=(*settings.exclude, *kept))
+        notes = (*notes, note)
+    return model, replace(settings, equalize=False, keep_float=0), notes
+
+
+def _kept_in_float(
+    losses: Mapping[str, float], settings: QuantizeSettings
+) -> tuple[list[str], str]:
+    worst = sorted(losses, key=lambda name: -losses[name])
+    count = settings.keep_float
+    if count >= len(worst):
+        raise ConfigError(
+            f"quantize.keep_float: {count} leaves nothing to quantize, the model has "
+            f"{len(worst)} layers that could be"
+        )
+    if count < 0:
+        most = len(worst) // 2
+        left = (sum(losses[name] for name in worst[k:]) for k in range(most))
+        count = next((k for k, loss in enumerate(left) if loss <= _ENOUGH), most)
+    kept = worst[:count]
+    told = ", ".join(f"{name} ({losses[name]:.2g})" for name in kept) or "no layer"
+    return kept, f"{told} stays in float: its quantization alone changes the outputs that much"
+
+
 def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) -> Result:
     """Quantize weights and activations to 8 bits.
 
@@ -77,14 +129,18 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
     """
     calibration = check_calibration(model, context.calibration)
     _refuse(model, settings)
+    given = model
+    model, settings, notes = prepare(model, settings, context)
     named = _prepared(model)
+    if settings.correct_bias:
+        named = correct_biases(named, settings, calibration)
     reader = _Reader(model, calibration, settings.rows)
     with tempfile.TemporaryDirectory(dir=context.work_dir) as folder, _quiet():
         path = Path(folder, "quantized.onnx")
         _run(named, path, reader, settings)
         made = onnx.load(path)
     _tidy(made)
-    return _finished(model, made)
+    return replace(_finished(given, made), notes=notes)
 
 
 def quantize_dynamically(model: ModelProto, settings: DynamicSettings, context: Context) -> Result:

@@ -1,6 +1,6 @@
 """``quantize``: 8-bit weights and activations, the variant that is also fast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mlflow_compress.techniques.base import (
@@ -34,6 +34,12 @@ class QuantizeSettings(Training):
         reduce_range: 7-bit weights, for x86 processors without VNNI, whose 8-bit products can
             saturate.
         exclude: names of nodes that stay in float.
+        keep_float: so many layers stay in float, those whose quantization alone changes the
+            outputs most; -1 keeps as many as it takes to bring the sum of the changes under 1 %
+            of the outputs' variance, at most half of them.
+        equalize: scale the channels between neighbouring layers to like ranges first, without
+            changing what the model computes.
+        correct_bias: move biases so that each layer's mean output stays what it was.
     """
 
     method: Literal["minmax", "percentile", "entropy"] = "minmax"
@@ -42,11 +48,15 @@ class QuantizeSettings(Training):
     percentile: float = 99.999
     reduce_range: bool = False
     exclude: tuple[str, ...] = ()
+    keep_float: int = 0
+    equalize: bool = False
+    correct_bias: bool = False
 
     def __post_init__(self) -> None:
         self.check_training("quantize")
         check_choices("quantize", self)  # onnxruntime's "distribution" method ruins models
         at_least("quantize.rows", self.rows, 1)
+        at_least("quantize.keep_float", self.keep_float, -1)
         between("quantize.percentile", self.percentile, 50, 100)
 
 
@@ -59,6 +69,9 @@ class Quantize(Technique[QuantizeSettings]):
     space: ClassVar[dict[str, Any]] = {
         "method": {"choices": ["minmax", "percentile", "entropy"]},
         "per_channel": {"choices": [True, False]},
+        "keep_float": {"choices": [0, 1, 2]},
+        "equalize": {"choices": [True, False]},
+        "correct_bias": {"choices": [True, False]},
     }
 
     def needs_calibration(self, settings: QuantizeSettings) -> bool:
@@ -69,13 +82,15 @@ class Quantize(Technique[QuantizeSettings]):
         self, model: "onnx.ModelProto", settings: QuantizeSettings, context: Context
     ) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_quantize.quantize`."""
-        if context.train is not None and settings.epochs:
-            from mlflow_compress.techniques.torch_quantize import trained_quantize
+        from mlflow_compress.techniques.onnx_quantize import prepare, quantize
 
-            return trained_quantize(model, settings, context)
-        from mlflow_compress.techniques.onnx_quantize import quantize
+        if context.train is None or not settings.epochs:
+            return quantize(model, settings, context)
+        from mlflow_compress.techniques.torch_quantize import trained_quantize
 
-        return quantize(model, settings, context)
+        model, settings, notes = prepare(model, settings, context)
+        made = trained_quantize(model, settings, context)
+        return replace(made, notes=(*notes, *made.notes))
 
 
 TECHNIQUE = Quantize()
