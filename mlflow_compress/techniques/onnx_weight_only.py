@@ -6,6 +6,7 @@ layers before it now give it.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -38,6 +39,12 @@ __all__ = ["channel_axis", "channel_scales", "weight_only"]
 _MIN_OPSET = 13
 """The first version whose DequantizeLinear has an axis."""
 
+_GROUP_OPSET = 21
+"""The first with a scale per block, and with int4; its IR version is 10."""
+
+_INT2_OPSET = 25
+"""The first with int2; its IR version is 13."""
+
 _TINY = 64
 
 _SHRINKS = np.linspace(1.0, 0.4, 25)
@@ -55,29 +62,92 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
     inputs: Mapping[str, np.ndarray] = {}
     if settings.method == "gptq":
         inputs = check_calibration(model, context.calibration)
-    model = at_opset(model, _MIN_OPSET)
+    model = _at_version(model, settings)
     weights = _chosen(model, settings)
     made = clone(model)
     layers = {layer.weight: layer for layer in linear_layers(made)} if inputs else {}
-    quantized: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    wide = []
+    quantized: dict[str, Quantized] = {}
+    notes = []
     for name in sorted(weights, key=lambda n: list(layers).index(n) if n in layers else -1):
         layer = layers.get(name)
         axis = channel_axis(weights[name])
         if layer is not None and layer.matrix(weights[name].array()).shape[2] > MAX_INPUTS:
-            wide.append(f"{name} has too many inputs for GPTQ and was rounded to the nearest")
+            notes.append(f"{name} has too many inputs for GPTQ and was rounded to the nearest")
             layer = None
+        block = _block(weights[name], axis, settings)
+        if settings.group_size and not block:
+            notes.append(f"{name} has no groups of {settings.group_size} inputs: one per output")
         if layer is None:
             array = weights[name].array().astype(np.float64)
-            scales = channel_scales(array, axis, settings.bits)
+            scales = _scales(array, axis, block, settings.bits)
             symbols = _nearest(array, scales, settings.bits)
         else:
-            symbols, scales = _gptq(model, made, layer, axis, inputs, settings, context.seed)
+            symbols, scales = _gptq(model, made, layer, axis, block, inputs, settings, context.seed)
         # the layers after it see the rounded weights
         set_initializer(initializers(made)[name], symbols * scales)
-        quantized[name] = symbols, scales.ravel()
-    axes = {name: channel_axis(weight) for name, weight in weights.items()}
-    return Result(*_with_integers(made, quantized, axes), tuple(wide))
+        quantized[name] = Quantized(symbols, scales, axis, block)
+    return Result(*_with_integers(made, quantized, settings), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integers of a weight tensor, in its shape, and scales that broadcast to it.
+
+    Attributes:
+        symbols: the integers.
+        scales: the scales.
+        axis: the channels' axis.
+        block: how many inputs of a channel share a scale; 0 for all.
+    """
+
+    symbols: np.ndarray
+    scales: np.ndarray
+    axis: int
+    block: int
+
+    def stored(self) -> tuple[np.ndarray, dict[str, int]]:
+        """Return the scales as DequantizeLinear takes them, and its attributes."""
+        if not self.block:
+            return self.scales.ravel(), {"axis": self.axis}
+        step = [slice(None)] * 2
+        step[1 - self.axis] = slice(None, None, self.block)
+        return self.scales[tuple(step)], {"axis": 1 - self.axis, "block_size": self.block}
+
+
+def _at_version(model: ModelProto, settings: WeightOnlySettings) -> ModelProto:
+    version, ir = _MIN_OPSET, 0
+    if settings.group_size or (settings.store == "narrow" and settings.bits <= 4):
+        version, ir = _GROUP_OPSET, 10
+    if settings.store == "narrow" and settings.bits == 2:
+        version, ir = _INT2_OPSET, 13
+    made = clone(at_opset(model, version))
+    made.ir_version = max(made.ir_version, ir)
+    return made
+
+
+def _block(weight: Weight, axis: int, settings: WeightOnlySettings) -> int:
+    """Return the group size where a tensor divides into such groups, else 0."""
+    dims = weight.tensor.dims
+    plain = all(use.node.op_type in ("Gemm", "MatMul") for use in weight.uses)
+    size = settings.group_size
+    fits = len(dims) == 2 and plain and size and dims[1 - axis] % size == 0
+    return size if fits and dims[1 - axis] > size else 0
+
+
+def _scales(
+    array: np.ndarray, axis: int, block: int, bits: int, importance: np.ndarray | None = None
+) -> np.ndarray:
+    """Return scales that broadcast to the array, one per channel or per block of one."""
+    if not block:
+        return channel_scales(array, axis, bits, importance)
+
+    def blocks(whole: np.ndarray) -> np.ndarray:
+        return np.moveaxis(whole, axis, 0).reshape(-1, block)
+
+    weight = None if importance is None else blocks(importance)
+    found = channel_scales(blocks(array), 0, bits, weight)
+    turned = np.moveaxis(array, axis, 0).shape
+    return np.moveaxis(np.repeat(found, block, axis=1).reshape(turned), 0, axis)
 
 
 def channel_axis(weight: Weight) -> int:
@@ -133,6 +203,7 @@ def _gptq(
     made: ModelProto,
     layer: LinearLayer,
     axis: int,
+    block: int,
     inputs: Mapping[str, np.ndarray],
     settings: WeightOnlySettings,
     seed: int,
@@ -150,12 +221,15 @@ def _gptq(
     grams = (fit + judge).gram[:, :-1, :-1]
     energies = np.stack([np.diag(gram) for gram in grams])[:, None]
     importance = layer.stored(np.broadcast_to(energies, matrix.shape), shape)
-    scales = channel_scales(array, axis, settings.bits, importance)
-    scaled = layer.matrix(array / scales)
+    scales = _scales(array, axis, block, settings.bits, importance)
+    units = layer.matrix(np.broadcast_to(scales, shape))
     limit = 2 ** (settings.bits - 1) - 1
     grid = Grid(1.0, np.zeros(255), limit)
     symbols = np.stack(
-        [round_feedback(m, gram, 1.0, grid, 0.0) for m, gram in zip(scaled, grams, strict=True)]
+        [
+            round_feedback(part, gram, 1.0, grid, 0.0, unit)
+            for part, gram, unit in zip(layer.matrix(array), grams, units, strict=True)
+        ]
     )
     integers = layer.stored(symbols, shape)
     set_initializer(tensor, integers * scales)
@@ -185,25 +259,28 @@ def _chosen(model: ModelProto, settings: WeightOnlySettings) -> dict[str, Weight
 
 def _with_integers(
     model: ModelProto,
-    quantized: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    axes: Mapping[str, int],
+    quantized: Mapping[str, Quantized],
+    settings: WeightOnlySettings,
 ) -> tuple[ModelProto, dict[str, str]]:
     """Put the integers, and the nodes that scale them, in the weights' place."""
     taken = set(initializers(model)) | {n for node in model.graph.node for n in node.output}
+    kind = TensorProto.INT8
+    if settings.store == "narrow" and settings.bits <= 4:
+        kind = TensorProto.INT2 if settings.bits == 2 else TensorProto.INT4
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
     origin: dict[str, str] = {}
     nodes, tensors = [], []
     for tensor in model.graph.initializer:
         if tensor.name not in quantized:
             tensors.append(tensor)
             continue
-        symbols, scales = quantized[tensor.name]
+        scales, attributes = quantized[tensor.name].stored()
+        symbols = quantized[tensor.name].symbols
         names = [unique_name(f"{tensor.name}_{part}", taken) for part in ("quantized", "scale")]
-        tensors.append(numpy_helper.from_array(symbols.astype(np.int8), names[0]))
+        tensors.append(numpy_helper.from_array(symbols.astype(np.int8).astype(dtype), names[0]))
         tensors.append(numpy_helper.from_array(scales.astype(np.float32), names[1]))
         origin |= dict.fromkeys(names, tensor.name)
-        nodes.append(
-            helper.make_node("DequantizeLinear", names, [tensor.name], axis=axes[tensor.name])
-        )
+        nodes.append(helper.make_node("DequantizeLinear", names, [tensor.name], **attributes))
     made = clone(model)
     del made.graph.initializer[:]
     made.graph.initializer.extend(tensors)

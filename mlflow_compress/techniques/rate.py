@@ -105,7 +105,12 @@ def choose_grid(
 
 
 def round_feedback(
-    weights: np.ndarray, gram: np.ndarray, energy: float, grid: Grid, price: float
+    weights: np.ndarray,
+    gram: np.ndarray,
+    energy: float,
+    grid: Grid,
+    price: float,
+    scales: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return symbols rounded column by column with error feedback.
 
@@ -115,6 +120,7 @@ def round_feedback(
         energy: error is counted relative to this.
         grid: step and code lengths.
         price: relative error that one bit is worth.
+        scales: the grid's unit at each weight, [outputs, inputs]; None means 1.
     """
     size = len(gram)
     damped = gram + (_DAMPING * np.trace(gram) / size + 1e-12) * np.eye(size)
@@ -127,6 +133,7 @@ def round_feedback(
     upper = linalg.cholesky(inverse, lower=False)
     work = weights[:, order].copy()
     fixed = work == 0
+    units = None if scales is None else scales[:, order]
     symbols = np.zeros(work.shape, np.int64)
     block = 64
     for begin in range(0, size, block):
@@ -135,10 +142,11 @@ def round_feedback(
         for column in range(begin, end):
             pivot = upper[column, column]
             value = work[:, column]
-            chosen = round_plain(value, np.array(1 / (pivot**2 * energy)), grid, price)
+            unit = 1.0 if units is None else units[:, column]
+            chosen = round_plain(value / unit, np.array(1 / (pivot**2 * energy)), grid, price)
             chosen = np.where(fixed[:, column], 0, chosen)
             symbols[:, column] = chosen
-            error = (value - grid.step * chosen) / pivot
+            error = (value - unit * (grid.step * chosen)) / pivot
             work[:, column + 1 : end] -= np.outer(error, upper[column, column + 1 : end])
             errors[:, column - begin] = error
         work[:, end:] -= errors @ upper[begin:end, end:]
