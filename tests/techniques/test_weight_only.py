@@ -149,3 +149,98 @@ def test_dynamic_refuses_quantized_models_and_models_without_products(convnet, r
     )
     with pytest.raises(TechniqueError, match="no weights to quantize"):
         quantize_dynamically(conv, DynamicSettings(), Context())
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_groups_of_inputs_have_scales_of_their_own(convnet, rows, arrays, evaluate, method):
+    settings = WeightOnlySettings(bits=4, method=method, group_size=16)
+    made = weight_only(convnet, settings, Context(rows))
+    onnx.checker.check_model(made.model, full_check=True)
+    held = arrays(made.model)
+    assert held["f1.w_scale"].shape == (64, 9)
+    assert held["f2.w_scale"].shape == (4, 10)
+    assert held["c2.w_scale"].shape == (16,)
+    assert made.notes == tuple(
+        f"{name} has no groups of 16 inputs: one per output" for name in ("c1.w", "c2.w")
+    )
+    assert error(evaluate, convnet, made.model, rows) < 0.04
+
+
+def test_groups_keep_more_where_ranges_differ_along_the_inputs(convnet, rows, evaluate):
+    from mlflow_compress.techniques.onnx_graph import initializers, set_initializer
+
+    tensor = initializers(convnet)["f1.w"]
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array[:, :16] *= 20
+    set_initializer(tensor, array)
+    errors = [
+        error(
+            evaluate,
+            convnet,
+            weight_only(
+                convnet,
+                WeightOnlySettings(bits=4, method=method, group_size=size),
+                Context(rows),
+            ).model,
+            rows,
+        )
+        for method in ("rtn", "gptq")
+        for size in (16, 0)
+    ]
+    assert errors[0] < 0.8 * errors[1]
+    assert errors[2] < 0.8 * errors[3]
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "opset", "ir"),
+    [
+        (2, onnx.TensorProto.INT2, 25, 13),
+        (3, onnx.TensorProto.INT4, 21, 10),
+        (4, onnx.TensorProto.INT4, 21, 10),
+        (5, onnx.TensorProto.INT8, 20, 10),
+    ],
+)
+@pytest.mark.parametrize("group_size", [0, 16])
+def test_narrow_storage_holds_the_same_integers(
+    convnet, rows, evaluate, arrays, bits, kind, opset, ir, group_size
+):
+    made = {
+        store: weight_only(
+            convnet,
+            WeightOnlySettings(bits=bits, method="rtn", store=store, group_size=group_size),
+            Context(),
+        ).model
+        for store in ("int8", "narrow")
+    }
+    onnx.checker.check_model(made["narrow"], full_check=True)
+    held = {t.name: t for t in made["narrow"].graph.initializer}
+    assert held["f1.w_quantized"].data_type == kind
+    version = made["narrow"].opset_import[0].version
+    assert version == (max(opset, 21) if group_size else opset)
+    assert made["narrow"].ir_version == ir
+    # onnxruntime computes the two by different kernels
+    assert error(evaluate, made["int8"], made["narrow"], rows) < 1e-6
+    for name in WEIGHTS:
+        narrow = onnx.numpy_helper.to_array(held[f"{name}_quantized"]).astype(np.int8)
+        np.testing.assert_array_equal(narrow, arrays(made["int8"])[f"{name}_quantized"])
+    sizes = {store: len(model.SerializeToString()) for store, model in made.items()}
+    if bits <= 4:
+        assert sizes["narrow"] < 0.75 * sizes["int8"]
+
+
+def test_packing_makes_narrow_storage_no_smaller_than_int8(convnet, rows, evaluate):
+    from mlflow_compress import packed
+
+    sizes = {}
+    for store in ("int8", "narrow"):
+        settings = WeightOnlySettings(bits=4, method="rtn", store=store)
+        made = packed.pack(weight_only(convnet, settings, Context()).model)
+        sizes[store] = len(made.SerializeToString())
+    assert abs(sizes["narrow"] - sizes["int8"]) < 0.05 * sizes["int8"]
+
+
+def test_a_group_size_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match=r"weight_only\.group_size must be between 8 and 1024"):
+        WeightOnlySettings(group_size=4)
+    with pytest.raises(ConfigError, match=r"weight_only\.store must be one of int8, narrow"):
+        WeightOnlySettings(store="uint4")
