@@ -125,6 +125,16 @@ def _at_version(model: ModelProto, settings: WeightOnlySettings) -> ModelProto:
     return made
 
 
+def _kind(settings: WeightOnlySettings, product: bool) -> int:
+    """Return the type of the integers.
+
+    onnxruntime 1.32 fuses int2 and MatMul into a MatMulNBits that gives wrong results: int4 there.
+    """
+    if settings.store == "int8" or settings.bits > 4:
+        return int(TensorProto.INT8)
+    return int(TensorProto.INT2 if settings.bits == 2 and not product else TensorProto.INT4)
+
+
 def _block(weight: Weight, axis: int, settings: WeightOnlySettings) -> int:
     """Return the group size where a tensor divides into such groups, else 0."""
     dims = weight.tensor.dims
@@ -264,10 +274,7 @@ def _with_integers(
 ) -> tuple[ModelProto, dict[str, str]]:
     """Put the integers, and the nodes that scale them, in the weights' place."""
     taken = set(initializers(model)) | {n for node in model.graph.node for n in node.output}
-    kind = TensorProto.INT8
-    if settings.store == "narrow" and settings.bits <= 4:
-        kind = TensorProto.INT2 if settings.bits == 2 else TensorProto.INT4
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    products = {name for n in model.graph.node if n.op_type == "MatMul" for name in n.input}
     origin: dict[str, str] = {}
     nodes, tensors = [], []
     for tensor in model.graph.initializer:
@@ -276,6 +283,8 @@ def _with_integers(
             continue
         scales, attributes = quantized[tensor.name].stored()
         symbols = quantized[tensor.name].symbols
+        kind = _kind(settings, tensor.name in products)
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
         names = [unique_name(f"{tensor.name}_{part}", taken) for part in ("quantized", "scale")]
         tensors.append(numpy_helper.from_array(symbols.astype(np.int8).astype(dtype), names[0]))
         tensors.append(numpy_helper.from_array(scales.astype(np.float32), names[1]))

@@ -215,6 +215,8 @@ def test_narrow_storage_holds_the_same_integers(
     onnx.checker.check_model(made["narrow"], full_check=True)
     held = {t.name: t for t in made["narrow"].graph.initializer}
     assert held["f1.w_quantized"].data_type == kind
+    if bits == 2:  # onnxruntime 1.32 computes MatMul with int2 wrongly
+        assert held["f2.w_quantized"].data_type == onnx.TensorProto.INT4
     version = made["narrow"].opset_import[0].version
     assert version == (max(opset, 21) if group_size else opset)
     assert made["narrow"].ir_version == ir
