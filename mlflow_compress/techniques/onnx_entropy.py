@@ -23,6 +23,7 @@ from mlflow_compress.techniques.onnx_graph import (
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import (
     MAX_INPUTS,
+    Pair,
     layer_moments,
     refit_layer,
     refit_offsets,
@@ -118,10 +119,12 @@ def _shared(
             tensor = initializers(made)[name]
             grid, symbols = choose_grid(entry.matrix, entry.importance, price)
             set_initializer(tensor, (grid.step * symbols).reshape(tuple(tensor.dims)))
+    pair: Pair | None = None
     # in running order, so that each layer sees what the ones before it have become
     for name in [name for name in layers if name in tensors]:
         if tensors[name].matrix.shape[-1] <= MAX_INPUTS:
-            _share_layer(model, made, layers[name], price, inputs, settings, seed)
+            pair = pair or Pair.of(model, made, inputs, settings.rows)
+            _share_layer(pair, made, layers[name], price, seed)
     return made
 
 
@@ -203,19 +206,11 @@ def _price(tensors: Mapping[str, _Tensor], bits: float) -> float:
     return float(10**high)
 
 
-def _share_layer(
-    dense: ModelProto,
-    made: ModelProto,
-    layer: LinearLayer,
-    price: float,
-    inputs: Mapping[str, np.ndarray],
-    settings: EntropyShareSettings,
-    seed: int,
-) -> None:
+def _share_layer(pair: Pair, made: ModelProto, layer: LinearLayer, price: float, seed: int) -> None:
     """Refit one layer to the inputs it now gets, then round it with feedback, in place."""
     tensor = initializers(made)[layer.weight]
     keep = layer.matrix(numpy_helper.to_array(tensor)) != 0
-    fit, judge = layer_moments(dense, made, layer, inputs, rows=settings.rows, seed=seed)
+    fit, judge = layer_moments(pair, layer, seed)
     start = None
     if layer.bias is not None:
         start = np.array(numpy_helper.to_array(initializers(made)[layer.bias]))

@@ -25,6 +25,7 @@ __all__ = [
     "Weight",
     "at_opset",
     "attributes_of",
+    "captured_reads",
     "clone",
     "float_weights",
     "initializers",
@@ -156,7 +157,9 @@ def set_initializer(tensor: TensorProto, array: np.ndarray) -> None:
 def sort_nodes(graph: GraphProto) -> None:
     """Put a graph's nodes into an order in which each comes after what it reads, stably."""
     made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    reads = [sorted({made_by[name] for name in _reads(n) if name in made_by}) for n in graph.node]
+    reads = [
+        sorted({made_by[name] for name in captured_reads(n) if name in made_by}) for n in graph.node
+    ]
     order: list[int] = []
     placed: set[int] = set()
     for start in range(len(graph.node)):
@@ -179,12 +182,12 @@ def sort_nodes(graph: GraphProto) -> None:
         graph.node.extend(nodes)
 
 
-def _reads(node: NodeProto) -> set[str]:
+def captured_reads(node: NodeProto) -> set[str]:
     """Return the values that a node reads, those that its nested graphs capture included."""
     names = set(node.input)
     for inner in subgraphs(node):
         for nested in inner.node:
-            names |= _reads(nested)
+            names |= captured_reads(nested)
         names |= {value.name for value in inner.output}
     return names
 

@@ -6,20 +6,28 @@ the dense network's inputs. The least-squares step of OBC (Frantar and Alistarh,
 Compression", 2022, section 3) with the asymmetric inputs of GPTAQ (Li et al., 2025, section 4).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
 from scipy import linalg
 
-from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
+from mlflow_compress.techniques.onnx_graph import (
+    clone,
+    initializers,
+    node_label,
+    set_initializer,
+    uses,
+)
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.onnx_run import batches, run, session
+from mlflow_compress.techniques.onnx_run import batches
+from mlflow_compress.techniques.onnx_stream import Stream
 
 __all__ = [
     "MAX_INPUTS",
     "Moments",
+    "Pair",
     "layer_moments",
     "refit",
     "refit_layer",
@@ -104,6 +112,7 @@ def repair(
         The repaired model, and notes on layers that could not be refitted.
     """
     changed = clone(changed)
+    pair = Pair.of(dense, changed, inputs, rows)
     notes = []
     for layer in linear_layers(changed):
         if layer.weight not in masks:
@@ -113,28 +122,63 @@ def repair(
         if matrix.shape[2] > MAX_INPUTS:
             notes.append(f"{layer.weight} has {matrix.shape[2]} inputs and was not refitted")
             continue
-        fit, judge = layer_moments(dense, changed, layer, inputs, rows=rows, seed=seed)
+        fit, judge = layer_moments(pair, layer, seed)
         refit_layer(changed, layer, layer.matrix(masks[layer.weight]), fit, judge)
     done = {layer.weight for layer in linear_layers(changed)}
-    notes += [f"{name} is pruned, but not refitted" for name in masks if name not in done]
+    notes += [
+        f"{name} is pruned, but not refitted: {_why_not(changed, name)}"
+        for name in masks
+        if name not in done
+    ]
     return changed, tuple(notes)
 
 
-def layer_moments(
-    dense: ModelProto,
-    changed: ModelProto,
-    layer: LinearLayer,
-    inputs: Mapping[str, np.ndarray],
-    *,
-    rows: int,
-    seed: int,
-) -> tuple[Moments, Moments]:
-    """Run both models and sum moments of a layer, for fitting and for judging the fit.
+def _why_not(model: ModelProto, name: str) -> str:
+    """Say why a weight is none of :func:`linear_layers`."""
+    found = uses(model).get(name, [])
+    outside = {output for node in model.graph.node for output in node.output}
+    for use in found:
+        if not outside.intersection(use.node.output):
+            return f"{node_label(use.node)} is in a subgraph"
+    if len(found) > 1:
+        return f"{len(found)} nodes share it"
+    return f"{node_label(found[0].node)} is no plain layer" if found else "nothing uses it"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The model to match and the one that changes, layer by layer, on the same calibration rows.
+
+    Attributes:
+        dense: activations of the model to match.
+        changed: activations of the other; its layers must be finished in running order.
+        size: rows per batch.
+        total: number of rows.
+    """
+
+    dense: Stream
+    changed: Stream
+    size: int
+    total: int
+
+    @classmethod
+    def of(
+        cls, dense: ModelProto, changed: ModelProto, inputs: Mapping[str, np.ndarray], rows: int
+    ) -> "Pair":
+        """Feed both models at most so many rows."""
+        total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
+        size = max(1, min(64, total // _HELD_BACK))
+        fed = list(batches(changed, inputs, size=size, rows=rows))
+        return cls(Stream(dense, fed), Stream(changed, fed), size, total)
+
+
+def layer_moments(pair: Pair, layer: LinearLayer, seed: int) -> tuple[Moments, Moments]:
+    """Sum moments of a layer, for fitting and for judging the fit.
 
     The inputs are the changed model's; the outputs what the dense layer makes of the dense
     model's inputs at the same places, less the changed model's bias.
     """
-    before, now = initializers(dense), initializers(changed)
+    before, now = initializers(pair.dense.model), initializers(pair.changed.model)
     shape = tuple(now[layer.weight].dims)
     matrix = layer.matrix(numpy_helper.to_array(before[layer.weight])).astype(np.float32)
     shift = np.zeros(matrix.shape[:2], np.float32)
@@ -142,31 +186,22 @@ def layer_moments(
         old, new = (numpy_helper.to_array(held[layer.bias]) for held in (before, now))
         shift = (old - new).reshape(shift.shape).astype(np.float32)
     both = [Moments.empty(matrix.shape[0], matrix.shape[2], matrix.shape[1]) for _ in range(2)]
-    read_dense, read_changed = (_reader(model, layer.source) for model in (dense, changed))
-    total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
-    size = max(1, min(64, total // _HELD_BACK))
-    share = row_share(matrix.shape[2], size, total)
+    share = row_share(matrix.shape[2], pair.size, pair.total)
     rng = np.random.default_rng(seed)
-    for index, batch in enumerate(batches(changed, inputs, size=size, rows=rows)):
-        given, wanted = read_changed(batch), read_dense(batch)
+    found = zip(pair.changed.values(layer.source), pair.dense.values(layer.source), strict=True)
+    for index, (given, wanted) in enumerate(found):
         chosen = layer.choose(given, shape, share, rng)
         x, dense_x = (layer.rows(a, shape, chosen) for a in (given, wanted))
         y = dense_x.astype(np.float32) @ matrix.transpose(0, 2, 1) + shift[:, None]
         both[index % _HELD_BACK == _HELD_BACK - 1].add(x, y)
+    if layer.recurrent:  # its rows are its own outputs, which its refit changes
+        pair.changed.drop(layer.source)
     return both[0], both[1]
 
 
 def row_share(width: int, batch: int, total: int) -> int:
     """Return how many rows of a layer to draw from each batch."""
     return max(1, max(_MIN_ROWS, 4 * width) * batch // max(total, 1))
-
-
-def _reader(model: ModelProto, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-    """Return a function that gives the value ``name`` for a batch of inputs."""
-    if name in {value.name for value in model.graph.input}:
-        return lambda batch: np.asarray(batch[name])
-    runner = session(tapped(model, [name]))
-    return lambda batch: run(runner, [name], batch)[0]
 
 
 def refit(weights: np.ndarray, keep: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> np.ndarray:

@@ -33,8 +33,12 @@ _OPEN_SIZE = 4
 _RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)
 
 
-def session(model: ModelProto) -> ort.InferenceSession:
+def session(model: ModelProto, *, fast: bool = False) -> ort.InferenceSession:
     """Open a single-threaded, quiet session, optimized only as far as opening it stays quick.
+
+    Args:
+        model: the model.
+        fast: optimize all the way, for many batches.
 
     Raises:
         TechniqueError: onnxruntime does not take the model.
@@ -43,7 +47,8 @@ def session(model: ModelProto) -> ort.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fast else levels.ORT_ENABLE_BASIC
     try:
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

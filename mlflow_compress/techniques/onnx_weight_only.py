@@ -26,6 +26,7 @@ from mlflow_compress.techniques.onnx_graph import (
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import (
     MAX_INPUTS,
+    Pair,
     layer_moments,
     refit_layer,
     refit_offsets,
@@ -66,6 +67,7 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
     weights = _chosen(model, settings)
     made = clone(model)
     layers = {layer.weight: layer for layer in linear_layers(made)} if inputs else {}
+    pair = Pair.of(model, made, inputs, settings.rows) if inputs else None
     quantized: dict[str, Quantized] = {}
     notes = []
     for name in sorted(weights, key=lambda n: list(layers).index(n) if n in layers else -1):
@@ -77,12 +79,12 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
         block = _block(weights[name], axis, settings)
         if settings.group_size and not block:
             notes.append(f"{name} has no groups of {settings.group_size} inputs: one per output")
-        if layer is None:
+        if layer is None or pair is None:
             array = weights[name].array().astype(np.float64)
             scales = _scales(array, axis, block, settings.bits)
             symbols = _nearest(array, scales, settings.bits)
         else:
-            symbols, scales = _gptq(model, made, layer, axis, block, inputs, settings, context.seed)
+            symbols, scales = _gptq(pair, made, layer, axis, block, settings, context.seed)
         # the layers after it see the rounded weights
         set_initializer(initializers(made)[name], symbols * scales)
         quantized[name] = Quantized(symbols, scales, axis, block)
@@ -209,12 +211,11 @@ def _nearest(array: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _gptq(
-    dense: ModelProto,
+    pair: Pair,
     made: ModelProto,
     layer: LinearLayer,
     axis: int,
     block: int,
-    inputs: Mapping[str, np.ndarray],
     settings: WeightOnlySettings,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +223,7 @@ def _gptq(
     tensor = initializers(made)[layer.weight]
     shape = tuple(tensor.dims)
     keep = layer.matrix(numpy_helper.to_array(tensor)) != 0
-    fit, judge = layer_moments(dense, made, layer, inputs, rows=settings.rows, seed=seed)
+    fit, judge = layer_moments(pair, layer, seed)
     bias = layer.bias
     start = None if bias is None else np.array(numpy_helper.to_array(initializers(made)[bias]))
     refit_layer(made, layer, keep, fit, judge)
