@@ -72,6 +72,7 @@ class Shrink(Technique[ShrinkSettings]):
     space: ClassVar[dict[str, Any]] = {
         "ratio": {"low": 0.1, "high": 0.7},
         "scope": {"choices": ["layer", "global"]},
+        "round_to": {"choices": [1, 8]},
     }
 
     def needs_calibration(self, settings: ShrinkSettings) -> bool:

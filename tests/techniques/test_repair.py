@@ -168,3 +168,29 @@ def test_repair_needs_calibration(convnet):
     assert needs_calibration(Recipe((Step("prune", {"method": "obs"}),)))
     with pytest.raises(TechniqueError, match="step 1 'prune': needs calibration inputs"):
         apply_recipe(convnet, steps, Context())
+
+
+def test_a_weight_in_a_subgraph_is_named_with_the_reason(build, rng):
+    w = rng.normal(size=(16, 16)).astype(np.float32)
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("MatMul", ["h", weight], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, 1, ["n", 16])],
+        )
+        for name, weight in (("then", "v"), ("else", "u"))
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        helper.make_node("Not", ["no"], ["yes"]),
+        helper.make_node("If", ["yes"], ["y"], **branches),
+    ]
+    arrays = {"w": w, "v": w + 1, "u": w - 1, "no": np.array(False)}
+    model = build(nodes, arrays, [("x", ["n", 16])], [("y", ["n", 16])])
+    rows = {"x": rng.normal(size=(64, 16)).astype(np.float32)}
+    made = prune(model, PruneSettings(sparsity=0.5, repair=True), Context(rows))
+    assert set(made.notes) == {
+        "v is pruned, but not refitted: MatMul 'then' is in a subgraph",
+        "u is pruned, but not refitted: MatMul 'else' is in a subgraph",
+    }
