@@ -167,6 +167,14 @@ def test_distillation_needs_no_labels_and_keeps_zeros(source, data):
         assert (arrays(made)[name][arrays(broken)[name] == 0] == 0).all()
 
 
+def test_a_shrunk_network_learns_from_the_source(source, data):
+    shrunk = apply(source, data, ("shrink", {"ratio": 0.9}))
+    recipe = Recipe((Step("distill", HOW),))
+    made = apply_recipe(shrunk, recipe, Context(train=data, source=source)).model
+    assert arrays(made)["w1"].size < 0.2 * arrays(source)["w1"].size
+    assert accuracy(made) > accuracy(shrunk) + 1
+
+
 def test_without_training_data_distillation_is_refused(source):
     with pytest.raises(TechniqueError, match=r"needs training data.*data\.train"):
         apply_recipe(source, Recipe((Step("distill"),)), Context())
