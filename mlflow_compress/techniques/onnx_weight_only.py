@@ -69,7 +69,8 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
     layers = {layer.weight: layer for layer in linear_layers(made)} if inputs else {}
     pair = Pair.of(model, made, inputs, settings.rows) if inputs else None
     quantized: dict[str, Quantized] = {}
-    notes = []
+    notes: list[str] = []
+    whole: list[str] = []
     for name in sorted(weights, key=lambda n: list(layers).index(n) if n in layers else -1):
         layer = layers.get(name)
         axis = channel_axis(weights[name])
@@ -78,7 +79,7 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
             layer = None
         block = _block(weights[name], axis, settings)
         if settings.group_size and not block:
-            notes.append(f"{name} has no groups of {settings.group_size} inputs: one per output")
+            whole.append(name)
         if layer is None or pair is None:
             array = weights[name].array().astype(np.float64)
             scales = _scales(array, axis, block, settings.bits)
@@ -88,6 +89,11 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
         # the layers after it see the rounded weights
         set_initializer(initializers(made)[name], symbols * scales)
         quantized[name] = Quantized(symbols, scales, axis, block)
+    if whole:
+        notes.append(
+            f"one scale per output, for want of groups of {settings.group_size} inputs: "
+            f"{', '.join(whole)}"
+        )
     return Result(*_with_integers(made, quantized, settings), tuple(notes))
 
 

@@ -405,3 +405,12 @@ def test_it_comes_before_pruning_and_its_result_can_be_pruned_and_quantized(net,
     made = apply_recipe(model, Recipe(steps), Context(rows))
     run_both(evaluate, model, made.model, rows)
     assert made.origin["f2_quantized"] == "f2"
+
+
+def test_outputs_that_are_all_but_zero_are_not_taken_for_wrong(net):
+    x = net.conv(net.add("Relu", net.conv("x", "c1", 16, 3)), "c2", 4, 16)
+    x = net.add("Sigmoid", net.add("Sub", x, net.hold("far", 18.0)))
+    net.nodes[-1].output[0] = "y"
+    out = [("y", ["n", 4, 8, 8])]
+    model = net.build(net.nodes, net.arrays, [("x", ["n", *net.shape])], out)
+    assert shapes(shrink(model, BARE, Context(net.inputs())).model)["c1"][0] == 8
