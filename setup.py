@@ -42,12 +42,15 @@ SOURCES = [
     "encode",
     "crc32",
     "portable",
+    "_writing",
     "_huffmanmodule",
 ]
 HUFFMAN = Extension(
     "mlflow_compress.packed._huffman",
     [f"{PACKED}/{name}.c" for name in SOURCES],
-    depends=[f"{PACKED}/{name}.h" for name in ("huffman", "lanes", "bits", "tree", "portable")],
+    depends=[
+        f"{PACKED}/{name}.h" for name in ("huffman", "lanes", "bits", "tree", "portable", "binding")
+    ],
     extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3", "-std=c11", "-g0"],
     optional=True,  # without a compiler the package installs all the same, and numpy decodes
 )
