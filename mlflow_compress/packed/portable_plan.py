@@ -23,6 +23,8 @@ LEVELS_LIMIT = (48 << 20) // 56
 SESSION_BYTES = 512 << 20
 # ONNX Runtime folds outputs of up to 1 GiB; the largest is 8 slots of 2 bytes for each byte.
 STREAMS_LIMIT = 1 << 26
+# Of the file: what may be given up for a quarter to a half of the memory.
+LITTLE = 1 / 256
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,44 @@ def _cheapest(
         kind = min(sorted(allowed & cost.keys()), key=cost.__getitem__, default=None)
         kinds.append(kind if kind is not None and cost[kind] < raw else None)
     _leave_raw(candidates, costs, kinds, session_bytes)
-    total = sum(
-        candidate.raw_bytes + 6 if kind is None else cost[kind]
-        for candidate, cost, kind in zip(candidates, costs, kinds, strict=True)
-    )
+    _even_out(candidates, costs, kinds)
+    total = _total(candidates, costs, kinds)
     used = frozenset(kind for kind in kinds if kind is not None)
     reading = Reading(used, step, merge=total > MERGE_FROM)
     return Plan(tuple(kinds), step, total + DIRECTORY + functions_bytes(reading, opset))
+
+
+def _total(
+    candidates: Sequence[Candidate], costs: Sequence[dict[str, int]], kinds: Sequence[str | None]
+) -> int:
+    return sum(
+        candidate.raw_bytes + 6 if kind is None else cost[kind]
+        for candidate, cost, kind in zip(candidates, costs, kinds, strict=True)
+    )
+
+
+def _even_out(
+    candidates: Sequence[Candidate], costs: Sequence[dict[str, int]], kinds: list[str | None]
+) -> None:
+    """Keep streams of very short codes out where they bring little.
+
+    All streams are decoded with as many slots as the shortest code of any asks for: the constant
+    zero points of a small layer would multiply the memory that all dense weights take.
+    """
+    total = _total(candidates, costs, kinds)
+    slots = [0 if k is None else c.slots(k) for c, k in zip(candidates, kinds, strict=True)]
+    for most in (4, 2):
+        mine = [place for place, number in enumerate(slots) if number == most]
+        if len(mine) == sum(map(bool, slots)):
+            return
+        tried = list(kinds)
+        for place in mine:
+            fixed = costs[place].get("Fixed", candidates[place].raw_bytes + 6)
+            tried[place] = "Fixed" if fixed < candidates[place].raw_bytes + 6 else None
+            slots[place] = 0
+        if _total(candidates, costs, tried) - total > LITTLE * total:
+            return
+        kinds[:] = tried
 
 
 def _leave_raw(

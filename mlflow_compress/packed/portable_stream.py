@@ -89,6 +89,11 @@ def segments_transient(counts: Ints) -> tuple[int, int]:
     return path + emitted + (8 + 18 * slots) * 256 * nodes, bits // 8
 
 
+def slots_of(counts: Ints) -> int:
+    """How many codes can end within a nibble of a stream; see :class:`Segments`."""
+    return _bits((*counts.tolist(), 0), SEGMENT_LIMIT)[2]
+
+
 @lru_cache(maxsize=64)
 def _bits(counts: tuple[int, ...], limit: int) -> tuple[int, int, int]:
     """Length of a stream, inner nodes, and how many codes can end within a nibble."""

@@ -257,6 +257,17 @@ class Candidate:
             taken, stream = taken + of_values, stream + more
         return taken, stream
 
+    def slots(self, kind: str) -> int:
+        """How many codes can end within a nibble of the weight's streams; 0 without streams."""
+        counts = []
+        if kind == "Huffman":
+            counts.append(_present(self._histogram).counts)
+        elif kind in STREAMS_OF:
+            counts.append(self._sparse.of_moves.counts)
+            if kind == "Sparse":
+                counts.append(_present(self._sparse.of_values).counts)
+        return max(map(streams.slots_of, counts), default=0)
+
     def levels_work(self, kind: str) -> int:
         """Symbols times levels that the functions for levels go through."""
         if kind == "Levels":

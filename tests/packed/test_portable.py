@@ -380,3 +380,19 @@ def test_a_small_pruned_model_pays_little_more_than_compact():
     model = packed_models.mlp(centroids=16)
     portable, compact = (packed.pack(model, profile) for profile in ("portable", "compact"))
     assert portable.ByteSize() - compact.ByteSize() < 2600
+
+
+def test_constant_scales_do_not_multiply_the_memory_of_dense_weights():
+    rng = np.random.default_rng(5)
+    dense = np.clip(rng.standard_normal((1200, 300)) * 30, -127, 127).astype(np.int8)
+    # 1,203 zero points, so that no indices of fixed width fit them
+    zeros = np.zeros((401, 3), np.int8)
+    out = packed.pack(models.chain(dense, zeros), "portable")
+    streams = next(node for node in out.graph.node if node.op_type == "Streams")
+    slots = {tuple(a.ints) for a in streams.attribute if a.name == "slots"}
+    assert slots == {(1, 4, -1, 16)}
+    assert models.serial(packed.unpack(out)) == models.serial(models.chain(dense, zeros))
+    # where short codes are what the file consists of, they stay
+    holes = np.where(rng.random((1200, 300)) < 0.7, 0, dense).astype(np.int8)
+    alone = packed.pack(models.chain(holes, dense[:400]), "portable")
+    assert [node.op_type for node in alone.graph.node[4:6]] == ["Sparse", "Huffman"]
