@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 MAX_INPUTS = 6144
-"""Layers with more inputs per output are not refitted: their Gram matrices pass 300 MB each."""
+"""Layers with more inputs per output are refitted in blocks of so many inputs, one after the other:
+a Gram matrix of more would pass 300 MB."""
 
 _MIN_ROWS = 16384
 """At least so many rows (places of a Conv) are drawn per layer when the data have them."""
@@ -113,24 +114,27 @@ def repair(
     """
     changed = clone(changed)
     pair = Pair.of(dense, changed, inputs, rows)
-    notes = []
     for layer in linear_layers(changed):
         if layer.weight not in masks:
             continue
-        tensor = initializers(changed)[layer.weight]
-        matrix = layer.matrix(numpy_helper.to_array(tensor))
-        if matrix.shape[2] > MAX_INPUTS:
-            notes.append(f"{layer.weight} has {matrix.shape[2]} inputs and was not refitted")
-            continue
-        fit, judge = layer_moments(pair, layer, seed)
-        refit_layer(changed, layer, layer.matrix(masks[layer.weight]), fit, judge)
+        keep = layer.matrix(masks[layer.weight])
+        for block in _blocks(keep.shape[2]):
+            fit, judge = layer_moments(pair, layer, seed, block)
+            refit_layer(changed, layer, keep, fit, judge, block)
     done = {layer.weight for layer in linear_layers(changed)}
-    notes += [
+    notes = [
         f"{name} is pruned, but not refitted: {_why_not(changed, name)}"
         for name in masks
         if name not in done
     ]
     return changed, tuple(notes)
+
+
+def _blocks(width: int) -> list[slice]:
+    """Cut a layer's inputs into blocks of equal size."""
+    parts = -(-width // MAX_INPUTS)
+    size = -(-width // parts)
+    return [slice(first, min(first + size, width)) for first in range(0, width, size)]
 
 
 def _why_not(model: ModelProto, name: str) -> str:
@@ -172,11 +176,14 @@ class Pair:
         return cls(Stream(dense, fed), Stream(changed, fed), size, total)
 
 
-def layer_moments(pair: Pair, layer: LinearLayer, seed: int) -> tuple[Moments, Moments]:
+def layer_moments(
+    pair: Pair, layer: LinearLayer, seed: int, block: slice = slice(None)
+) -> tuple[Moments, Moments]:
     """Sum moments of a layer, for fitting and for judging the fit.
 
     The inputs are the changed model's; the outputs what the dense layer makes of the dense
-    model's inputs at the same places, less the changed model's bias.
+    model's inputs at the same places, less the changed model's bias and what it makes of the
+    inputs outside the block.
     """
     before, now = initializers(pair.dense.model), initializers(pair.changed.model)
     shape = tuple(now[layer.weight].dims)
@@ -185,7 +192,10 @@ def layer_moments(pair: Pair, layer: LinearLayer, seed: int) -> tuple[Moments, M
     if layer.bias is not None:
         old, new = (numpy_helper.to_array(held[layer.bias]) for held in (before, now))
         shift = (old - new).reshape(shift.shape).astype(np.float32)
-    both = [Moments.empty(matrix.shape[0], matrix.shape[2], matrix.shape[1]) for _ in range(2)]
+    rest = layer.matrix(numpy_helper.to_array(now[layer.weight])).astype(np.float32)
+    width = rest[..., block].shape[2]
+    rest[..., block] = 0
+    both = [Moments.empty(matrix.shape[0], width, matrix.shape[1]) for _ in range(2)]
     share = row_share(matrix.shape[2], pair.size, pair.total)
     rng = np.random.default_rng(seed)
     found = zip(pair.changed.values(layer.source), pair.dense.values(layer.source), strict=True)
@@ -193,7 +203,9 @@ def layer_moments(pair: Pair, layer: LinearLayer, seed: int) -> tuple[Moments, M
         chosen = layer.choose(given, shape, share, rng)
         x, dense_x = (layer.rows(a, shape, chosen) for a in (given, wanted))
         y = dense_x.astype(np.float32) @ matrix.transpose(0, 2, 1) + shift[:, None]
-        both[index % _HELD_BACK == _HELD_BACK - 1].add(x, y)
+        if width < matrix.shape[2]:
+            y = y - x.astype(np.float32) @ rest.transpose(0, 2, 1)
+        both[index % _HELD_BACK == _HELD_BACK - 1].add(x[..., block], y)
     if layer.recurrent:  # its rows are its own outputs, which its refit changes
         pair.changed.drop(layer.source)
     return both[0], both[1]
@@ -243,21 +255,36 @@ def tapped(model: ModelProto, names: Sequence[str]) -> ModelProto:
 
 
 def refit_layer(
-    model: ModelProto, layer: LinearLayer, keep: np.ndarray, fit: Moments, judge: Moments
+    model: ModelProto,
+    layer: LinearLayer,
+    keep: np.ndarray,
+    fit: Moments,
+    judge: Moments,
+    block: slice = slice(None),
 ) -> None:
-    """Refit one layer in place, output by output where it helps on the judging rows."""
+    """Refit one layer in place, output by output where it helps on the judging rows.
+
+    Args:
+        model: the model to change.
+        layer: the layer.
+        keep: True where a weight may be other than zero, [groups, outputs, inputs].
+        fit: moments of the block's inputs that make the fit.
+        judge: those that judge it.
+        block: which inputs.
+    """
     held = initializers(model)
     tensor = held[layer.weight]
     matrix = layer.matrix(numpy_helper.to_array(tensor)).astype(np.float64)
     groups, outputs, _ = matrix.shape
     free = np.full((groups, outputs, 1), layer.bias is not None)
-    before = np.concatenate([matrix, np.zeros((groups, outputs, 1))], axis=2)
-    keep = np.concatenate([keep, free], axis=2)
+    before = np.concatenate([matrix[..., block], np.zeros((groups, outputs, 1))], axis=2)
+    keep = np.concatenate([keep[..., block], free], axis=2)
     whole = fit + judge
     after = before.copy()
     for group in range(groups):
         after[group] = _judged(before[group], keep[group], group, fit, judge, whole)
-    set_initializer(tensor, layer.stored(after[..., :-1], tuple(tensor.dims)))
+    matrix[..., block] = after[..., :-1]
+    set_initializer(tensor, layer.stored(matrix, tuple(tensor.dims)))
     if layer.bias is not None:
         bias = held[layer.bias]
         value = numpy_helper.to_array(bias).astype(np.float64)

@@ -147,10 +147,25 @@ def test_conjugate_gradients_reach_the_exact_solution(rng, monkeypatch):
     np.testing.assert_allclose(other, exact, atol=1e-3 * np.abs(exact).max())
 
 
-def test_layers_too_wide_are_named_and_left_as_pruned(convnet, rows, monkeypatch):
+def test_wide_layers_are_refitted_in_blocks(mlp, digits, evaluate, monkeypatch):
+    x = digits[0]
+    settings = PruneSettings(sparsity=0.9, repair=True, steps=1)
+    bare = prune(mlp, PruneSettings(sparsity=0.9), Context()).model
+    whole = prune(mlp, settings, Context({"x": x[:1000]})).model
+    monkeypatch.setattr(module, "MAX_INPUTS", 300)
+    made = prune(mlp, settings, Context({"x": x[:1000]}))
+    assert made.notes == ()
+    errors = [error(evaluate, mlp, m, {"x": x[4000:]}) for m in (whole, made.model, bare)]
+    assert errors[0] <= errors[1] * 1.02
+    assert errors[1] < 0.5 * errors[2]
+
+
+def test_blocks_cover_all_inputs(monkeypatch):
     monkeypatch.setattr(module, "MAX_INPUTS", 100)
-    made = prune(convnet, PruneSettings(sparsity=0.5, repair=True, steps=1), Context(rows))
-    assert made.notes == ("f1.w has 144 inputs and was not refitted",)
+    for width in (1, 100, 101, 250, 1000):
+        covered = [i for block in module._blocks(width) for i in range(width)[block]]
+        assert covered == list(range(width))
+        assert max(len(range(width)[block]) for block in module._blocks(width)) <= 100
 
 
 def test_the_schedule_ends_at_the_sparsity_and_never_falls():
