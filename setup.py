@@ -20,6 +20,7 @@ INSTALL = [
     "PyYAML>=6.0",
     "rich>=14.0",
     "plotly>=6.0",
+    "Jinja2>=3.1",
     "tenacity>=9.0",
     "threadpoolctl>=3.5",
 ]
@@ -67,7 +68,13 @@ setup(
     packages=find_packages(include=["mlflow_compress", "mlflow_compress.*"]),
     ext_modules=[HUFFMAN],
     package_data={
-        "mlflow_compress": ["py.typed", "targets/profiles/*.yaml", "packed/*.h", "packed/*.c"]
+        "mlflow_compress": [
+            "py.typed",
+            "targets/profiles/*.yaml",
+            "report/*.j2",
+            "packed/*.h",
+            "packed/*.c",
+        ]
     },
     install_requires=INSTALL,
     extras_require={

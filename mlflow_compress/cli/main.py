@@ -47,6 +47,11 @@ _COMMANDS = {
         "Show what a packed file spends on each tensor.",
     ),
     "verify": ("mlflow_compress.cli.pack", "verify", "Compare a packed file's checksums."),
+    "report": (
+        "mlflow_compress.cli.report",
+        "report",
+        "Write a search as one HTML page for people without MLflow.",
+    ),
     "schema": ("mlflow_compress.cli.run", "schema", "Print the JSON schema of compress.yaml."),
 }
 """Command: its module, its name there, and the line that ``--help`` shows without loading it."""

@@ -19,7 +19,7 @@ OUTPUT: Any = click.option(
 FORCE: Any = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
 
-def check_output(output: Path, source: Path, force: bool) -> None:
+def check_output(output: Path, source: Path | None, force: bool) -> None:
     """Refuse, before any work, an output that cannot or must not be written.
 
     ``OUTPUT.data`` counts as output too: models above 2 GB are written to two files.
@@ -33,6 +33,7 @@ def check_output(output: Path, source: Path, force: bool) -> None:
         return
     for path in (output, output.with_name(f"{output.name}.data")):
         if path.exists() or path.is_symlink():
-            same = path.exists() and source.exists() and path.samefile(source)
+            given = source is not None and source.exists() and path.exists()
+            same = given and source is not None and path.samefile(source)
             what = "is the input" if same else "exists"
             raise ConfigError(f"{path} {what}: give another name, or --force to replace it")

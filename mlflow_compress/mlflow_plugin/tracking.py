@@ -22,7 +22,7 @@ from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.retry import PATIENCE, is_transient
 from mlflow_compress.search.observer import SearchInfo
 
-__all__ = ["Tracker"]
+__all__ = ["Tracker", "read_trial"]
 
 KIND = "compress.kind"
 KEY = "compress.key"
@@ -96,27 +96,12 @@ class Tracker:
         query = f"tags.`{KEY}` = '{key}' AND attributes.status = 'FINISHED'"
         newest = ["attributes.start_time DESC"]
         for run in self.client.search_runs([self.experiment_id], query, order_by=newest):
-            trial = self._read_trial(run.info.run_id)
-            if trial is not None and trial.key == key:
-                return trial
+            trial = read_trial(self.client, run.info.run_id)
+            if trial is None or trial.variant is None or trial.key != key:
+                continue
+            if self._is_ready(trial.variant.model_uri):
+                return replace(trial, state="reused", path="")
         return None
-
-    def _read_trial(self, run_id: str) -> Trial | None:
-        """Rebuild a trial from its run; None when its report or model is damaged or gone."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                path = self.client.download_artifacts(run_id, REPORT_FILE, folder)
-                data = json.loads(Path(path).read_text(encoding="utf-8"))
-                trial = from_dict(Trial, data)
-            except (ValueError, FileNotFoundError):
-                return None
-            except MlflowException as error:
-                if is_transient(error):
-                    raise
-                return None
-        if trial.variant is None or not self._is_ready(trial.variant.model_uri):
-            return None
-        return replace(trial, state="reused", path="")
 
     def _is_ready(self, model_uri: str) -> bool:
         model_id = model_uri.rpartition("/")[2]
@@ -295,6 +280,20 @@ class Tracker:
                 tags[OWNER], run.info.start_time, _MAX_AGE
             ):
                 self._discard_trial(run.info.run_id, "KILLED")
+
+
+def read_trial(client: Any, run_id: str) -> Trial | None:
+    """Rebuild a trial from its run; None when its report is damaged or gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = client.download_artifacts(run_id, REPORT_FILE, folder)
+            return from_dict(Trial, json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, FileNotFoundError):
+            return None
+        except MlflowException as error:
+            if is_transient(error):
+                raise
+            return None
 
 
 def _params(recipe: Recipe) -> dict[str, str]:

@@ -70,7 +70,11 @@ def front_figure(trials: Sequence[Trial], on_front: Collection[str] | None = Non
     labelled = any(variant.report.accuracy is not None for variant in variants)
     figure.update_layout(
         title="Accuracy loss against compression rate",
-        xaxis={"title": "compression rate (times smaller, whole file)", "type": "log"},
+        xaxis={
+            "title": "compression rate (times smaller, whole file)",
+            "type": "log",
+            "dtick": "D2",
+        },
         yaxis={"title": "accuracy loss, points" if labelled else "changed top-1, points"},
         template="plotly_white",
     )

@@ -1,0 +1,121 @@
+"""Reads a finished search back from MLflow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_compress.errors import SourceNotFoundError
+from mlflow_compress.mlflow_plugin.tracking import KIND, read_trial
+from mlflow_compress.records import Trial
+from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.report.page import DecisionLine
+
+__all__ = ["SearchRecord", "read_search"]
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """A search as MLflow keeps it.
+
+    Attributes:
+        name: the run's name.
+        source: URI of the source.
+        trials: all finished trials of that source in the experiment, newest first.
+        failed: label and reason of the trials of this search that failed.
+        decisions: those of the experiment, newest first.
+    """
+
+    name: str
+    source: str
+    trials: tuple[Trial, ...]
+    failed: tuple[tuple[str, str], ...]
+    decisions: tuple[DecisionLine, ...]
+
+
+def read_search(client: MlflowClient, run_id: str, patience: float = PATIENCE) -> SearchRecord:
+    """Read the search of a run; a trial's run stands for its search.
+
+    Raises:
+        SourceNotFoundError: there is no such run, or it is none of a search.
+        UnreachableError: the server does not answer.
+    """
+    return patiently(f"read the search of run {run_id!r}", lambda: _read(client, run_id), patience)
+
+
+def _read(client: MlflowClient, run_id: str) -> SearchRecord:
+    search = _search_run(client, run_id)
+    digest = search.data.tags.get("compress.source_digest", "")
+    experiment = search.info.experiment_id
+    same = f"tags.`{KIND}` = 'search' AND tags.`compress.source_digest` = '{digest}'"
+    trials: dict[str, Trial] = {}
+    failed: list[tuple[str, str]] = []
+    for parent in _all(client, experiment, same):
+        ours = parent.info.run_id == search.info.run_id
+        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' AND tags.`{KIND}` = 'trial'"
+        for run in _all(client, experiment, query):
+            tags = run.data.tags
+            if run.info.status == "FINISHED":
+                trial = read_trial(client, run.info.run_id)
+                if trial is not None and trial.variant is not None:
+                    trials.setdefault(trial.key, trial)
+            elif ours:
+                why = tags.get("compress.error", f"it was {run.info.status.lower()}")
+                failed.append((tags.get("compress.recipe", run.info.run_name), why))
+    decided = _all(client, experiment, f"tags.`{KIND}` = 'decision'")
+    return SearchRecord(
+        name=search.info.run_name or run_id,
+        source=search.data.tags.get("compress.source", ""),
+        trials=tuple(trials.values()),
+        failed=tuple(failed),
+        decisions=tuple(_decision(run) for run in decided),
+    )
+
+
+def _search_run(client: MlflowClient, run_id: str) -> Any:
+    for _ in range(2):
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise SourceNotFoundError(
+                    f"run {run_id!r} does not exist here (give the id of a search's run, as the "
+                    "MLflow UI shows it)"
+                ) from error
+            raise
+        kind = run.data.tags.get(KIND)
+        if kind == "search":
+            return run
+        parent = run.data.tags.get("mlflow.parentRunId", "")
+        if kind != "trial" or not parent:
+            break
+        run_id = parent
+    raise SourceNotFoundError(f"run {run_id!r} is no search of mlflow-compress")
+
+
+def _all(client: MlflowClient, experiment: str, query: str) -> Sequence[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], query, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def _decision(run: Any) -> DecisionLine:
+    tags = run.data.tags
+    version, before = (tags.get(f"compress.{name}", "") for name in ("version", "incumbent"))
+    return DecisionLine(
+        target=tags.get("compress.target", ""),
+        outcome=tags.get("compress.outcome", ""),
+        version=int(version) if version.isdigit() else None,
+        incumbent=int(before) if before.isdigit() else None,
+        start_ms=run.info.start_time,
+        reason=tags.get("compress.reason", ""),
+    )
