@@ -48,7 +48,7 @@ def compress(folder, *more):
 def demo(tmp_path_factory):
     """The example's folder after one whole run, a client of its store, and what was printed."""
     folder = tmp_path_factory.mktemp("demo")
-    for name in ("prepare.py", "compress.yaml"):
+    for name in ("prepare.py", "compress.yaml", "compress-finetune.yaml"):
         shutil.copy(EXAMPLE / name, folder)
     command(folder, sys.executable, "prepare.py")
     done = compress(folder)
@@ -162,3 +162,14 @@ def test_the_same_source_under_a_newer_version_keeps_its_variants(demo):
     assert "models:/lenet/2" in done.stdout
     assert done.stdout.count(": kept: ") == 3
     assert snapshot(client)[3] == aliases
+
+
+def test_the_example_that_fine_tunes(demo):
+    folder, client, _ = demo
+    script = Path(sys.executable).parent / "mlflow-compress"
+    few = ["--set", "search.trials=1"]
+    name = ["--set", "register_as=lenet-tuned"]
+    done = command(folder, script, "run", "compress-finetune.yaml", *few, *name)
+    assert "1 run now, 0 reused, 0 failed" in done.stdout
+    rate = float(client.get_model_version("lenet-tuned", "1").tags["compress.rate"])
+    assert rate > 60

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress.packed import arrays, backends, choose, packing, to_bytes
+from tests.packed.codecs import need_c
 
 
 def numbers(count, seed=1):
@@ -54,7 +55,7 @@ def either(request, monkeypatch):
     if request.param == "numpy":
         monkeypatch.setattr(backends, "_c", None)
     else:
-        assert backends._c is not None, "build the extension: pip install -e ."
+        need_c()
 
 
 def digest(data):

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from mlflow_compress import packed
 from mlflow_compress.packed import backends
+from tests.packed.codecs import need_c
 
 
 @pytest.fixture(autouse=True, params=["c", "numpy"])
@@ -20,7 +21,7 @@ def backend(request, monkeypatch):
         monkeypatch.setattr(backends, "_c", None)
         monkeypatch.setenv(backends.VARIABLE, "numpy")
     else:
-        assert backends._c is not None, "build the extension: pip install -e ."
+        need_c()
 
 
 def noise(count, seed):

@@ -22,6 +22,7 @@ from mlflow_compress.packed.format import (
     write_directory,
 )
 from mlflow_compress.packed.portable_tensor import INPUTS
+from tests.packed.codecs import need_c
 
 
 @pytest.fixture(autouse=True, params=["c", "numpy"])
@@ -31,7 +32,7 @@ def backend(request, monkeypatch):
         monkeypatch.setattr(backends, "_c", None)
         monkeypatch.setenv(backends.VARIABLE, "numpy")
     else:
-        assert backends._c is not None, "build the extension: pip install -e ."
+        need_c()
 
 
 @cache
