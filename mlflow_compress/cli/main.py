@@ -39,6 +39,38 @@ _COMMANDS = {
         "run",
         "Search, register and promote as compress.yaml says.",
     ),
+    "promote": (
+        "mlflow_compress.cli.promote",
+        "promote",
+        "Decide for each target and move its alias, without a search.",
+    ),
+    "status": ("mlflow_compress.cli.status", "status", "Show how each target stands."),
+    "history": ("mlflow_compress.cli.status", "history", "Show every decision for a target."),
+    "rollback": (
+        "mlflow_compress.cli.promote",
+        "rollback",
+        "Put a target's alias back and quarantine what it was on.",
+    ),
+    "quarantine": (
+        "mlflow_compress.cli.promote",
+        "quarantine",
+        "Keep a version from being promoted to a target.",
+    ),
+    "unquarantine": (
+        "mlflow_compress.cli.promote",
+        "unquarantine",
+        "Let a version be promoted to a target again.",
+    ),
+    "approve": (
+        "mlflow_compress.cli.promote",
+        "approve",
+        "Carry out the promotion that waits for a target.",
+    ),
+    "reject": (
+        "mlflow_compress.cli.promote",
+        "reject",
+        "Turn down the promotion that waits for a target.",
+    ),
     "pack": ("mlflow_compress.cli.pack", "pack", "Pack an ONNX file losslessly."),
     "unpack": ("mlflow_compress.cli.pack", "unpack", "Rebuild the model that was packed."),
     "inspect": (

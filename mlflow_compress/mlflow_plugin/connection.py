@@ -1,7 +1,6 @@
 """The tracking server or store: reached, or one line that says why not."""
 
 import os
-import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlflow_compress.errors import CompressError, UnreachableError
-from mlflow_compress.registry.retry import PATIENCE, one_line, patiently
+from mlflow_compress.registry.retry import PATIENCE, one_line, patiently, without_password
 
 __all__ = ["connect", "ensure_experiment"]
 
@@ -50,19 +49,16 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
     try:
         client = MlflowClient(uri)
         patiently(
-            f"open tracking store {_shown(uri)}",
+            f"open tracking store {without_password(uri)}",
             lambda: client.search_experiments(max_results=1),
             patience,
         )
     except (MlflowException, SQLAlchemyError, ImportError) as error:
-        text = one_line(error).replace(uri, _shown(uri))
-        raise UnreachableError(f"cannot open tracking store {_shown(uri)}: {text}") from error
+        text = one_line(error).replace(uri, without_password(uri))
+        raise UnreachableError(
+            f"cannot open tracking store {without_password(uri)}: {text}"
+        ) from error
     return client
-
-
-def _shown(uri: str) -> str:
-    """Return a URI without its password."""
-    return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", uri)
 
 
 def _check_health(uri: str) -> None:

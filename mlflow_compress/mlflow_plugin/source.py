@@ -23,7 +23,7 @@ from mlflow_compress.registry.variants import using_tracking_uri
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ResolvedSource", "resolve"]
+__all__ = ["ResolvedSource", "resolve", "source_name"]
 
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
@@ -117,6 +117,19 @@ def resolve(
         raise SourceNotFoundError(f"source {uri!r}: no such file")
     _load_onnx(path, uri)
     return ResolvedSource(uri=uri, name=_slug(path.stem), kind="onnx", onnx_path=path)
+
+
+def source_name(uri: str, client: MlflowClient) -> str:
+    """Return the name of the source that a URI or path points to, without reading the model.
+
+    Raises:
+        SourceNotFoundError: there is no such model, version or alias.
+        UnreachableError: the server does not answer.
+    """
+    if not re.match(r"(models|runs):/", uri):
+        return _slug(Path(uri).stem)
+    name = patiently(f"find source {uri}", lambda: _fix_version(uri, client))[1]
+    return name or _slug(uri.rpartition("/")[2])
 
 
 def _given(uri: str, source: Any) -> ResolvedSource:

@@ -14,7 +14,7 @@ from mlflow_compress.registry.decisions import (
     LoggedDecision,
 )
 from mlflow_compress.registry.promotion import ALIAS_TAG, decision_log, move_alias
-from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
 from mlflow_compress.registry.tags import QUARANTINE
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets.profile import PREVIOUS
@@ -25,6 +25,7 @@ __all__ = [
     "history",
     "quarantine",
     "reject",
+    "require_model",
     "rollback",
     "status",
     "unquarantine",
@@ -357,10 +358,21 @@ def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -
     )
 
 
+def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None:
+    """Refuse a registered model that is not there.
+
+    Raises:
+        ConfigError: there is no such registered model.
+        UnreachableError: the server does not answer.
+    """
+    _existing(client, name, patience)
+
+
 def _existing(client: Any, name: str, patience: float) -> RegistryState:
     state = read_state(client, name, patience=patience)
     if not state.exists:
-        raise ConfigError(f"there is no registered model {name!r}")
+        uri = without_password(str(client.tracking_uri))
+        raise ConfigError(f"there is no registered model {name!r} in {uri}")
     return state
 
 

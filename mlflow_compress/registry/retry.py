@@ -3,6 +3,7 @@
 MLflow's errors are told apart by their ``error_code``, so that nothing here imports mlflow.
 """
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ import tenacity
 
 from mlflow_compress.errors import CompressError, UnreachableError
 
-__all__ = ["PATIENCE", "is_transient", "one_line", "patiently"]
+__all__ = ["PATIENCE", "is_transient", "one_line", "patiently", "without_password"]
 
 Result = TypeVar("Result")
 
@@ -50,6 +51,11 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an error's text on one line, cut to ``limit`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def without_password(uri: str) -> str:
+    """Return a URI as it may be shown."""
+    return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", uri)
 
 
 def patiently(

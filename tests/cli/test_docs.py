@@ -16,7 +16,10 @@ COMMANDS = cli.list_commands(click.Context(cli))
 
 def commands():
     for name in COMMANDS:
-        yield name, cli.get_command(click.Context(cli), name)
+        command = cli.get_command(click.Context(cli), name)
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {sub}", one) for sub, one in command.commands.items())
 
 
 @pytest.mark.parametrize("name", COMMANDS)

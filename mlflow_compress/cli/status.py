@@ -1,0 +1,158 @@
+"""``status`` and ``history``: how the targets of a registered model stand, and came to that."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_compress.cli.promote import decision_document
+from mlflow_compress.cli.registered import (
+    AS_JSON,
+    TARGET,
+    TRACKING_URI,
+    check_alias,
+    model_argument,
+    open_model,
+    print_json,
+    utc,
+    when,
+)
+from mlflow_compress.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlflow_compress.registry.operations import TargetStatus
+
+__all__ = ["history", "status"]
+
+_WIDTH_WHEN_PIPED = 160
+
+
+@click.command()
+@model_argument
+@TRACKING_URI
+@AS_JSON
+def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
+    """Show each target: its version, with what rate, accuracy and latency, since when and why.
+
+    Also what waits for approval, what is quarantined, an alias that was moved by hand, and a
+    version that cannot be trusted. MODEL is the registered model's name, or the compress.yaml.
+    """
+    from mlflow_compress import registry
+
+    opened = open_model(model, tracking_uri)
+    found = registry.status(opened.client, opened.name)
+    if as_json:
+        document = {"model": opened.name, "tracking_uri": opened.client.tracking_uri}
+        print_json(document | {"targets": [_document(one) for one in found]})
+        return
+    if not found:
+        click.echo(f"{opened.name} has no targets: nothing was promoted yet")
+        return
+    table = _table("target", "version", "variant", "rate", "accuracy", "latency", "since", "run")
+    for one in found:
+        table.add_row(
+            one.target,
+            "-" if one.version is None else str(one.version),
+            one.recipe or "-",
+            "-" if one.rate is None else f"{one.rate:.1f}x",
+            "-" if one.accuracy is None else f"{100 * one.accuracy:.2f} %",
+            "-" if one.latency_ms is None else f"{one.latency_ms:.3g} ms",
+            when(one.since_ms),
+            one.run_id or "-",
+        )
+    _print(table)
+    for one in found:
+        for line in _remarks(one):
+            click.echo(f"{one.target}: {line}")
+
+
+def _document(one: "TargetStatus") -> dict[str, Any]:
+    data = asdict(one)
+    data["since"] = utc(data.pop("since_ms"))
+    return data
+
+
+def _remarks(one: "TargetStatus") -> list[str]:
+    lines = [one.reason] if one.reason else []
+    if one.problem:
+        lines.append(f"PROBLEM: {one.problem}")
+    if one.by_hand:
+        lines.append("the alias was moved by hand; promote leaves it alone without --take-over")
+    if one.waiting is not None:
+        lines.append(f"the promotion to version {one.waiting} waits for approve or reject")
+    if one.previous is not None:
+        lines.append(f"a rollback goes to version {one.previous}")
+    if one.quarantined:
+        lines.append(f"quarantined: {', '.join(map(str, one.quarantined))}")
+    return lines
+
+
+@click.command()
+@model_argument
+@TARGET
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show only the newest N.")
+@TRACKING_URI
+@AS_JSON
+def history(
+    model: str, target: str, limit: int | None, tracking_uri: str | None, as_json: bool
+) -> None:
+    """Show every decision for a target with its reason, newest first.
+
+    Each is an MLflow run with decision.md and decision.json: all gates of all variants. MODEL is
+    the registered model's name, or the compress.yaml.
+    """
+    from mlflow_compress import registry
+
+    opened = open_model(model, tracking_uri)
+    found = registry.history(opened.client, opened.name, check_alias(target))
+    if not found:
+        known = ", ".join(one.target for one in registry.status(opened.client, opened.name))
+        raise ConfigError(
+            f"no decision for target {target!r} of {opened.name!r} (targets: {known or 'none'})"
+        )
+    found = found[:limit]
+    if as_json:
+        document = {
+            "model": opened.name,
+            "tracking_uri": opened.client.tracking_uri,
+            "target": target,
+        }
+        print_json(document | {"decisions": [decision_document(one) for one in found]})
+        return
+    table = _table("when", "outcome", "version", "was", "reason", "run")
+    for one in found:
+        outcome = f"{one.outcome} ({one.approval})" if one.approval else one.outcome
+        table.add_row(
+            when(one.start_ms),
+            outcome if one.status != "RUNNING" else f"{outcome}, not finished",
+            "-" if one.version is None else str(one.version),
+            "-" if one.incumbent is None else str(one.incumbent),
+            one.reason,
+            one.run_id,
+        )
+    _print(table)
+
+
+def _table(*columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        is_text = name in ("variant", "reason")
+        justify: Any = "right" if name in ("version", "was", "rate", "accuracy") else "left"
+        table.add_column(
+            name, overflow="fold" if is_text else "ellipsis", justify=justify, no_wrap=not is_text
+        )
+    return table
+
+
+def _print(table: "Table") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH_WHEN_PIPED)
+    console.print(table, markup=False)

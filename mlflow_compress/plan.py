@@ -1,0 +1,175 @@
+"""What a job needs, checked before anything runs: targets, recipes, rows, the source."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_compress import measure, techniques
+from mlflow_compress.config import Config, DataConfig
+from mlflow_compress.errors import ConfigError
+from mlflow_compress.mlflow_plugin import ResolvedSource
+from mlflow_compress.search import OBJECTIVES, Space, Strategy, TrialEvaluator, get_strategy
+from mlflow_compress.targets import Target, load_target
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["DEFAULT_RECIPES", "Plan", "make_evaluator", "make_plan"]
+
+DEFAULT_RECIPES: list[Any] = [
+    [
+        {"prune": {"sparsity": {"choices": [0.5, 0.6, 0.7, 0.8, 0.9]}}},
+        {"share": {"clusters": {"choices": [8, 16, 32, 64]}}},
+    ],
+    [{"share": {"clusters": {"choices": [16, 64]}}}],
+    [],
+]
+"""What is tried when the configuration names no recipe: pruning with sharing, sharing alone, and
+lossless packing. None of them needs calibration data."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is checked before anything is run or written."""
+
+    config: Config
+    space: Space
+    strategy: Strategy
+    strategy_name: str
+    targets: tuple[Target, ...]
+    evaluation: measure.Dataset
+    calibration: measure.Dataset | None
+    train: measure.Dataset | None
+    objectives: tuple[str, ...]
+    trials: int = field(default=0)
+
+
+def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
+    """Check everything that needs no tracking server."""
+    targets = tuple(load_target(target) for target in config.targets)
+    names = [target.name for target in targets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"targets: {twice!r} stands there twice; names are aliases, keep one")
+    recipes = [config.recipe] if config.recipe is not None else config.recipes
+    where = "recipe" if config.recipe is not None else "recipes"
+    space = Space.parse(DEFAULT_RECIPES if recipes is None else recipes, where)
+    strategy_name = config.search.strategy or _fitting_strategy(space, config.search.trials)
+    strategy = get_strategy(strategy_name)
+    strategy.points(space)
+    evaluation = given.get("evaluation") or _load(config.data.evaluation, "evaluation")
+    calibration = given.get("calibration") or _load_optional(config.data.calibration, "calibration")
+    train = given.get("train") or _load_optional(config.data.train, "train")
+    _check_rows(space, where, calibration, train)
+    _check_labels(targets, evaluation)
+    quality = "agreement" if evaluation.labels is None else "accuracy"
+    objectives = config.search.objectives or ("rate", quality)
+    _check_objectives(objectives, config, evaluation)
+    trials = int(min(config.search.trials, space.size))
+    return Plan(
+        config,
+        space,
+        strategy,
+        strategy_name,
+        targets,
+        evaluation,
+        calibration,
+        train,
+        objectives,
+        trials,
+    )
+
+
+def _fitting_strategy(space: Space, trials: int) -> str:
+    if space.is_fixed:
+        return "manual"
+    return "grid" if space.size <= trials else "random"
+
+
+def _load(ref: Any, role: str) -> measure.Dataset:
+    ref = DataConfig.ref(ref)
+    return measure.load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
+
+
+def _load_optional(ref: Any, role: str) -> measure.Dataset | None:
+    return None if ref is None else _load(ref, role)
+
+
+def _check_rows(
+    space: Space,
+    where: str,
+    calibration: measure.Dataset | None,
+    train: measure.Dataset | None,
+) -> None:
+    """Refuse recipes that need rows which are not there; training rows also calibrate."""
+    if train is not None:
+        return
+    for index, recipe in space.corners():
+        if techniques.needs_training(recipe):
+            raise ConfigError(f"{where}[{index}]: {recipe.label!r} needs data.train")
+        if calibration is None and techniques.needs_calibration(recipe):
+            raise ConfigError(
+                f"{where}[{index}]: {recipe.label!r} needs calibration rows: set data.calibration "
+                "(inputs as in data.evaluation, labels not needed)"
+            )
+
+
+def _check_labels(targets: Sequence[Target], evaluation: measure.Dataset) -> None:
+    if evaluation.labels is not None:
+        return
+    for target in targets:
+        for key in ("min", "max_drop"):
+            if getattr(target.accuracy, key) is not None:
+                raise ConfigError(
+                    f"target {target.name!r}: accuracy.{key} needs labels, and data.evaluation "
+                    f"{evaluation.name!r} has none: add an array 'labels', or use min_agreement "
+                    "or max_kl"
+                )
+
+
+def _check_objectives(
+    objectives: Sequence[str], config: Config, evaluation: measure.Dataset
+) -> None:
+    for name in objectives:
+        if name not in OBJECTIVES:
+            allowed = ", ".join(OBJECTIVES)
+            raise ConfigError(f"search.objectives: must be among {allowed}, got {name!r}")
+    if "accuracy" in objectives and evaluation.labels is None:
+        raise ConfigError("search.objectives: accuracy needs labels; use agreement")
+    if "latency" in objectives and config.search.latency_rounds == 0:
+        raise ConfigError("search.objectives: latency needs search.latency_rounds above 0")
+
+
+def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialEvaluator:
+    """Bring the source into ONNX, fit the data to it, and run it once on all rows."""
+    rows = plan.calibration or plan.train or plan.evaluation
+    model = _to_onnx(source, rows)
+    normal = techniques.normalize(model)
+    calibration, train = plan.calibration, plan.train
+    config = plan.config
+    evaluator = TrialEvaluator(
+        source=normal,
+        uri=source.uri,
+        source_digest=hashlib.sha256(normal.SerializeToString(deterministic=True)).hexdigest(),
+        source_bytes=measure.weight_bytes(model),
+        evaluation=measure.check_fits(plan.evaluation, normal),
+        calibration=None if calibration is None else measure.check_fits(calibration, normal),
+        train=None if train is None else measure.check_fits(train, normal),
+        work_dir=work_dir,
+        metric=config.data.metric,
+        threads=tuple(sorted({t.execution.threads for t in plan.targets} or {1})),
+        latency_rounds=config.search.latency_rounds,
+        seed=config.search.seed,
+    )
+    evaluator.check_source()
+    return evaluator
+
+
+def _to_onnx(source: ResolvedSource, rows: measure.Dataset) -> "onnx.ModelProto":
+    if source.model is not None:
+        return source.model
+    from mlflow_compress.techniques.torch_export import export_torch
+
+    return export_torch(source.module, rows.head(8).inputs)
