@@ -71,6 +71,11 @@ _COMMANDS = {
         "reject",
         "Turn down the promotion that waits for a target.",
     ),
+    "targets": (
+        "mlflow_compress.cli.targets",
+        "targets",
+        "List and show target profiles, and check one against its device.",
+    ),
     "pack": ("mlflow_compress.cli.pack", "pack", "Pack an ONNX file losslessly."),
     "unpack": ("mlflow_compress.cli.pack", "unpack", "Rebuild the model that was packed."),
     "inspect": (

@@ -1,13 +1,22 @@
-"""The one rule for files that a command writes: nothing is replaced without ``--force``."""
+"""How commands write: files that are replaced only with ``--force``, JSON, and tables."""
 
+import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_compress.errors import ConfigError
 
-__all__ = ["FORCE", "OUTPUT", "check_output"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["FORCE", "OUTPUT", "check_output", "print_json", "print_table", "table"]
+
+_WIDTH_WHEN_PIPED = 160
+_TEXTS = ("device", "profile", "reason", "variant")
+_NUMBERS = ("version", "was", "rate", "accuracy")
 
 OUTPUT: Any = click.option(
     "-o",
@@ -37,3 +46,38 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
             same = given and source is not None and path.samefile(source)
             what = "is the input" if same else "exists"
             raise ConfigError(f"{path} {what}: give another name, or --force to replace it")
+
+
+def print_json(document: Any) -> None:
+    """Print a document; numbers that JSON has no word for become null."""
+    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(*columns: str) -> "Table":
+    """Return an empty table; numbers stand right and stay whole, long texts are folded."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        justify: Any = "right" if name in _NUMBERS else "left"
+        made.add_column(name, justify=justify, no_wrap=name not in _TEXTS, overflow="fold")
+    return made
+
+
+def print_table(shown: "Table") -> None:
+    """Print a table on stdout, wide enough for scripts where there is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH_WHEN_PIPED)
+    console.print(shown, markup=False)

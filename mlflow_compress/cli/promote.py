@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.output import print_json
 from mlflow_compress.cli.registered import (
     AS_JSON,
     TARGET,
@@ -16,7 +17,6 @@ from mlflow_compress.cli.registered import (
     check_alias,
     model_argument,
     open_model,
-    print_json,
     utc,
 )
 from mlflow_compress.errors import ConfigError

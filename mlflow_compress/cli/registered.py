@@ -1,7 +1,5 @@
-"""What the commands on registered models share: their arguments, and JSON for scripts."""
+"""What the commands on registered models share: their arguments and moments in time."""
 
-import json
-import math
 import re
 import time
 from collections.abc import Callable
@@ -27,7 +25,6 @@ __all__ = [
     "check_alias",
     "model_argument",
     "open_model",
-    "print_json",
     "utc",
     "when",
 ]
@@ -131,19 +128,6 @@ def check_alias(target: str) -> str:
     if problem:
         raise ConfigError(f"--target {target!r} cannot be a target's name: {problem}")
     return target
-
-
-def print_json(document: Any) -> None:
-    """Print a document; numbers that JSON has no word for become null."""
-    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def utc(milliseconds: int | None) -> str | None:

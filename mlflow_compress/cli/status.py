@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.output import print_json, print_table, table
 from mlflow_compress.cli.promote import decision_document
 from mlflow_compress.cli.registered import (
     AS_JSON,
@@ -13,20 +14,15 @@ from mlflow_compress.cli.registered import (
     check_alias,
     model_argument,
     open_model,
-    print_json,
     utc,
     when,
 )
 from mlflow_compress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from mlflow_compress.registry.operations import TargetStatus
 
 __all__ = ["history", "status"]
-
-_WIDTH_WHEN_PIPED = 160
 
 
 @click.command()
@@ -50,9 +46,9 @@ def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
     if not found:
         click.echo(f"{opened.name} has no targets: nothing was promoted yet")
         return
-    table = _table("target", "version", "variant", "rate", "accuracy", "latency", "since", "run")
+    shown = table("target", "version", "variant", "rate", "accuracy", "latency", "since", "run")
     for one in found:
-        table.add_row(
+        shown.add_row(
             one.target,
             "-" if one.version is None else str(one.version),
             one.recipe or "-",
@@ -62,7 +58,7 @@ def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
             when(one.since_ms),
             one.run_id or "-",
         )
-    _print(table)
+    print_table(shown)
     for one in found:
         for line in _remarks(one):
             click.echo(f"{one.target}: {line}")
@@ -121,10 +117,10 @@ def history(
         }
         print_json(document | {"decisions": [decision_document(one) for one in found]})
         return
-    table = _table("when", "outcome", "version", "was", "reason", "run")
+    shown = table("when", "outcome", "version", "was", "reason", "run")
     for one in found:
         outcome = f"{one.outcome} ({one.approval})" if one.approval else one.outcome
-        table.add_row(
+        shown.add_row(
             when(one.start_ms),
             outcome if one.status != "RUNNING" else f"{outcome}, not finished",
             "-" if one.version is None else str(one.version),
@@ -132,27 +128,4 @@ def history(
             one.reason,
             one.run_id,
         )
-    _print(table)
-
-
-def _table(*columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        is_text = name in ("variant", "reason")
-        justify: Any = "right" if name in ("version", "was", "rate", "accuracy") else "left"
-        table.add_column(
-            name, overflow="fold" if is_text else "ellipsis", justify=justify, no_wrap=not is_text
-        )
-    return table
-
-
-def _print(table: "Table") -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_WHEN_PIPED)
-    console.print(table, markup=False)
+    print_table(shown)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
 from mlflow_compress.targets.profile import (
     AccuracyLimits,
     Execution,
@@ -10,48 +11,51 @@ from mlflow_compress.targets.profile import (
     Target,
     load_target,
     shipped_names,
+    target_data,
 )
 from mlflow_compress.targets.runnable import why_not
 from mlflow_compress.targets.units import format_ms, format_size, parse_ms, parse_size
 
 if TYPE_CHECKING:
     from mlflow_compress.targets.devices import (
-        DeviceFacts,
         Measurement,
         device_for,
+        loads_opset,
         measure_on,
         read_facts,
-        verify,
     )
 
 __all__ = [
     "AccuracyLimits",
     "DeviceFacts",
     "Execution",
+    "Finding",
     "Limits",
     "Measurement",
     "Reward",
     "Target",
+    "compare",
     "device_for",
     "format_ms",
     "format_size",
     "load_target",
+    "loads_opset",
     "measure_on",
     "parse_ms",
     "parse_size",
     "read_facts",
     "shipped_names",
+    "target_data",
     "verify",
     "why_not",
 ]
 
 _DEVICES = {
-    "DeviceFacts",
     "Measurement",
     "device_for",
+    "loads_opset",
     "measure_on",
     "read_facts",
-    "verify",
 }
 
 

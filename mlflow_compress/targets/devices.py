@@ -23,6 +23,7 @@ import tenacity
 from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
 from mlflow_compress.measure.intervals import bootstrap_interval
 from mlflow_compress.records import Latency
+from mlflow_compress.targets.facts import DeviceFacts, to_facts, verify
 from mlflow_compress.targets.profile import Target
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Measurement",
     "SshDevice",
     "device_for",
+    "loads_opset",
     "measure_on",
     "read_facts",
     "verify",
@@ -52,6 +54,8 @@ _SSH_FAILED = 255
 _ATTEMPTS = 3
 # What trying again does not change; the text is OpenSSH's.
 _FINAL = ("Host key verification failed", "Permission denied", "Could not resolve hostname")
+_MISSING = "No module named"
+_INSTALL = "install numpy and onnxruntime there, or name its Python as ssh://host?python=/path"
 
 
 class _DeviceFailed(Exception):  # noqa: N818 - never leaves this module
@@ -169,34 +173,15 @@ def device_for(measured_on: str) -> Device:
     host = parts.hostname or ""
     # A host that began with a dash would be an option to ssh.
     if parts.scheme != "ssh" or not host or host.startswith("-") or parts.path.strip("/"):
-        raise ConfigError(f"measured_on {measured_on!r}: must be ssh://user@host[:port]")
+        raise ConfigError(
+            f"measured_on {measured_on!r}: must be local, ssh://user@host[:port] or cmd:…"
+        )
     query = parse_qs(parts.query)
     if set(query) - {"python"}:
         raise ConfigError(f"measured_on {measured_on!r}: only ?python=… is known")
     user = f"{parts.username}@" if parts.username else ""
     python = query.get("python", ["python3"])[0]
     return SshDevice(measured_on, user + host, port, python)
-
-
-@dataclass(frozen=True)
-class DeviceFacts:
-    """What a device says of itself.
-
-    Attributes:
-        machine: processor architecture, such as ``aarch64``.
-        system: operating system, such as ``Linux``.
-        python: version of its Python.
-        onnxruntime: version of its onnxruntime.
-        cores: processor cores, None when unknown.
-        memory_bytes: RAM, None when unknown.
-    """
-
-    machine: str
-    system: str
-    python: str
-    onnxruntime: str
-    cores: int | None
-    memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -213,31 +198,7 @@ def read_facts(device: Device, *, timeout: float = 60.0) -> DeviceFacts:
     Raises:
         UnreachableError: it cannot be reached, or has no Python with onnxruntime.
     """
-    return DeviceFacts(**_ask(device, {}, ["facts"], timeout))
-
-
-def verify(target: Target, facts: DeviceFacts) -> None:
-    """Compare a profile with the device it is measured on.
-
-    This machine standing for another device is no contradiction, so that local targets pass
-    unless they want more threads than there are cores.
-
-    Raises:
-        ConfigError: one line with the field, the profile's value and the device's.
-    """
-    wants, cores, memory = target.execution, facts.cores, facts.memory_bytes
-    where = f"target {target.name!r} on {target.measured_on}"
-    if cores is not None and wants.threads > cores:
-        raise ConfigError(f"{where}: execution.threads is {wants.threads}, it has {cores} cores")
-    if target.measured_on == "local":
-        return
-    if cores is not None and wants.cores is not None and wants.cores != cores:
-        raise ConfigError(f"{where}: execution.cores is {wants.cores}, it has {cores}")
-    # Firmware and graphics keep a part of the RAM that is sold.
-    if memory is not None and wants.memory_bytes is not None and memory < 0.75 * wants.memory_bytes:
-        raise ConfigError(
-            f"{where}: execution.memory is {wants.memory_bytes} bytes, it has {memory}"
-        )
+    return to_facts(_ask(device, {}, ["facts"], timeout))
 
 
 def measure_on(
@@ -298,6 +259,29 @@ def measure_on(
     return Measurement(latency, int(peak["peak"]))
 
 
+def loads_opset(device: Device, opset: int, *, timeout: float = 60.0) -> str:
+    """Run a network of one node and of this opset on a device.
+
+    Returns:
+        What its onnxruntime says against it, or nothing.
+
+    Raises:
+        UnreachableError: the device cannot be reached.
+    """
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    node = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([node], "probe", values[:1], values[1:])
+    # The intermediate representation of ONNX 1.2: what is asked about is the opset.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3)
+    feed = {"x": np.zeros(1, np.float32)}
+    files = {"variant.onnx": model.SerializeToString(), "inputs.npz": _npz(feed)}
+    told = json.dumps({"threads": 1})
+    answer = _ask(device, files, ["memory", "variant.onnx", "-", "inputs.npz", told], timeout)
+    return str(answer.get("error", ""))
+
+
 def _npz(inputs: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **dict(inputs))  # type: ignore[arg-type]
@@ -355,8 +339,11 @@ def _once(command: Sequence[str], stream: bytes, timeout: float) -> dict[str, An
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     said = lines[-1].strip() if lines else f"exit code {done.returncode}"
     if done.returncode != 0:
+        if _MISSING in said:
+            raise _DeviceFailed(f"{said} ({_INSTALL})", final=True)
         final = any(text in line for text in _FINAL for line in lines)
-        what = "ssh: " if done.returncode == _SSH_FAILED and command[0] == "ssh" else ""
+        by_ssh = done.returncode == _SSH_FAILED and command[0] == "ssh"
+        what = "ssh: " if by_ssh and not said.startswith("ssh:") else ""
         raise _DeviceFailed(f"{what}{said}", final=final)
     try:
         answer = json.loads(done.stdout.decode(errors="replace").strip().splitlines()[-1])

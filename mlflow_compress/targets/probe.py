@@ -26,6 +26,8 @@ REPEATS = 30
 
 def facts() -> dict[str, Any]:
     """Return what can be known of this device."""
+    import importlib.util
+
     import onnxruntime
 
     try:
@@ -39,6 +41,8 @@ def facts() -> dict[str, Any]:
         "onnxruntime": onnxruntime.__version__,
         "cores": os.cpu_count(),
         "memory_bytes": memory,
+        "providers": onnxruntime.get_available_providers(),
+        "packed": importlib.util.find_spec("mlflow_compress") is not None,
     }
 
 

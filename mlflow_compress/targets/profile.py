@@ -24,6 +24,7 @@ __all__ = [
     "alias_problem",
     "load_target",
     "shipped_names",
+    "target_data",
 ]
 
 Objective = Literal["size", "latency", "accuracy", "rate", "reward"]
@@ -199,6 +200,17 @@ def load_target(spec: str | Mapping[str, Any], base_dir: str | Path = ".") -> Ta
         ConfigError: one line with the target, the key, the value and what is allowed.
     """
     return _to_target(check_target(_resolve(spec, Path(base_dir), ())))
+
+
+def target_data(spec: str | Mapping[str, Any], base_dir: str | Path = ".") -> dict[str, Any]:
+    """Return a target's keys as they were written, with what it extends filled in, checked.
+
+    Raises:
+        ConfigError: as :func:`load_target`.
+    """
+    data = _resolve(spec, Path(base_dir), ())
+    _to_target(check_target(data))
+    return data
 
 
 def _resolve(

@@ -16,6 +16,7 @@ from mlflow_compress.targets.devices import (
     LocalDevice,
     SshDevice,
     device_for,
+    loads_opset,
     measure_on,
     read_facts,
     verify,
@@ -238,11 +239,22 @@ def test_a_profile_that_the_device_bears_out():
             {"memory_bytes": 4_000_000_000},
             "execution.memory is 4000000000 bytes, it has 1900000000",
         ),
+        (
+            {"providers": ("CUDAExecutionProvider", "CPUExecutionProvider")},
+            "execution.providers has CUDAExecutionProvider, its onnxruntime 1.22.0 has "
+            "CPUExecutionProvider",
+        ),
+        (
+            {},
+            "execution.profiles has compact, which needs mlflow_compress there: install it, or "
+            "set profiles: [portable]",
+        ),
     ],
 )
 def test_a_profile_that_the_device_contradicts(execution, message):
     with pytest.raises(ConfigError) as caught:
-        verify(at("ssh://pi@box", **execution), FACTS)
+        bare = replace(FACTS, providers=("CPUExecutionProvider",), packed=False)
+        verify(at("ssh://pi@box", **execution), bare)
     assert str(caught.value) == f"target 'pi' on ssh://pi@box: {message}"
 
 
@@ -250,6 +262,22 @@ def test_this_machine_may_stand_for_another():
     verify(at("local", cores=6, memory_bytes=4_000_000_000), FACTS)
     with pytest.raises(ConfigError, match="it has 4 cores"):
         verify(at("local", threads=8), FACTS)
+
+
+def test_an_opset_is_tried_on_the_device():
+    assert loads_opset(LocalDevice(), 18) == ""
+    assert "official support" in loads_opset(LocalDevice(), 99)
+
+
+def test_a_device_without_onnxruntime_is_told_what_to_install(script, tmp_path):
+    path = script(
+        "bare",
+        f"echo x >> {tmp_path}/tries\n"
+        "echo \"ModuleNotFoundError: No module named 'onnxruntime'\" >&2; exit 1",
+    )
+    with pytest.raises(UnreachableError, match="install numpy and onnxruntime there"):
+        read_facts(CommandDevice("cmd:bare", (str(path),)))
+    assert (tmp_path / "tries").read_text().count("x") == 1
 
 
 def test_the_script_stands_alone():
