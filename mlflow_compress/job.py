@@ -5,7 +5,7 @@ This is the one module above all rooms; the command line and the Python API are 
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from mlflow_compress import measure, registry
 from mlflow_compress.config import Config
 from mlflow_compress.errors import CompressError, ConfigError
 from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
+from mlflow_compress.on_devices import Devices
 from mlflow_compress.plan import DEFAULT_RECIPES, Plan, make_evaluator, make_plan
 from mlflow_compress.records import Decision, Trial, Variant
 from mlflow_compress.search import SearchInfo, TrialEvaluator, front, run_search
@@ -46,6 +47,8 @@ class Outcome:
             what an alias points to.
         decisions: one per target.
         tracking_uri: where all of it is recorded.
+        problems: by target, what went wrong on its device.
+        silent: targets for which nothing could be measured on their device.
     """
 
     source: str
@@ -55,10 +58,14 @@ class Outcome:
     registered: tuple[Variant, ...]
     decisions: tuple[Decision, ...]
     tracking_uri: str
+    problems: Mapping[str, str] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 when some target has no feasible variant."""
+        """0, 5 when a device gave nothing, or 3 when some target has no feasible variant."""
+        if self.silent:
+            return 5
         return 3 if any(d.outcome == "none feasible" for d in self.decisions) else 0
 
     def targets_of(self, variant: Variant) -> list[str]:
@@ -96,6 +103,8 @@ def run(
     watcher = watcher or Watcher()
     watcher.stage("checking the configuration and the data")
     plan = make_plan(config, datasets or {})
+    devices = Devices(plan.targets, config.search.latency_rounds, config.search.seed, watcher.stage)
+    devices.verify()
     with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
         work_dir = Path(folder)
         watcher.stage("loading the source")
@@ -117,8 +126,38 @@ def run(
             seed=config.search.seed,
             on_trial=watcher.trial,
         )
+        trials = _measure_on_devices(devices, trials, tracker, evaluator)
         watcher.stage("registering and promoting")
-        return _register_and_promote(plan, trials, client, name, evaluator, tracker.experiment)
+        outcome = _register_and_promote(plan, trials, client, name, evaluator, tracker.experiment)
+        return replace(outcome, problems=devices.problems, silent=frozenset(devices.silent))
+
+
+def _measure_on_devices(
+    devices: Devices, trials: tuple[Trial, ...], tracker: Tracker, evaluator: TrialEvaluator
+) -> tuple[Trial, ...]:
+    """Measure where the targets run, and keep it with the trials."""
+
+    def file_of(trial: Trial) -> Path:
+        if trial.path:
+            return Path(trial.path)
+        assert trial.variant is not None
+        folder = evaluator.work_dir / f"reused-{trial.key[:16]}"
+        folder.mkdir(exist_ok=True)
+        return download_packed(trial.variant.model_uri, folder, tracker.client)
+
+    def source() -> Path:
+        path = evaluator.work_dir / "source-as-measured.onnx"
+        if not path.exists():
+            path.write_bytes(evaluator.source.SerializeToString())
+        return path
+
+    rows = evaluator.evaluation
+    inputs = {name: array[:1] for name, array in rows.inputs.items()}
+    done = devices.measure(trials, rows.digest, file_of, source, inputs)
+    for before, after in zip(trials, done, strict=True):
+        if after != before:
+            tracker.trial_measured(after)
+    return done
 
 
 def promote(

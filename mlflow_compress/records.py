@@ -20,6 +20,8 @@ __all__ = [
     "Interval",
     "Latency",
     "LayerReport",
+    "Memory",
+    "Needs",
     "Profile",
     "Recipe",
     "Report",
@@ -279,8 +281,36 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Peak resident bytes of a fresh process that runs the variant on a device."""
+
+    device: str
+    threads: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a runtime has to have to run a variant.
+
+    Attributes:
+        opset: the highest opset of ONNX's own domain.
+        operators: each operator, and the first node that uses it; those of other domains are
+            named with their domain (``com.microsoft.MatMulNBits``).
+        dtypes: each tensor type by ONNX's lower-case name, and the first thing that has it.
+    """
+
+    opset: int
+    operators: Mapping[str, str]
+    dtypes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Report:
-    """Every number of one variant; what was not measured is None, never invented."""
+    """Every number of one variant; what was not measured is None, never invented.
+
+    ``memory_bytes`` is the peak on this machine, ``memory`` has those on other devices.
+    """
 
     size_bytes: int
     source_bytes: int
@@ -293,6 +323,8 @@ class Report:
     fidelity: Fidelity | None = None
     latency: tuple[Latency, ...] = ()
     memory_bytes: int | None = None
+    memory: tuple[Memory, ...] = ()
+    needs: Needs | None = None
 
 
 @dataclass(frozen=True)

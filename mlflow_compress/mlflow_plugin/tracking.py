@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -214,8 +215,24 @@ class Tracker:
         note = f"**{name}**, variant of `{variant.source}`\n\n{reporting.stage_markdown(report)}"
         self._runs.set_tag(run_id, _NOTE, _cut(note))
         self._runs.log_tables(run_id, {"layers/layers.json": reporting.layer_rows(report)})
-        text = json.dumps(to_dict(replace(trial, path="")), indent=1, sort_keys=True)
+        self._log_report(run_id, trial)
+
+    def _log_report(self, run_id: str, trial: Trial) -> None:
+        plain = replace(trial, path="", state="complete")
+        text = json.dumps(to_dict(plain), indent=1, sort_keys=True)
         self._runs.log_text(run_id, text, REPORT_FILE)
+
+    def trial_measured(self, trial: Trial) -> None:
+        """Add to a finished trial's record what was measured on devices since."""
+        if trial.variant is None:
+            return
+        run_id, model_id = trial.variant.run_id, trial.variant.model_uri.rpartition("/")[2]
+        numbers, _ = _metrics(trial.variant.report)
+        known = self._runs.do("read the trial", lambda: self.client.get_run(run_id)).data.metrics
+        new = {name: value for name, value in numbers.items() if name not in known}
+        if new:
+            self._runs.log_numbers(run_id, new, model_id=model_id)
+        self._log_report(run_id, trial)
 
     def search_finished(self, trials: Sequence[Trial], status: str) -> None:
         """Log what came of the search and end its run, and the trial's that it broke off in."""
@@ -317,8 +334,10 @@ def _metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
     }
     if report.memory_bytes is not None:
         numbers["memory_bytes"] = report.memory_bytes
+    for memory in report.memory:
+        numbers[f"memory_bytes{_place(memory.device, memory.threads)}"] = memory.bytes
     for latency in report.latency:
-        place = "" if latency is report.latency[0] else f".{latency.device}.{latency.threads}"
+        place = "" if latency is report.latency[0] else _place(latency.device, latency.threads)
         numbers[f"latency_p50_ms{place}"] = latency.p50
         numbers[f"latency_p95_ms{place}"] = latency.p95
         numbers[f"latency_ratio{place}"] = latency.ratio
@@ -334,6 +353,11 @@ def _metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
         quality["agreement"] = report.fidelity.agreement
         quality["kl_nats"] = report.fidelity.kl
     return _finite(numbers), _finite(quality)
+
+
+def _place(device: str, threads: int) -> str:
+    """Return the end of a metric's name; MLflow takes few characters in it."""
+    return f".{re.sub(r'[^A-Za-z0-9_.-]+', '_', device)}.{threads}"
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float]:

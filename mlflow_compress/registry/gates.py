@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlflow_compress.records import Gate, Latency, Variant
-from mlflow_compress.targets import Target, format_ms, format_size
+from mlflow_compress.targets import Target, format_ms, format_size, is_limited, lacks
 
 __all__ = ["check", "latency_for"]
 
@@ -50,6 +50,8 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
     """
     limits, accuracy = target.limits, target.accuracy
     gates = [_runnable(variant, target)]
+    if is_limited(target):
+        gates.append(_runtime(variant, target))
     if target.name in variant.quarantined:
         reason = "rolled back for this target and quarantined until it is released"
         gates.append(Gate("quarantine", False, None, 0.0, reason))
@@ -61,8 +63,7 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
     if limits.latency_p95_ms is not None:
         gates.append(_latency(variant, target, "p95", limits.latency_p95_ms))
     if limits.memory_bytes is not None:
-        memory = _sound("memory", variant.report.memory_bytes, 1)
-        gates.append(_at_most("memory", memory, limits.memory_bytes, format_size))
+        gates.append(_at_most("memory", _memory(variant, target), limits.memory_bytes, format_size))
     if accuracy.min is not None:
         gates.append(_at_least("accuracy", _accuracy(variant, rows), accuracy.min))
     if accuracy.max_drop is not None:
@@ -109,6 +110,26 @@ def _runnable(variant: Variant, target: Target) -> Gate:
         f"the variant is {variant.recipe.profile}"
     )
     return Gate("profile", passed, float(passed), 1.0, reason)
+
+
+def _runtime(variant: Variant, target: Target) -> Gate:
+    """Whether the target's runtime has the opset, operators and types that the variant needs."""
+    needs = variant.report.needs
+    if needs is None:
+        return Gate("runtime", False, None, 1.0, "what it needs of a runtime was not recorded")
+    reason = lacks(needs, target)
+    return Gate("runtime", not reason, float(not reason), 1.0, reason)
+
+
+def _memory(variant: Variant, target: Target) -> _Metric:
+    """Peak memory where the target runs; of several measurements the largest counts."""
+    report = variant.report
+    if target.measured_on == "local":
+        return _sound("memory", report.memory_bytes, 1)
+    found = [one.bytes for one in report.memory if one.device == target.measured_on]
+    if not found:
+        return _Metric(None, f"memory was not measured on {target.measured_on}")
+    return _sound("memory", max(found), 1)
 
 
 def _stale(digest: str, rows: str | None) -> str:

@@ -15,11 +15,13 @@ __all__ = [
     "MODEL_URI",
     "PREFIX",
     "QUARANTINE",
+    "REPORT",
     "SOURCE",
     "describe",
     "from_tags",
     "quoted",
     "to_tags",
+    "with_measurements",
 ]
 
 PREFIX = "compress."
@@ -29,7 +31,7 @@ SOURCE = PREFIX + "source"
 GAP = PREFIX + "gap."
 QUARANTINE = PREFIX + "quarantine."
 
-_REPORT = PREFIX + "report"
+REPORT = PREFIX + "report"
 _RECIPE = PREFIX + "recipe_json"
 # MLflow takes tag values up to 100,000 characters and descriptions up to 5,000.
 _DESCRIPTION_LIMIT = 5000
@@ -82,7 +84,7 @@ def to_tags(variant: Variant) -> dict[str, str]:
         SOURCE: variant.source,
         PREFIX + "run_id": variant.run_id,
         _RECIPE: variant.recipe.to_json(),
-        _REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
+        REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
         **_shown(variant.report),
     }
 
@@ -98,12 +100,12 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         ValueError: one line, when a tag is missing, broken, or says something else than the
             report that was stored with it.
     """
-    for needed in (KEY, _RECIPE, _REPORT):
+    for needed in (KEY, _RECIPE, REPORT):
         if not tags.get(needed):
             raise ValueError(f"tag {needed} is missing")
     try:
         recipe = from_dict(Recipe, json.loads(tags[_RECIPE]))
-        report = from_dict(Report, json.loads(tags[_REPORT]))
+        report = from_dict(Report, json.loads(tags[REPORT]))
     except ValueError as error:
         raise ValueError(f"its recipe or report cannot be read: {error}") from None
     for name, value in _shown(report).items():
@@ -121,6 +123,25 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         quarantined=frozenset(
             name.removeprefix(QUARANTINE) for name in tags if name.startswith(QUARANTINE)
         ),
+    )
+
+
+def with_measurements(known: Report, new: Report) -> Report:
+    """Return ``known`` with what only ``new`` has been measured for; numbers there stay."""
+    timed = {(one.device, one.threads) for one in known.latency}
+    weighed = {(one.device, one.threads) for one in known.memory}
+    return replace(
+        known,
+        latency=(
+            *known.latency,
+            *(one for one in new.latency if (one.device, one.threads) not in timed),
+        ),
+        memory=(
+            *known.memory,
+            *(one for one in new.memory if (one.device, one.threads) not in weighed),
+        ),
+        memory_bytes=new.memory_bytes if known.memory_bytes is None else known.memory_bytes,
+        needs=new.needs if known.needs is None else known.needs,
     )
 
 

@@ -16,7 +16,17 @@ from mlflow_compress.records import Variant
 from mlflow_compress.registry.order import generation
 from mlflow_compress.registry.policy import best_for, gap_text
 from mlflow_compress.registry.retry import PATIENCE, patiently
-from mlflow_compress.registry.tags import GAP, KEY, SOURCE, describe, from_tags, quoted, to_tags
+from mlflow_compress.registry.tags import (
+    GAP,
+    KEY,
+    REPORT,
+    SOURCE,
+    describe,
+    from_tags,
+    quoted,
+    to_tags,
+    with_measurements,
+)
 from mlflow_compress.targets import Target
 
 __all__ = [
@@ -238,7 +248,22 @@ def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Varian
     if generation(variant) > generation(known):
         # The same source was registered again: its variants are the newer version's as well.
         client.set_model_version_tag(name, str(version), SOURCE, variant.source)
+    _add_measurements(client, name, known, variant)
     return replace(variant, version=version, quarantined=known.quarantined)
+
+
+def _add_measurements(client: MlflowClient, name: str, known: Variant, variant: Variant) -> None:
+    """Add to a version's tags what was measured on devices since it was registered.
+
+    What is there stays. The report comes last: tags beyond what it says are no contradiction.
+    """
+    merged = replace(known, report=with_measurements(known.report, variant.report))
+    if merged.report == known.report:
+        return
+    before, after = to_tags(known), to_tags(merged)
+    changed = {tag: text for tag, text in after.items() if before.get(tag) != text}
+    for tag in sorted(changed, key=lambda tag: tag == REPORT):
+        client.set_model_version_tag(name, str(known.version), tag, changed[tag])
 
 
 def _drop_duplicates(client: MlflowClient, name: str, versions: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed
 from mlflow_compress.records import Accuracy, Latency, Recipe, Report, Variant, digest_of
+from mlflow_compress.targets import needs_of
 from mlflow_compress.techniques import Context, RecipeResult, apply_recipe
 from mlflow_compress.techniques.train_data import TrainData
 
@@ -89,8 +90,12 @@ class TrialEvaluator:
         with threadpool_limits(1):
             result = apply_recipe(self.source, recipe, context)
         path = self.work_dir / f"{key[:16]}.onnx"
-        packed.save(packed.pack(result.model, recipe.profile), path)
-        variant = Variant(key, recipe, self._report(result, path), source=self.uri)
+        made = packed.pack(result.model, recipe.profile)
+        packed.save(made, path)
+        # A portable file decodes itself: what that takes, the device's runtime must have too.
+        needs = needs_of(made if recipe.profile == "portable" else result.model)
+        report = replace(self._report(result, path), needs=needs)
+        variant = Variant(key, recipe, report, source=self.uri)
         return variant, str(path)
 
     def check_source(self) -> None:

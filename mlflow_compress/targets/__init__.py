@@ -13,7 +13,7 @@ from mlflow_compress.targets.profile import (
     shipped_names,
     target_data,
 )
-from mlflow_compress.targets.runnable import why_not
+from mlflow_compress.targets.runnable import is_limited, lacks, needs_of, why_not
 from mlflow_compress.targets.units import format_ms, format_size, parse_ms, parse_size
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Measurement,
         device_for,
         loads_opset,
+        measure_memory,
         measure_on,
         read_facts,
     )
@@ -38,9 +39,13 @@ __all__ = [
     "device_for",
     "format_ms",
     "format_size",
+    "is_limited",
+    "lacks",
     "load_target",
     "loads_opset",
+    "measure_memory",
     "measure_on",
+    "needs_of",
     "parse_ms",
     "parse_size",
     "read_facts",
@@ -54,6 +59,7 @@ _DEVICES = {
     "Measurement",
     "device_for",
     "loads_opset",
+    "measure_memory",
     "measure_on",
     "read_facts",
 }

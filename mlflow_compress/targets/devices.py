@@ -35,6 +35,7 @@ __all__ = [
     "SshDevice",
     "device_for",
     "loads_opset",
+    "measure_memory",
     "measure_on",
     "read_facts",
     "verify",
@@ -231,32 +232,60 @@ def measure_on(
         UnreachableError: the device cannot be reached, is too slow, or dies, three times.
     """
     device = device if device is not None else device_for(target.measured_on)
-    first = next(iter(inputs.values()))
+    files = _files(variant, inputs) | {"source.onnx": Path(source).read_bytes()}
+    told = json.dumps(_settings(target, compact) | {"rounds": rounds, "seed": seed})
+    spent = _ask(
+        device, files, ["time", "variant.onnx", "source.onnx", "inputs.npz", told], timeout
+    )
+    _refuse(spent, device)
+    batch = len(next(iter(inputs.values())))
+    latency = _latency(spent, device.name, target.execution.threads, batch, seed)
+    peak = measure_memory(target, variant, inputs, compact=compact, timeout=timeout, device=device)
+    return Measurement(latency, peak)
+
+
+def measure_memory(
+    target: Target,
+    variant: str | Path,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    compact: bool = False,
+    timeout: float = 300.0,
+    device: Device | None = None,
+) -> int:
+    """Return the peak resident bytes of a fresh process that opens a variant and runs it.
+
+    The arguments and errors are those of :func:`measure_on`.
+    """
+    device = device if device is not None else device_for(target.measured_on)
+    told = json.dumps(_settings(target, compact))
+    arguments = ["memory", "variant.onnx", "-", "inputs.npz", told]
+    answer = _ask(device, _files(variant, inputs), arguments, timeout)
+    _refuse(answer, device)
+    return int(answer["peak"])
+
+
+def _settings(target: Target, compact: bool) -> dict[str, Any]:
+    """What the measuring script has to know of a target."""
+    here = target.measured_on == "local"
     settings: dict[str, Any] = {
         "threads": target.execution.threads,
         "providers": list(target.execution.providers),
         "compact": compact,
-        "rounds": rounds,
-        "seed": seed,
-        "pin": target.measured_on == "local",
+        "pin": here,
     }
-    if target.measured_on == "local" and target.execution.memory_bytes is not None:
+    if here and target.execution.memory_bytes is not None:
         settings["memory_limit"] = target.execution.memory_bytes
-    files = {
-        "variant.onnx": Path(variant).read_bytes(),
-        "source.onnx": Path(source).read_bytes(),
-        "inputs.npz": _npz(inputs),
-    }
-    told = json.dumps(settings)
-    spent = _ask(
-        device, files, ["time", "variant.onnx", "source.onnx", "inputs.npz", told], timeout
-    )
-    peak = _ask(device, files, ["memory", "variant.onnx", "-", "inputs.npz", told], timeout)
-    for answer in (spent, peak):
-        if "error" in answer:
-            raise CompressError(f"{device.name} cannot run the variant: {answer['error'][:300]}")
-    latency = _latency(spent, device.name, target.execution.threads, len(first), seed)
-    return Measurement(latency, int(peak["peak"]))
+    return settings
+
+
+def _files(variant: str | Path, inputs: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    return {"variant.onnx": Path(variant).read_bytes(), "inputs.npz": _npz(inputs)}
+
+
+def _refuse(answer: Mapping[str, Any], device: Device) -> None:
+    if "error" in answer:
+        raise CompressError(f"{device.name} cannot run the variant: {answer['error'][:300]}")
 
 
 def loads_opset(device: Device, opset: int, *, timeout: float = 60.0) -> str:

@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mlflow_compress.records import Needs
+
 if TYPE_CHECKING:
     from mlflow_compress.targets.profile import Target
 
-__all__ = ["DTYPES", "why_not"]
+__all__ = ["DTYPES", "is_limited", "lacks", "needs_of", "why_not"]
+
+_ONNX = ("", "ai.onnx")
 
 # onnx.TensorProto.DataType; written out so that targets need no onnx.
 DTYPES = {
@@ -40,25 +44,50 @@ def why_not(model: Any, target: "Target") -> str:
     """Say in one line why the target's runtime cannot take a model, or nothing when it can.
 
     Args:
-        model: an ``onnx.ModelProto``, not packed; subgraphs and functions are looked at too.
+        model: an ``onnx.ModelProto``; subgraphs and functions are looked at too.
         target: its ``execution`` names the opset, the types and the missing operators.
     """
+    return lacks(needs_of(model), target)
+
+
+def is_limited(target: "Target") -> bool:
+    """Say whether the target's runtime lacks anything, as far as its profile tells."""
+    limits = target.execution
+    return bool(limits.opset or limits.dtypes or limits.without_operators)
+
+
+def lacks(needs: Needs, target: "Target") -> str:
+    """Say in one line what of ``needs`` the target's runtime lacks, or nothing."""
     limits = target.execution
     runtime = f"{limits.runtime} of target {target.name!r}"
-    for used in model.opset_import:
-        if used.domain in ("", "ai.onnx") and limits.opset and used.version > limits.opset:
-            return f"{runtime} takes opset {limits.opset}, the model is of opset {used.version}"
-    lacking = set(limits.without_operators)
-    for node in _nodes(model):
-        if node.op_type in lacking and node.domain in ("", "ai.onnx"):
-            return f"{runtime} has no operator {node.op_type} (node {_name(node)!r})"
-    if limits.dtypes:
-        for what, number in _types(model):
-            name = DTYPES.get(number, f"type {number}")
-            if name not in limits.dtypes:
-                taken = ", ".join(limits.dtypes)
-                return f"{runtime} takes {taken}, {what} is {name}"
+    if limits.opset and needs.opset > limits.opset:
+        return f"{runtime} takes opset {limits.opset}, the model is of opset {needs.opset}"
+    for operator, node in needs.operators.items():
+        if operator in limits.without_operators:
+            return f"{runtime} has no operator {operator} (node {node!r})"
+    for name, what in needs.dtypes.items():
+        if limits.dtypes and name not in limits.dtypes:
+            return f"{runtime} takes {', '.join(limits.dtypes)}, {what} is {name}"
     return ""
+
+
+def needs_of(model: Any) -> Needs:
+    """Return what a runtime has to have to run a model.
+
+    Args:
+        model: an ``onnx.ModelProto`` as the runtime sees it: packed in the portable profile, or
+            not packed. Subgraphs and functions are looked at too.
+    """
+    imports = [*model.opset_import, *(one for f in model.functions for one in f.opset_import)]
+    operators: dict[str, str] = {}
+    dtypes: dict[str, str] = {}
+    for node in _nodes(model):
+        prefix = "" if node.domain in _ONNX else f"{node.domain}."
+        operators.setdefault(prefix + node.op_type, _name(node))
+    for what, number in _types(model):
+        dtypes.setdefault(DTYPES.get(number, f"type {number}"), what)
+    opset = max((one.version for one in imports if one.domain in _ONNX), default=0)
+    return Needs(opset, operators, dtypes)
 
 
 def _name(node: Any) -> str:

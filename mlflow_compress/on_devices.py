@@ -1,0 +1,233 @@
+"""What a search cannot measure: latency and memory on the devices of the targets.
+
+It comes after the search, on the variants that pass every other gate, so that a device is asked
+for no more than it has to be. What was measured once is kept with the trial.
+"""
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.records import Memory, Report, Trial, Variant
+from mlflow_compress.registry import check
+from mlflow_compress.targets import (
+    DeviceFacts,
+    Target,
+    device_for,
+    is_limited,
+    measure_memory,
+    measure_on,
+    needs_of,
+    read_facts,
+    verify,
+)
+
+__all__ = ["Devices"]
+
+_MEASURED_THERE = {"latency_p50", "latency_p95", "memory", "objective"}
+"""Gates that what is measured here decides; a variant that fails another one is not measured."""
+
+LOCAL = "local"
+
+
+@dataclass
+class Devices:
+    """The devices of a job's targets.
+
+    Attributes:
+        targets: the edge targets.
+        rounds: interleaved rounds per latency measurement; 0 measures memory alone.
+        seed: seeds order and bootstrap.
+        tell: hears what goes on, in one line each.
+        problems: by target, what went wrong on its device.
+        silent: the targets for which nothing could be measured on their device.
+    """
+
+    targets: Sequence[Target]
+    rounds: int
+    seed: int
+    tell: Callable[[str], None]
+    problems: dict[str, str] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    _verified: set[str] = field(default_factory=set)
+    _lost: dict[str, str] = field(default_factory=dict)
+
+    def verify(self) -> None:
+        """Compare each profile with its device, before anything is searched.
+
+        A device that does not answer is tried again after the search.
+
+        Raises:
+            ConfigError: a device contradicts its profile.
+        """
+        for target in self.targets:
+            if target.measured_on == LOCAL:
+                verify(target, _here())
+                continue
+            try:
+                self._verify(target)
+            except UnreachableError as error:
+                self.tell(f"{error} (it is tried again after the search)")
+
+    def _verify(self, target: Target) -> None:
+        if target.name not in self._verified:
+            verify(target, read_facts(device_for(target.measured_on)))
+            self._verified.add(target.name)
+
+    def measure(
+        self,
+        trials: Sequence[Trial],
+        rows: str,
+        file_of: Callable[[Trial], Path],
+        source: Callable[[], Path],
+        inputs: Mapping[str, Any],
+    ) -> tuple[Trial, ...]:
+        """Measure the variants that may win where the targets run.
+
+        Args:
+            trials: all of a search; those without a variant stay as they are.
+            rows: digest of the evaluation rows.
+            file_of: returns a trial's packed file.
+            source: returns the source's ONNX file.
+            inputs: one row, by input name.
+
+        Returns:
+            The trials, with what was measured now and before.
+
+        Raises:
+            ConfigError: a device contradicts its profile.
+        """
+        done = list(trials)
+        for target in self.targets:
+            if is_limited(target):
+                done = [_with_needs(trial, file_of) for trial in done]
+            if target.measured_on == LOCAL and target.limits.memory_bytes is None:
+                continue
+            self._measure_for(target, done, rows, file_of, source, inputs)
+        return tuple(done)
+
+    def _measure_for(
+        self,
+        target: Target,
+        done: list[Trial],
+        rows: str,
+        file_of: Callable[[Trial], Path],
+        source: Callable[[], Path],
+        inputs: Mapping[str, Any],
+    ) -> None:
+        """Measure for one target; put the new reports into ``done``."""
+        candidates = [
+            index for index, trial in enumerate(done) if _may_win(trial.variant, target, rows)
+        ]
+        missing = [index for index in candidates if self._lacks(done[index].variant, target)]
+        measured = len(candidates) - len(missing)
+        for number, index in enumerate(missing):
+            trial = done[index]
+            if target.measured_on in self._lost:
+                break
+            self.tell(
+                f"measuring on {target.measured_on}: {trial.recipe.label} "
+                f"({number + 1} of {len(missing)})"
+            )
+            try:
+                if target.measured_on != LOCAL:
+                    self._verify(target)
+                done[index] = self._measured(trial, target, file_of(trial), source, inputs)
+            except UnreachableError as error:
+                self._lost[target.measured_on] = str(error)
+            except CompressError as error:
+                if target.name not in self._verified and target.measured_on != LOCAL:
+                    raise
+                self.problems[target.name] = f"{trial.recipe.label}: {error}"
+                measured += 1  # it was reached; the variant is what failed
+            else:
+                measured += 1
+        if missing and target.measured_on in self._lost:
+            self.problems[target.name] = self._lost[target.measured_on]
+            if not measured:
+                self.silent.add(target.name)
+
+    def _lacks(self, variant: Variant | None, target: Target) -> bool:
+        if variant is None:
+            return False
+        report = variant.report
+        if target.measured_on == LOCAL:
+            return report.memory_bytes is None
+        key = (target.measured_on, target.execution.threads)
+        timed = not self.rounds or key in {(one.device, one.threads) for one in report.latency}
+        return not timed or key not in {(one.device, one.threads) for one in report.memory}
+
+    def _measured(
+        self,
+        trial: Trial,
+        target: Target,
+        file: Path,
+        source: Callable[[], Path],
+        inputs: Mapping[str, Any],
+    ) -> Trial:
+        assert trial.variant is not None
+        report, compact = trial.variant.report, trial.recipe.profile == "compact"
+        place, threads = target.measured_on, target.execution.threads
+        if place == LOCAL or not self.rounds:
+            peak = measure_memory(target, file, inputs, compact=compact)
+        else:
+            found = measure_on(
+                target,
+                file,
+                source(),
+                inputs,
+                compact=compact,
+                rounds=self.rounds,
+                seed=self.seed,
+            )
+            peak = found.memory_bytes
+            others = [o for o in report.latency if (o.device, o.threads) != (place, threads)]
+            report = replace(report, latency=(*others, found.latency))
+        if place == LOCAL:
+            report = replace(report, memory_bytes=peak)
+        else:
+            rest = [o for o in report.memory if (o.device, o.threads) != (place, threads)]
+            report = replace(report, memory=(*rest, Memory(place, threads, peak)))
+        return _with_report(trial, report)
+
+
+def _here() -> DeviceFacts:
+    """What is known of this machine without starting a process."""
+    return DeviceFacts(
+        platform.machine(),
+        platform.system(),
+        platform.python_version(),
+        "",
+        os.cpu_count(),
+        None,
+    )
+
+
+def _may_win(variant: Variant | None, target: Target, rows: str) -> bool:
+    """Whether a variant passes every gate that is not measured on the device."""
+    if variant is None:
+        return False
+    return all(gate.passed or gate.name in _MEASURED_THERE for gate in check(variant, target, rows))
+
+
+def _with_needs(trial: Trial, file_of: Callable[[Trial], Path]) -> Trial:
+    """Fill in what a variant needs of a runtime, for trials from before it was recorded."""
+    if trial.variant is None or trial.variant.report.needs is not None:
+        return trial
+    from mlflow_compress import packed
+
+    model = onnx.load(file_of(trial))
+    if trial.recipe.profile == "compact":
+        model = packed.unpack(model)
+    return _with_report(trial, replace(trial.variant.report, needs=needs_of(model)))
+
+
+def _with_report(trial: Trial, report: Report) -> Trial:
+    assert trial.variant is not None
+    return replace(trial, variant=replace(trial.variant, report=report))
