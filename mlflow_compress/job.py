@@ -47,6 +47,7 @@ class Outcome:
             what an alias points to.
         decisions: one per target.
         tracking_uri: where all of it is recorded.
+        emulated: targets whose latency was measured here, where this machine stands for theirs.
         problems: by target, what went wrong on its device.
         silent: targets for which nothing could be measured on their device.
     """
@@ -58,6 +59,7 @@ class Outcome:
     registered: tuple[Variant, ...]
     decisions: tuple[Decision, ...]
     tracking_uri: str
+    emulated: tuple[str, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     silent: frozenset[str] = frozenset()
 
@@ -274,6 +276,7 @@ def _register_and_promote(
         registered=(*fresh, *older),
         decisions=tuple(decisions),
         tracking_uri=client.tracking_uri,
+        emulated=tuple(target.name for target in plan.targets if target.emulated),
     )
 
 

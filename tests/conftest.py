@@ -94,7 +94,9 @@ def make_variant():
                         Interval(drop - 0.005, drop + 0.005),
                         rows,
                     ),
-                    "latency": (
+                    "latency": latency
+                    if isinstance(latency, tuple)
+                    else (
                         Latency("local", 1, 1, middle, middle * 2, 1.0, middle, Interval(*ratio)),
                     )
                     if latency

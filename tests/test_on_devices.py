@@ -149,8 +149,10 @@ def test_a_variant_that_the_device_cannot_run_fails_alone(project, device):
 
 
 def test_memory_is_measured_in_a_process_of_its_own_where_it_is_limited(project):
-    done = project.run(targets=[HERE | {"limits": {"memory": "1GB"}}])
+    target = HERE | {"limits": {"memory": "1GB"}, "execution": {"cores": 4}}
+    done = project.run(targets=[target])
     assert done.exit_code == 0, done.output
+    assert "latency is emulated on this machine for here\n" in done.stdout
     assert 10_000_000 < report_of(project, "here")["memory_bytes"] < 10**9
     done = project.run(targets=[HERE | {"limits": {"memory": "1MB"}}])
     assert done.exit_code == 3

@@ -37,6 +37,8 @@ def show_outcome(outcome: Outcome) -> None:
     )
     for decision in outcome.decisions:
         click.echo(f"{decision.target}: {decision.outcome}: {decision.reason}")
+    if outcome.emulated and any(one.report.latency for one in outcome.registered):
+        click.echo(f"latency is emulated on this machine for {', '.join(outcome.emulated)}")
     for target, problem in outcome.problems.items():
         click.echo(f"{target}: {problem}", err=True)
     click.echo(f"\nlook at it:  {_ui_command(outcome.tracking_uri)}")

@@ -20,7 +20,7 @@ from mlflow_compress.cli.registered import (
 from mlflow_compress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlflow_compress.registry.operations import TargetStatus
+    from mlflow_compress.registry import TargetStatus
 
 __all__ = ["history", "status"]
 
@@ -54,7 +54,7 @@ def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
             one.recipe or "-",
             "-" if one.rate is None else f"{one.rate:.1f}x",
             "-" if one.accuracy is None else f"{100 * one.accuracy:.2f} %",
-            "-" if one.latency_ms is None else f"{one.latency_ms:.3g} ms",
+            _latency(one),
             when(one.since_ms),
             one.run_id or "-",
         )
@@ -68,6 +68,13 @@ def _document(one: "TargetStatus") -> dict[str, Any]:
     data = asdict(one)
     data["since"] = utc(data.pop("since_ms"))
     return data
+
+
+def _latency(one: "TargetStatus") -> str:
+    if one.latency_ms is None:
+        return "-"
+    place = one.latency_on.removeprefix("local").strip()
+    return f"{one.latency_ms:.3g} ms {place}".strip()
 
 
 def _remarks(one: "TargetStatus") -> list[str]:

@@ -6,17 +6,15 @@ from mlflow_compress.registry.policy import best_for, check, closest, decide, fe
 
 if TYPE_CHECKING:
     from mlflow_compress.registry.operations import (
-        TargetStatus,
         approve,
-        history,
         quarantine,
         reject,
         require_model,
         rollback,
-        status,
         unquarantine,
     )
     from mlflow_compress.registry.promotion import promote
+    from mlflow_compress.registry.standing import TargetStatus, history, status
     from mlflow_compress.registry.variants import (
         RegistryState,
         read_state,
@@ -48,9 +46,9 @@ __all__ = [
 
 _HOMES = {
     "RegistryState": "variants",
-    "TargetStatus": "operations",
+    "TargetStatus": "standing",
     "approve": "operations",
-    "history": "operations",
+    "history": "standing",
     "promote": "promotion",
     "quarantine": "operations",
     "read_state": "variants",
@@ -59,7 +57,7 @@ _HOMES = {
     "reject": "operations",
     "require_model": "operations",
     "rollback": "operations",
-    "status": "operations",
+    "status": "standing",
     "unquarantine": "operations",
 }
 

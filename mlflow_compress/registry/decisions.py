@@ -21,6 +21,11 @@ INCUMBENT = "compress.incumbent"
 REASON = "compress.reason"
 EVIDENCE = "compress.evidence"
 APPROVAL = "compress.approval"
+MEASURED_ON = "compress.measured_on"
+THREADS = "compress.threads"
+
+EMULATED = " (emulated)"
+"""Ends the place where a target was measured when this machine stands for another."""
 
 PENDING = "pending"
 ROLLED_BACK = "rolled back"
@@ -49,6 +54,9 @@ class LoggedDecision:
         evidence: digest of what it was based on and what it came to.
         owner: host and process that made it.
         approval: of one that was asked for: ``waiting``, ``approved`` or ``rejected``.
+        measured_on: where latency counts for the target, with ``(emulated)`` where the machine
+            that decided stands for the device; empty when unknown.
+        threads: the threads it is measured with.
     """
 
     run_id: str
@@ -62,6 +70,8 @@ class LoggedDecision:
     evidence: str
     owner: str = ""
     approval: str = ""
+    measured_on: str = ""
+    threads: int = 0
 
     @property
     def abandoned(self) -> bool:
@@ -142,7 +152,9 @@ class DecisionLog:
         evidence = evidence_digest(decision, target)
         known = next((d for d in self.read_open(decision.target) if d.evidence == evidence), None)
         run_id = (
-            known.run_id if known else self.create(_entry(decision, decision.outcome, evidence))
+            known.run_id
+            if known
+            else self.create(_entry(decision, decision.outcome, evidence, target))
         )
         self._attach(run_id, decision, target, variants)
         return run_id
@@ -155,7 +167,7 @@ class DecisionLog:
         for known in self.read(decision.target):
             if known.outcome == PENDING and known.evidence == evidence:
                 return known
-        run_id = self.create(_entry(decision, PENDING, evidence), {APPROVAL: "waiting"})
+        run_id = self.create(_entry(decision, PENDING, evidence, target), {APPROVAL: "waiting"})
         self._attach(run_id, decision, target, variants)
         self.close(run_id)
         return _logged(self._client.get_run(run_id))
@@ -183,6 +195,7 @@ class DecisionLog:
                 REASON: entry.reason,
                 EVIDENCE: entry.evidence,
                 OWNER: owner(),
+                **_place_tags(entry),
             },
         )
         run_id: str = run.info.run_id
@@ -199,6 +212,8 @@ class DecisionLog:
         self, run_id: str, decision: Decision, target: Target, variants: Sequence[Variant]
     ) -> None:
         text = render(decision, variants, self._model)
+        if target.emulated:
+            text += f"\nThe machine that measured stands for {target.name}: latency is emulated.\n"
         data = {"model": self._model, **to_dict(decision), "limits": to_dict(target)}
         self._client.set_tag(run_id, _NOTE, text)
         self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
@@ -242,6 +257,15 @@ class DecisionLog:
                 break
         return found[:limit]
 
+    def waiting_targets(self) -> set[str]:
+        """Return the targets for which a promotion was asked for and not settled."""
+        query = (
+            f"tags.`{KIND}` = 'decision' AND tags.`{MODEL}` = {quoted(self._model)} "
+            f"AND tags.`{OUTCOME}` = '{PENDING}' AND tags.`{APPROVAL}` = 'waiting'"
+        )
+        found = self._client.search_runs(self._experiments(), query, max_results=1000)
+        return {run.data.tags[TARGET] for run in found if TARGET in run.data.tags}
+
     def _experiments(self) -> list[str]:
         found: list[str] = []
         token = None
@@ -265,7 +289,13 @@ class DecisionLog:
                 self.close(known.run_id, "KILLED")
 
 
-def _entry(decision: Decision, outcome: str, evidence: str) -> LoggedDecision:
+def _place_tags(entry: LoggedDecision) -> dict[str, str]:
+    if not entry.measured_on:
+        return {}
+    return {MEASURED_ON: entry.measured_on, THREADS: str(entry.threads)}
+
+
+def _entry(decision: Decision, outcome: str, evidence: str, target: Target) -> LoggedDecision:
     return LoggedDecision(
         run_id="",
         status="RUNNING",
@@ -276,12 +306,15 @@ def _entry(decision: Decision, outcome: str, evidence: str) -> LoggedDecision:
         incumbent=decision.incumbent,
         reason=decision.reason,
         evidence=evidence,
+        measured_on=target.measured_on + (EMULATED if target.emulated else ""),
+        threads=target.execution.threads,
     )
 
 
 def _logged(run: Any) -> LoggedDecision:
     tags = run.data.tags
     version, incumbent = tags.get(VERSION, ""), tags.get(INCUMBENT, "")
+    threads = tags.get(THREADS, "")
     return LoggedDecision(
         run_id=run.info.run_id,
         status=run.info.status,
@@ -294,4 +327,6 @@ def _logged(run: Any) -> LoggedDecision:
         evidence=tags.get(EVIDENCE, ""),
         owner=tags.get(OWNER, ""),
         approval=tags.get(APPROVAL, ""),
+        measured_on=tags.get(MEASURED_ON, ""),
+        threads=int(threads) if threads.isdigit() else 0,
     )

@@ -1,8 +1,8 @@
-"""What an operator does to a target: roll back, quarantine, approve, ask how things stand."""
+"""What an operator does to a target: roll back, quarantine, approve, reject."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from mlflow_compress.errors import ConfigError
@@ -13,62 +13,24 @@ from mlflow_compress.registry.decisions import (
     DecisionLog,
     LoggedDecision,
 )
-from mlflow_compress.registry.promotion import ALIAS_TAG, decision_log, move_alias
+from mlflow_compress.registry.promotion import decision_log, move_alias
 from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
 from mlflow_compress.registry.tags import QUARANTINE
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets.profile import PREVIOUS
 
 __all__ = [
-    "TargetStatus",
     "approve",
-    "history",
+    "existing",
+    "newest_waiting",
     "quarantine",
     "reject",
     "require_model",
     "rollback",
-    "status",
     "unquarantine",
 ]
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class TargetStatus:
-    """How one target stands.
-
-    Attributes:
-        target: its name.
-        version: where its alias is, None when there is none.
-        recipe: label of that version's recipe, empty when its tags cannot be read.
-        rate: compression rate.
-        accuracy: accuracy, None without labels.
-        latency_ms: median milliseconds, None when not measured.
-        since_ms: when the decision was made that put it there, None when it was none of ours.
-        run_id: the run of that decision.
-        reason: its reason.
-        previous: the version that a rollback goes to.
-        quarantined: versions that were rolled back for this target.
-        waiting: the version that waits for approval, or None.
-        by_hand: whether something other than promotion moved the alias.
-        problem: why the version cannot be trusted, or nothing.
-    """
-
-    target: str
-    version: int | None
-    recipe: str = ""
-    rate: float | None = None
-    accuracy: float | None = None
-    latency_ms: float | None = None
-    since_ms: int | None = None
-    run_id: str = ""
-    reason: str = ""
-    previous: int | None = None
-    quarantined: tuple[int, ...] = ()
-    waiting: int | None = None
-    by_hand: bool = False
-    problem: str = ""
 
 
 def rollback(
@@ -100,7 +62,7 @@ def rollback(
         UnreachableError: the server does not answer.
     """
     do = _doer(f"roll back {target!r} of {name!r}", patience)
-    state = _existing(client, name, patience)
+    state = existing(client, name, patience)
     log = do(lambda: decision_log(client, state))
     begun = next((d for d in do(lambda: log.read_open(target)) if d.outcome == ROLLED_BACK), None)
     if begun is None:
@@ -188,7 +150,7 @@ def quarantine(
         ConfigError: there is no such version of this project.
         UnreachableError: the server does not answer.
     """
-    _require_version(_existing(client, name, patience), version)
+    _require_version(existing(client, name, patience), version)
     do = _doer(f"quarantine version {version} of {name!r}", patience)
     do(lambda: _set_quarantine(client, name, version, target, why))
 
@@ -202,7 +164,7 @@ def unquarantine(
         ConfigError: there is no such version, or it is not quarantined for this target.
         UnreachableError: the server does not answer.
     """
-    state = _existing(client, name, patience)
+    state = existing(client, name, patience)
     _require_version(state, version)
     if QUARANTINE + target not in state.version_tags[version]:
         raise ConfigError(f"version {version} of {name!r} is not quarantined for {target!r}")
@@ -227,7 +189,7 @@ def approve(client: Any, name: str, target: str, *, patience: float = PATIENCE) 
         UnreachableError: the server does not answer.
     """
     do = _doer(f"approve the promotion to {target!r} of {name!r}", patience)
-    state = _existing(client, name, patience)
+    state = existing(client, name, patience)
     log = do(lambda: decision_log(client, state))
     asked = do(lambda: _waiting(log, name, target))
     current = state.aliases.get(target)
@@ -264,6 +226,8 @@ def _open_approved(log: DecisionLog, asked: LoggedDecision) -> str:
         incumbent=asked.incumbent,
         reason=reason,
         evidence=asked.evidence,
+        measured_on=asked.measured_on,
+        threads=asked.threads,
     )
     return log.create(entry)
 
@@ -283,79 +247,20 @@ def reject(client: Any, name: str, target: str, *, patience: float = PATIENCE) -
 
 
 def _waiting(log: DecisionLog, name: str, target: str) -> LoggedDecision:
-    asked = _newest_waiting(log.read(target))
+    asked = newest_waiting(log.read(target))
     if asked is None:
         raise ConfigError(f"no promotion to {target!r} of {name!r} waits for approval")
     return asked
 
 
-def _newest_waiting(known: list[LoggedDecision]) -> LoggedDecision | None:
-    """Return the newest request, when nothing was promoted or rolled back since."""
+def newest_waiting(known: list[LoggedDecision]) -> LoggedDecision | None:
+    """Return the newest request that waits, when nothing was promoted or rolled back since."""
     for decision in known:
         if decision.outcome == PENDING:
             return decision if decision.approval == "waiting" else None
         if decision.outcome in ("promoted", ROLLED_BACK) and decision.status == "FINISHED":
             return None
     return None
-
-
-def history(
-    client: Any, name: str, target: str, *, patience: float = PATIENCE
-) -> list[LoggedDecision]:
-    """Return every decision for a target with its reason, newest first.
-
-    Raises:
-        UnreachableError: the server does not answer.
-    """
-    log = DecisionLog(client, name)
-    return _doer(f"read the history of {target!r}", patience)(lambda: log.read(target))
-
-
-def status(client: Any, name: str, *, patience: float = PATIENCE) -> list[TargetStatus]:
-    """Return how each target of a registered model stands, by name.
-
-    Raises:
-        ConfigError: there is no such registered model.
-        UnreachableError: the server does not answer.
-    """
-    state = _existing(client, name, patience)
-    promoted = {t.removeprefix(ALIAS_TAG) for t in state.tags if t.startswith(ALIAS_TAG)}
-    aliases = {alias for alias in state.aliases if not alias.endswith(PREVIOUS)}
-    return [
-        _status_of(state, target, history(client, name, target, patience=patience))
-        for target in sorted(promoted | aliases)
-    ]
-
-
-def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -> TargetStatus:
-    version = state.aliases.get(target)
-    variant = state.variant(version)
-    moved = (d for d in known if d.outcome in ("promoted", ROLLED_BACK))
-    latest = next(moved, None)
-    ours = latest if latest is not None and latest.version == version else None
-    asked = _newest_waiting(known)
-    problem = next(
-        (p for p in state.problems if p.startswith(f"{state.name} version {version} ")), ""
-    )
-    report = variant.report if variant is not None else None
-    return TargetStatus(
-        target=target,
-        version=version,
-        recipe=variant.recipe.label if variant is not None else "",
-        rate=report.rate if report else None,
-        accuracy=report.accuracy.value if report and report.accuracy else None,
-        latency_ms=report.latency[0].p50 if report and report.latency else None,
-        since_ms=ours.start_ms if ours else None,
-        run_id=ours.run_id if ours else "",
-        reason=ours.reason if ours else "",
-        previous=state.aliases.get(target + PREVIOUS),
-        quarantined=tuple(
-            sorted(v for v, tags in state.version_tags.items() if QUARANTINE + target in tags)
-        ),
-        waiting=asked.version if asked else None,
-        by_hand=str(version or "") != state.tags.get(ALIAS_TAG + target, ""),
-        problem=problem,
-    )
 
 
 def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None:
@@ -365,10 +270,11 @@ def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None
         ConfigError: there is no such registered model.
         UnreachableError: the server does not answer.
     """
-    _existing(client, name, patience)
+    existing(client, name, patience)
 
 
-def _existing(client: Any, name: str, patience: float) -> RegistryState:
+def existing(client: Any, name: str, patience: float) -> RegistryState:
+    """Read a registered model that has to be there."""
     state = read_state(client, name, patience=patience)
     if not state.exists:
         uri = without_password(str(client.tracking_uri))

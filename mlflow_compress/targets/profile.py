@@ -169,6 +169,13 @@ class Target:
         if problem:
             raise ConfigError(f"target {self.name!r}: the name cannot be an alias: {problem}")
 
+    @property
+    def emulated(self) -> bool:
+        """Whether this machine stands for a device that is described: other numbers hold there."""
+        device = self.execution
+        described = device.cores is not None or device.memory_bytes is not None
+        return self.measured_on == "local" and (described or device.runtime != "onnxruntime")
+
 
 ENTRY_POINTS = "mlflow_compress.targets"
 

@@ -110,6 +110,8 @@ def test_approval(client, add, call, ask, profile):
     done = call("promote", NAME, "--target", profile, "--require-approval")
     assert "waits for approval" in done.stdout
     assert aliases(client) == {}
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["version"], row["waiting"]) == (None, 1)
     assert call("approve", NAME, "--target", "pi").stdout.startswith(
         "pi: promotion to version 1 approved: "
     )
@@ -174,6 +176,28 @@ def test_history_tells_every_decision(promoted, call, ask):
     assert len(ask("history", NAME, "--target", "pi", "--limit", "1")["decisions"]) == 1
     shown = call("history", NAME, "--target", "pi").stdout
     assert all(one["run_id"] in shown for one in found)
+
+
+def test_status_tells_the_latency_of_the_target_s_place(add, call, ask, tmp_path):
+    from mlflow_compress.records import Interval, Latency
+
+    def latency(device, p50):
+        return Latency(device, 1, 1, p50, p50, 1.0, p50, Interval(p50, p50))
+
+    there = tmp_path / "there.yaml"
+    there.write_text("accuracy: {max_drop: 0.01}\nmeasured_on: ssh://pi@box\n")
+    stand_in = tmp_path / "stand-in.yaml"
+    stand_in.write_text("accuracy: {max_drop: 0.01}\nexecution: {cores: 4}\n")
+    two = (latency("local", 1.0), latency("ssh://pi@box", 7.0))
+    add("a", 40_000, latency=two)
+    call("promote", NAME, "--target", str(there), "--target", str(stand_in))
+    found = {one["target"]: one for one in ask("status", NAME)["targets"]}
+    assert (found["there"]["latency_ms"], found["there"]["latency_on"]) == (7.0, "ssh://pi@box")
+    assert found["stand-in"]["latency_ms"] == 1.0
+    assert found["stand-in"]["latency_on"] == "local (emulated)"
+    shown = call("status", NAME).stdout
+    assert "7 ms ssh://pi@box" in shown
+    assert "1 ms (emulated)" in shown
 
 
 def test_a_number_that_json_has_no_word_for_is_null(add, call, ask, profile):

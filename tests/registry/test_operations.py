@@ -187,7 +187,8 @@ def test_a_promotion_waits_for_approval(client, add):
     assert (decision.outcome, decision.version) == ("kept", None)
     assert decision.reason.endswith("; waits for approval")
     assert aliases(client) == {}
-    assert status(client, NAME) == []
+    (asked,) = status(client, NAME)
+    assert (asked.target, asked.version, asked.waiting) == ("pi", None, 1)
     promote_pi(client, require_approval=True)
     assert [d.outcome for d in history(client, NAME, "pi")] == ["pending"]
     approved = approve(client, NAME, "pi")

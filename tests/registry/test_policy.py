@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from mlflow_compress.records import DatasetRef, Fidelity, Interval, Latency
+from mlflow_compress.records import DatasetRef, Fidelity, Interval, Latency, Memory, Needs
 from mlflow_compress.registry import best_for, check, closest, decide, feasible
+from mlflow_compress.registry.policy import gap_text
 from mlflow_compress.targets import (
     AccuracyLimits,
     Execution,
@@ -293,3 +294,27 @@ def test_mnasnet_reward(make_variant):
     exact = make_variant("exact", accuracy=0.95, ratio=(3.9, 4.1), version=1)  # 0.95 / 2
     quick = make_variant("quick", accuracy=0.942, ratio=(0.95, 1.05), version=2)  # 0.942
     assert decide([exact, quick], target).version == 2
+
+
+def test_memory_counts_where_the_target_is_measured(make_variant):
+    target = replace(TARGET, limits=Limits(memory_bytes=10**7), measured_on="ssh://pi@box")
+    there = Memory("ssh://pi@box", 1, 9_000_000)
+    assert feasible(make_variant(memory_bytes=10**8, memory=(there,)), target)
+    too_much = replace(there, threads=2, bytes=11_000_000)
+    assert not feasible(make_variant(memory=(there, too_much)), target)
+    elsewhere = make_variant(memory_bytes=10, memory=(replace(there, device="ssh://other"),))
+    assert "memory was not measured on ssh://pi@box" in gap_text(elsewhere, target)
+
+
+def test_what_the_runtime_lacks_fails_with_the_node_named(make_variant):
+    limited = Execution(opset=17, dtypes=("float", "int8"), without_operators=("Loop",))
+    target = replace(TARGET, execution=limited)
+    needs = Needs(17, {"MatMul": "m"}, {"float": "input 'x'"})
+    assert feasible(make_variant(needs=needs), target)
+    assert "was not recorded" in gap_text(make_variant(), target)
+    for change, text in (
+        ({"opset": 18}, "takes opset 17, the model is of opset 18"),
+        ({"operators": {"Loop": "unpack"}}, "has no operator Loop (node 'unpack')"),
+        ({"dtypes": {"uint8": "weight 'w'"}}, "takes float, int8, weight 'w' is uint8"),
+    ):
+        assert text in gap_text(make_variant(needs=replace(needs, **change)), target)

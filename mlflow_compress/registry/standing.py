@@ -1,0 +1,127 @@
+"""How the targets of a registered model stand, and how they came to that."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_compress.records import Latency, Report
+from mlflow_compress.registry.decisions import EMULATED, ROLLED_BACK, DecisionLog, LoggedDecision
+from mlflow_compress.registry.operations import existing, newest_waiting
+from mlflow_compress.registry.promotion import ALIAS_TAG
+from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.registry.tags import QUARANTINE
+from mlflow_compress.registry.variants import RegistryState
+from mlflow_compress.targets.profile import PREVIOUS
+
+__all__ = ["TargetStatus", "history", "status"]
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """How one target stands.
+
+    Attributes:
+        target: its name.
+        version: where its alias is, None when there is none.
+        recipe: label of that version's recipe, empty when its tags cannot be read.
+        rate: compression rate.
+        accuracy: accuracy, None without labels.
+        latency_ms: median milliseconds where the target is measured, None when not measured.
+        latency_on: that place, with ``(emulated)`` where this machine stands for the device.
+        since_ms: when the decision was made that put it there, None when it was none of ours.
+        run_id: the run of that decision.
+        reason: its reason.
+        previous: the version that a rollback goes to.
+        quarantined: versions that were rolled back for this target.
+        waiting: the version that waits for approval, or None.
+        by_hand: whether something other than promotion moved the alias.
+        problem: why the version cannot be trusted, or nothing.
+    """
+
+    target: str
+    version: int | None
+    recipe: str = ""
+    rate: float | None = None
+    accuracy: float | None = None
+    latency_ms: float | None = None
+    latency_on: str = ""
+    since_ms: int | None = None
+    run_id: str = ""
+    reason: str = ""
+    previous: int | None = None
+    quarantined: tuple[int, ...] = ()
+    waiting: int | None = None
+    by_hand: bool = False
+    problem: str = ""
+
+
+def history(
+    client: Any, name: str, target: str, *, patience: float = PATIENCE
+) -> list[LoggedDecision]:
+    """Return every decision for a target with its reason, newest first.
+
+    Raises:
+        UnreachableError: the server does not answer.
+    """
+    log = DecisionLog(client, name)
+    return patiently(f"read the history of {target!r}", lambda: log.read(target), patience)
+
+
+def status(client: Any, name: str, *, patience: float = PATIENCE) -> list[TargetStatus]:
+    """Return how each target of a registered model stands, by name.
+
+    Raises:
+        ConfigError: there is no such registered model.
+        UnreachableError: the server does not answer.
+    """
+    state = existing(client, name, patience)
+    promoted = {t.removeprefix(ALIAS_TAG) for t in state.tags if t.startswith(ALIAS_TAG)}
+    aliases = {alias for alias in state.aliases if not alias.endswith(PREVIOUS)}
+    log = DecisionLog(client, name)
+    asked = patiently("look for what waits for approval", log.waiting_targets, patience)
+    return [
+        _status_of(state, target, history(client, name, target, patience=patience))
+        for target in sorted(promoted | aliases | asked)
+    ]
+
+
+def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -> TargetStatus:
+    version = state.aliases.get(target)
+    variant = state.variant(version)
+    moved = (d for d in known if d.outcome in ("promoted", ROLLED_BACK))
+    latest = next(moved, None)
+    ours = latest if latest is not None and latest.version == version else None
+    asked = newest_waiting(known)
+    problem = next(
+        (p for p in state.problems if p.startswith(f"{state.name} version {version} ")), ""
+    )
+    report = variant.report if variant is not None else None
+    place = next((decision for decision in known if decision.measured_on), None)
+    latency = _latency(report, place) if report else None
+    return TargetStatus(
+        target=target,
+        version=version,
+        recipe=variant.recipe.label if variant is not None else "",
+        rate=report.rate if report else None,
+        accuracy=report.accuracy.value if report and report.accuracy else None,
+        latency_ms=latency.p50 if latency else None,
+        latency_on=place.measured_on if latency and place else "",
+        since_ms=ours.start_ms if ours else None,
+        run_id=ours.run_id if ours else "",
+        reason=ours.reason if ours else "",
+        previous=state.aliases.get(target + PREVIOUS),
+        quarantined=tuple(
+            sorted(v for v, tags in state.version_tags.items() if QUARANTINE + target in tags)
+        ),
+        waiting=asked.version if asked else None,
+        by_hand=str(version or "") != state.tags.get(ALIAS_TAG + target, ""),
+        problem=problem,
+    )
+
+
+def _latency(report: Report, place: LoggedDecision | None) -> Latency | None:
+    """Return the latency that counts for a target, by what its last decision says of it."""
+    if place is None:
+        return report.latency[0] if report.latency else None
+    device = place.measured_on.removesuffix(EMULATED)
+    found = (one for one in report.latency if (one.device, one.threads) == (device, place.threads))
+    return next(found, None)
