@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench · make fuzz · make large · make wheels · make models
+# make demo · make test · make lint · make bench · make fuzz · make faults · make large · make wheels · make models
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
-.PHONY: demo test lint format bench fuzz large models wheels clean
+.PHONY: demo test lint format bench fuzz faults large models wheels clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -37,10 +37,17 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	PYTHON=$(BIN)/python bash tests/fuzz/run.sh $(FUZZ_SECONDS)
 
-# A model above 2 GB, there and back: some minutes, 8 GB of disk.
+# Kills at every call, HTTP faults at every request, promoters at once; on PostgreSQL too where it
+# is installed or can be.
+faults: $(STAMP)
+	stores=; sh tests/tools/install_servers.sh && stores=--postgres; \
+	OMP_NUM_THREADS=1 $(BIN)/python tests/registry/faults.py $$stores
+
+# Every technique on every model of tests/models, the large ones too: half an hour.
 models: $(STAMP)
 	MLFLOW_COMPRESS_ALL_MODELS=1 $(PYTEST) tests/models
 
+# A model above 2 GB, there and back: some minutes, 8 GB of disk.
 large: $(STAMP)
 	$(BIN)/python tests/packed/large.py
 
