@@ -28,7 +28,13 @@ _TRANSIENT_CODES = {
 }
 # Two writers that insert the same row at once, or a busy database: MLflow reports both as a bad
 # request, though a moment later the same call succeeds.
-_TRANSIENT_TEXTS = ("IntegrityError", "database is locked", "deadlock detected")
+_TRANSIENT_TEXTS = (
+    "IntegrityError",  # sqlite and MySQL
+    "UniqueViolation",  # PostgreSQL
+    "SerializationFailure",
+    "database is locked",
+    "deadlock detected",
+)
 _LOCAL_PROBLEMS = (
     FileExistsError,
     FileNotFoundError,

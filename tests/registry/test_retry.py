@@ -31,8 +31,17 @@ def test_what_passes_is_tried_again(error):
     assert patiently("work", failing(2, error), 5, first_wait=0.001) == 3
 
 
-def test_two_writers_of_one_row_try_again():
-    error = MlflowException("(sqlite3.IntegrityError) UNIQUE", error_code=1000)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(sqlite3.IntegrityError) UNIQUE",
+        "BAD_REQUEST: (psycopg2.errors.UniqueViolation) duplicate key value violates unique "
+        'constraint "registered_model_alias_pk"',
+        "(psycopg2.errors.SerializationFailure) could not serialize access",
+    ],
+)
+def test_two_writers_of_one_row_try_again(text):
+    error = MlflowException(text, error_code=1000)
     assert patiently("work", failing(1, error), 5, first_wait=0.001) == 2
 
 
