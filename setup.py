@@ -106,6 +106,10 @@ setup(
             "manual = mlflow_compress.search.strategies:Manual",
             "grid = mlflow_compress.search.strategies:Grid",
             "random = mlflow_compress.search.strategies:Random",
+            "gp = mlflow_compress.search.strategies:Gp",
+            "tpe = mlflow_compress.search.strategies:Tpe",
+            "nsga2 = mlflow_compress.search.strategies:Nsga2",
+            "evolution = mlflow_compress.search.strategies:Evolution",
         ],
     },
     classifiers=[

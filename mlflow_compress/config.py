@@ -62,9 +62,16 @@ class SearchConfig(_Strict):
     """How recipes are chosen and how many are tried."""
 
     strategy: str | None = Field(
-        default=None, description="manual, grid, random, …; by default what fits the recipes"
+        default=None,
+        description="manual, grid, random, gp, tpe, nsga2, evolution, …; by default what fits",
     )
     trials: int = Field(default=50, ge=1, description="the most recipes to try")
+    minutes: float | None = Field(
+        default=None, gt=0, description="no trial begins after so many minutes"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="end after so many trials that made the front no better"
+    )
     seed: int = Field(default=0, ge=0)
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="rate, accuracy, agreement, latency"

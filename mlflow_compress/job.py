@@ -16,7 +16,14 @@ from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, res
 from mlflow_compress.on_devices import Devices
 from mlflow_compress.plan import DEFAULT_RECIPES, Plan, make_evaluator, make_plan
 from mlflow_compress.records import Decision, Trial, Variant
-from mlflow_compress.search import SearchInfo, TrialEvaluator, front, run_search
+from mlflow_compress.search import (
+    Budget,
+    SearchInfo,
+    TrialEvaluator,
+    front,
+    run_search,
+    violations,
+)
 
 if TYPE_CHECKING:
     import mlflow
@@ -123,15 +130,22 @@ def run(
             evaluator,
             tracker,
             _info(plan, evaluator, name),
-            trials=plan.trials,
+            budget=_budget(plan),
             objectives=plan.objectives,
             seed=config.search.seed,
+            violations=lambda variant: violations(variant, plan.targets),
             on_trial=watcher.trial,
         )
         trials = _measure_on_devices(devices, trials, tracker, evaluator)
         watcher.stage("registering and promoting")
         outcome = _register_and_promote(plan, trials, client, name, evaluator, tracker.experiment)
         return replace(outcome, problems=devices.problems, silent=frozenset(devices.silent))
+
+
+def _budget(plan: Plan) -> Budget:
+    search = plan.config.search
+    seconds = None if search.minutes is None else 60 * search.minutes
+    return Budget(plan.trials, seconds, search.patience)
 
 
 def _measure_on_devices(

@@ -191,3 +191,25 @@ def test_training_rows_train_and_are_part_of_the_trial_s_identity(project):
 
 def test_distill_needs_training_rows(project):
     project.refuses(2, "recipe[0]", "distill", "data.train", recipe=["distill"])
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "evolution"])
+def test_a_search_that_learns_ends_with_its_patience(project, strategy):
+    recipe = [{"prune": {"sparsity": {"low": 0.1, "high": 0.9, "step": 0.01}}}]
+    search = {"strategy": strategy, "patience": 3, "trials": 40, "latency_rounds": 0}
+    done = project.run(recipe=recipe, search=search)
+    assert done.exit_code == 0, done.output
+    (run,) = [
+        run
+        for run in project.client.search_runs(["1"])
+        if run.data.tags["compress.kind"] == "search"
+    ]
+    assert run.data.tags["compress.strategy"] == strategy
+    assert 3 < run.data.metrics["trials"] < 40
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("patience", 0), ("minutes", 0), ("strategy", "tpo"), ("minutes", "long")]
+)
+def test_a_wrong_search_key_is_refused(project, key, value):
+    project.refuses(2, f"search.{key}", str(value), search={key: value})

@@ -1,6 +1,9 @@
 """Search: spaces, strategies, the study that drives them, the trial that measures."""
 
-from mlflow_compress.search.front import OBJECTIVES, front, objective_values
+from mlflow_compress.search.budget import Budget
+from mlflow_compress.search.evolution import Tried
+from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objective_values
+from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
 from mlflow_compress.search.space import Choice, Point, Range, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
@@ -9,6 +12,7 @@ from mlflow_compress.search.trial import TrialEvaluator
 
 __all__ = [
     "OBJECTIVES",
+    "Budget",
     "Choice",
     "Evaluator",
     "NullObserver",
@@ -19,9 +23,13 @@ __all__ = [
     "Space",
     "Strategy",
     "TrialEvaluator",
+    "Tried",
     "front",
     "get_strategy",
+    "hypervolume",
     "objective_values",
     "run_search",
     "strategy_names",
+    "violations",
+    "volume",
 ]

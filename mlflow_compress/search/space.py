@@ -7,6 +7,7 @@ choices or ranges; a point names the alternative and a value for each of its ope
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -35,6 +36,11 @@ class Choice:
         """Return all values."""
         return self.values
 
+    @property
+    def count(self) -> float:
+        """How many values there are."""
+        return len(self.values)
+
     def end(self, which: int) -> Any:
         """Return the first (0) or last (-1) value."""
         return self.values[which]
@@ -56,18 +62,33 @@ class Range:
 
     def expand(self) -> tuple[Any, ...] | None:
         """Return all values, or None when there are infinitely many."""
-        step = (
-            self.step if self.step is not None else (1 if self.integer and not self.log else None)
+        return _values(self.low, self.high, self.step, self.log)
+
+    @property
+    def count(self) -> float:
+        """How many values there are, perhaps infinitely many."""
+        values = self.expand()
+        if values is not None:
+            return len(values)
+        return (
+            self.high - self.low + 1 if self.integer else 1 if self.low == self.high else math.inf
         )
-        if step is None:
-            return None
-        count = math.floor((self.high - self.low) / step + 1e-9) + 1
-        values = (self.low + index * step for index in range(count))
-        return tuple(int(v) if self.integer else round(v, 12) for v in values)
 
     def end(self, which: int) -> Any:
         """Return the lowest (0) or highest (-1) value."""
         return (self.low, self.high)[which]
+
+
+@lru_cache(typed=True)
+def _values(low: float, high: float, step: float | None, log: bool) -> tuple[Any, ...] | None:
+    integer = Range(low, high, step, log).integer
+    if step is None and integer and not log:
+        step = 1
+    if step is None:
+        return None
+    count = math.floor((high - low) / step + 1e-9) + 1
+    values = (low + index * step for index in range(count))
+    return tuple(int(v) if integer else round(v, 12) for v in values)
 
 
 Dimension = Choice | Range
@@ -147,9 +168,14 @@ class Space:
         """How many points there are; infinite when a range has no step."""
         total = 0.0
         for alternative in self.alternatives:
-            counts = [d.expand() for d in alternative.dimensions.values()]
-            total += math.prod(math.inf if c is None else len(c) for c in counts)
+            total += math.prod(dimension.count for dimension in alternative.dimensions.values())
         return total
+
+    @property
+    def is_listable(self) -> bool:
+        """Whether :meth:`points` can list every point."""
+        dimensions = [d for a in self.alternatives for d in a.dimensions.values()]
+        return all(dimension.expand() is not None for dimension in dimensions)
 
     @property
     def is_fixed(self) -> bool:
@@ -188,13 +214,23 @@ class Space:
                 yield index, self.recipe(point)
 
     def _check_corners(self, where: str) -> None:
-        """Validate the extreme points, so that a bad range is refused before any work."""
+        """Validate the extreme points and each choice, so that no search meets a bad value."""
         corners = self.corners()
         for position in range(2 * len(self.alternatives)):
             try:
                 next(corners)
+                if position % 2:
+                    self._check_choices(position // 2)
             except ConfigError as error:
                 raise ConfigError(f"{where}[{position // 2}]: {error}") from error
+
+    def _check_choices(self, index: int) -> None:
+        dimensions = self.dimensions_of(index)
+        point = {ALTERNATIVE: index} | {name: d.end(0) for name, d in dimensions.items()}
+        for name, dimension in dimensions.items():
+            if isinstance(dimension, Choice):
+                for value in dimension.values[1:-1]:
+                    self.recipe(point | {name: value})
 
 
 def _alternative(recipe: Any, where: str, prefix: str) -> Alternative:

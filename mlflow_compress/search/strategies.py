@@ -1,27 +1,49 @@
 """How points of a space are chosen: each strategy is a class, found by entry point.
 
-The study owns one Optuna ask/tell loop. A strategy gives it either a list of points to go
-through, or a sampler that draws them.
+The search owns one ask/tell loop. A strategy gives it a list of points to go through, or an Optuna
+sampler that draws them, or draws them itself.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.search.evolution import Tried, breed
 from mlflow_compress.search.space import Point, Space
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["Grid", "Manual", "Random", "Strategy", "get_strategy", "strategy_names"]
+__all__ = [
+    "Evolution",
+    "Gp",
+    "Grid",
+    "Manual",
+    "Nsga2",
+    "Random",
+    "Strategy",
+    "Tpe",
+    "get_strategy",
+    "strategy_names",
+]
 
 GROUP = "mlflow_compress.strategies"
 
 
 class Strategy(Protocol):
-    """Chooses points; one instance serves one search."""
+    """Chooses points; one instance serves one search.
+
+    A strategy without an Optuna sampler has a method ``propose(space, history, rng)`` that returns
+    a point (see :func:`~mlflow_compress.search.evolution.breed`); ``sampler`` is then not called.
+    Attributes that count where they are there: ``whole`` (true: ask every parameter in every
+    trial), ``blind`` (true: a repeated point is replaced by any new one, not by one near it) and
+    ``breeds`` (true: the sampler keeps generations).
+    """
 
     def points(self, space: Space) -> Iterable[Point] | None:
         """Return the points to try in order, or None when the sampler draws them."""
@@ -32,6 +54,8 @@ class Strategy(Protocol):
 
 class Random:
     """Draws every open setting independently and uniformly."""
+
+    blind = True
 
     def points(self, space: Space) -> Iterable[Point] | None:
         """Leave the choice to the sampler."""
@@ -68,6 +92,73 @@ class Manual(Random):
                 "the strategy grid or random"
             )
         return space.points()
+
+
+class _Model:
+    """Leaves every choice to a sampler that learns from the trials before."""
+
+    def points(self, space: Space) -> Iterable[Point] | None:
+        """Leave the choice to the sampler."""
+        return None
+
+
+class Gp(_Model):
+    """Models each objective and limit by a Gaussian process; the most for the fewest trials."""
+
+    whole = True
+
+    def __init__(self) -> None:
+        """Check that what Optuna's sampler needs is installed.
+
+        Raises:
+            ConfigError: torch is missing.
+        """
+        if find_spec("torch") is None:
+            raise ConfigError(
+                "search.strategy gp needs torch: pip install 'mlflow-compress[torch]', or choose "
+                "tpe, which needs nothing more"
+            )
+
+    def sampler(self, seed: int) -> "BaseSampler":
+        """Return Optuna's Gaussian process sampler."""
+        from optuna.samplers import GPSampler
+
+        return GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+class Tpe(_Model):
+    """Tree-structured Parzen estimator: as many trials as wanted, cheaply."""
+
+    def sampler(self, seed: int) -> "BaseSampler":
+        """Return Optuna's TPE sampler."""
+        from optuna.samplers import TPESampler
+
+        return TPESampler(seed=seed)
+
+
+class Nsga2(_Model):
+    """Genetic algorithm with generations of 20 and a front in each."""
+
+    whole = True
+    breeds = True
+
+    def sampler(self, seed: int) -> "BaseSampler":
+        """Return Optuna's NSGA-II sampler."""
+        from optuna.samplers import NSGAIISampler
+
+        return NSGAIISampler(seed=seed, population_size=20)
+
+
+class Evolution(_Model):
+    """Evolution made for large spaces, such as a setting per layer."""
+
+    def propose(self, space: Space, history: Sequence[Tried], rng: np.random.Generator) -> Point:
+        """See :func:`~mlflow_compress.search.evolution.breed`."""
+        return breed(space, history, rng)
+
+    def sampler(self, seed: int) -> "BaseSampler":
+        """Return what is not called."""
+        raise NotImplementedError("evolution proposes its points itself")
 
 
 def strategy_names() -> list[str]:

@@ -2,26 +2,21 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Trial, Variant
-from mlflow_compress.search.front import objective_values
+from mlflow_compress.search.budget import Budget
 from mlflow_compress.search.observer import Observer, SearchInfo
-from mlflow_compress.search.space import ALTERNATIVE, Choice, Point, Space
+from mlflow_compress.search.proposals import Proposals
+from mlflow_compress.search.space import Space
 from mlflow_compress.search.strategies import Strategy
-
-if TYPE_CHECKING:
-    import optuna
 
 __all__ = ["Evaluator", "run_search"]
 
 _log = logging.getLogger(__name__)
-
-_MAX_REPEATS = 200
-"""Draws in a row that bring nothing new before a search over a finite space ends."""
 
 
 class Evaluator(Protocol):
@@ -45,12 +40,14 @@ def run_search(
     observer: Observer,
     info: SearchInfo,
     *,
-    trials: int,
     objectives: Sequence[str],
+    trials: int | None = None,
+    budget: Budget | None = None,
     seed: int = 0,
+    violations: Callable[[Variant], Mapping[str, float]] = lambda variant: {},
     on_trial: Callable[[Trial], None] | None = None,
 ) -> tuple[Trial, ...]:
-    """Try up to ``trials`` different recipes and return their trials in order.
+    """Try different recipes until the budget or the space is used up; return trials in order.
 
     A recipe is never tried twice in a search; one that an earlier search finished (same key) is
     reused, and a search in which every recipe is reused leaves no new record. A trial that fails
@@ -63,17 +60,26 @@ def run_search(
         evaluator: tries one.
         observer: keeps the record.
         info: what the search is about, for the record.
-        trials: the most recipes to try.
         objectives: names in :data:`~mlflow_compress.search.front.OBJECTIVES`.
+        trials: the most recipes to try; in place of ``budget``.
+        budget: when to end.
         seed: seed of the sampler; the same seed gives the same recipes in the same order.
+        violations: by how much a variant breaks the limits that matter; strategies that learn
+            look for variants that break none.
         on_trial: called with each trial when it is finished.
     """
     done: list[Trial] = []
     record = _Record(observer, info)
+    watch = (budget or Budget(trials)).start(objectives)
+    proposals = Proposals(space, strategy, objectives, seed, violations)
     try:
-        for recipe, tell in _recipes(space, strategy, objectives, seed, trials):
-            trial = _one(len(done), recipe, evaluator, record)
-            tell(trial)
+        while not watch.ended():
+            proposal = proposals.next()
+            if proposal is None:
+                break
+            trial = _one(len(done), proposal.recipe, evaluator, record)
+            proposals.tell(proposal, trial)
+            watch.add(trial)
             done.append(trial)
             if on_trial is not None:
                 on_trial(trial)
@@ -127,73 +133,3 @@ def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> 
     else:
         trial = Trial(number, key, recipe, "complete", variant=variant, path=path)
     return observer.trial_finished(replace(trial, seconds=time.monotonic() - started))
-
-
-def _recipes(
-    space: Space, strategy: Strategy, objectives: Sequence[str], seed: int, trials: int
-) -> Iterator[tuple[Recipe, Callable[[Trial], None]]]:
-    """Yield new recipes, each with the function that tells the study its outcome."""
-    study = _new_study(strategy, objectives, seed)
-    points = strategy.points(space)
-    listed = None if points is None else iter(points)
-    outcomes: dict[str, Sequence[float] | None] = {}
-    repeats = 0
-    while len(outcomes) < trials and repeats < _MAX_REPEATS and len(outcomes) < space.size:
-        if listed is not None:
-            point = next(listed, None)
-            if point is None:
-                return
-            study.enqueue_trial(point)
-        asked = study.ask()
-        recipe = space.recipe(_suggest(asked, space))
-        digest = recipe.digest
-        if digest in outcomes:
-            repeats += 1
-            _tell(study, asked, outcomes[digest])
-            continue
-        repeats = 0
-
-        def tell(trial: Trial, asked: Any = asked, digest: str = digest) -> None:
-            done = trial.variant
-            values = None if done is None else objective_values(done, objectives)
-            outcomes[digest] = values
-            _tell(study, asked, values)
-
-        yield recipe, tell
-
-
-def _new_study(strategy: Strategy, objectives: Sequence[str], seed: int) -> "optuna.Study":
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = ["maximize"] * len(objectives)
-    return optuna.create_study(sampler=strategy.sampler(seed), directions=directions)
-
-
-def _suggest(asked: "optuna.Trial", space: Space) -> Point:
-    """Draw one point: the alternative first, then the open settings of that alternative."""
-    index = asked.suggest_int(ALTERNATIVE, 0, len(space.alternatives) - 1)
-    point: Point = {ALTERNATIVE: index}
-    for name, dimension in space.dimensions_of(index).items():
-        if isinstance(dimension, Choice):
-            point[name] = asked.suggest_categorical(name, dimension.values)
-        elif dimension.integer:
-            low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
-            point[name] = asked.suggest_int(name, low, high, step=step, log=dimension.log)
-        else:
-            point[name] = round(
-                asked.suggest_float(
-                    name, dimension.low, dimension.high, step=dimension.step, log=dimension.log
-                ),
-                12,
-            )
-    return point
-
-
-def _tell(study: "optuna.Study", asked: "optuna.Trial", values: Sequence[float] | None) -> None:
-    import optuna
-
-    if values is None or any(value != value for value in values):
-        study.tell(asked, state=optuna.trial.TrialState.FAIL)
-    else:
-        study.tell(asked, list(values))

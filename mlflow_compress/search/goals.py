@@ -1,0 +1,117 @@
+"""What samplers are told of a variant: how good it is, and how far it is from the targets' limits.
+
+Samplers see other numbers than the front does: the same order, on scales on which equal steps
+matter equally. The rate is counted in powers of ten, the accuracy from the source's; what lies
+more than ten points below it is useless, however much more, and is compressed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mlflow_compress.records import Variant
+from mlflow_compress.search.front import hypervolume, objective_values
+from mlflow_compress.targets import Target
+
+__all__ = ["ALLOWANCE", "told_values", "violations", "volume"]
+
+ALLOWANCE = 0.1
+"""A drop of accuracy or agreement, as a fraction, beyond which a variant counts for nothing."""
+
+_BEYOND = 0.02
+"""The share of a drop beyond the allowance that samplers are told, so that less is still more."""
+
+_MISSING = 1.0
+"""Violation of a limit on something that was not measured: as far off as twice the limit."""
+
+
+def _rate(value: float, variant: Variant) -> float:
+    return math.log10(value) if value > 0 else math.nan
+
+
+def _accuracy(value: float, variant: Variant) -> float:
+    accuracy = variant.report.accuracy
+    return value - (accuracy.source if accuracy is not None else 1.0) + ALLOWANCE
+
+
+def _agreement(value: float, variant: Variant) -> float:
+    return value - 1.0 + ALLOWANCE
+
+
+def _speed(value: float, variant: Variant) -> float:
+    return math.log10(2 / -value) if value < 0 else math.nan
+
+
+_SCALES = {"rate": _rate, "accuracy": _accuracy, "agreement": _agreement, "latency": _speed}
+
+
+def told_values(variant: Variant, objectives: Sequence[str]) -> tuple[float, ...]:
+    """Return what samplers maximise; 0 is where a variant begins to count for something.
+
+    NaN stands for what was not measured.
+    """
+    values = objective_values(variant, objectives)
+    scaled = (_SCALES[n](v, variant) for n, v in zip(objectives, values, strict=True))
+    return tuple(v if not v < 0 else _BEYOND * v for v in scaled)
+
+
+def volume(variants: Sequence[Variant], objectives: Sequence[str]) -> float:
+    """Return the hypervolume that variants dominate, on the scales of :func:`told_values`.
+
+    The unit is a product: powers of ten of the rate, fractions of accuracy above a drop of ten
+    points, powers of ten of the speed above half the source's.
+    """
+    points = [told_values(variant, objectives) for variant in variants]
+    return hypervolume([p for p in points if not any(map(math.isnan, p))])
+
+
+def violations(variant: Variant, targets: Sequence[Target]) -> Mapping[str, float]:
+    """Return by how much a variant breaks limits, relative to each; 0 or less is within.
+
+    One target's limits are told apart. Of several targets the one that is nearest to being met
+    counts, by its worst limit: a variant is of use when any target takes it.
+    """
+    each = [_of_target(variant, target) for target in targets]
+    if not each or not all(each):
+        return {}  # a target without limits takes anything
+    if len(each) == 1:
+        return each[0]
+    return {"nearest target": min(max(broken.values()) for broken in each)}
+
+
+def _of_target(variant: Variant, target: Target) -> dict[str, float]:
+    report, limits, bounds = variant.report, target.limits, target.accuracy
+    found: dict[str, float] = {}
+    if set(target.execution.profiles) < {"portable", "compact"}:
+        found["profile"] = -1.0 if variant.recipe.profile in target.execution.profiles else 1.0
+    if limits.size_bytes is not None:
+        found["size"] = math.log(max(report.size_bytes, 1) / limits.size_bytes)
+    if limits.memory_bytes is not None:
+        memory = report.memory_bytes
+        found["memory"] = _MISSING if memory is None else memory / limits.memory_bytes - 1
+    latency = next((x for x in report.latency if x.threads == target.execution.threads), None)
+    if latency is not None:
+        for name, limit in (("p50", limits.latency_p50_ms), ("p95", limits.latency_p95_ms)):
+            if limit is not None and target.measured_on == "local":
+                found[name] = getattr(latency, name) / limit - 1
+    accuracy, fidelity = report.accuracy, report.fidelity
+    if bounds.min is not None:
+        value = None if accuracy is None else accuracy.value
+        found["accuracy"] = _below(value, bounds.min)
+    if bounds.max_drop is not None:
+        drop = None
+        if accuracy is not None:
+            # Promotion looks at the worse of the two as well.
+            high = accuracy.drop_interval.high
+            drop = accuracy.drop if bounds.confidence is None else max(accuracy.drop, high)
+        found["drop"] = _MISSING if drop is None else (drop - bounds.max_drop) / ALLOWANCE
+    if bounds.min_agreement is not None:
+        value = None if fidelity is None else fidelity.agreement
+        found["agreement"] = _below(value, bounds.min_agreement)
+    if bounds.max_kl is not None:
+        kl = None if fidelity is None else fidelity.kl
+        found["kl"] = _MISSING if kl is None else (kl - bounds.max_kl) / max(bounds.max_kl, 0.01)
+    return {name: value if math.isfinite(value) else _MISSING for name, value in found.items()}
+
+
+def _below(value: float | None, least: float) -> float:
+    return _MISSING if value is None else (least - value) / ALLOWANCE
