@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.targets.units import parse_size
 
 __all__ = [
     "Config",
@@ -58,6 +59,9 @@ class DataConfig(_Strict):
         return DataRef(path=value) if isinstance(value, str) else value
 
 
+CacheSize = Annotated[int, BeforeValidator(lambda v: v if v in (0, "0") else parse_size(v))]
+
+
 class SearchConfig(_Strict):
     """How recipes are chosen and how many are tried."""
 
@@ -75,6 +79,12 @@ class SearchConfig(_Strict):
     seed: int = Field(default=0, ge=0)
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="rate, accuracy, agreement, latency"
+    )
+    cache: CacheSize = Field(
+        default=10**9, description="room for what recipes have in common, e.g. 2GB; 0 keeps none"
+    )
+    cache_folder: str | None = Field(
+        default=None, description="where it stays for later searches; by default it does not"
     )
     latency_rounds: int = Field(
         default=15,
@@ -209,6 +219,9 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
     if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
         changes["source"] = str(folder / config.source)
+    if config.search.cache_folder is not None:
+        where = str(folder / Path(config.search.cache_folder).expanduser())
+        changes["search"] = config.search.model_copy(update={"cache_folder": where})
     uri = config.tracking_uri
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
         changes["tracking_uri"] = _SQLITE + str(folder / uri.removeprefix(_SQLITE))

@@ -356,18 +356,24 @@ class Variant:
 class Trial:
     """One recipe tried: what came of it, and the packed file while it is still local.
 
-    ``state`` is ``complete`` (measured now), ``reused`` (finished in an earlier search) or
-    ``failed`` (``error`` says why, in one line).
+    ``state`` is ``complete`` (measured now), ``reused`` (finished in an earlier search),
+    ``dropped`` (cannot be promoted, so that it was not measured to the end) or ``failed``;
+    ``error`` says why in one line. ``steps`` counts the recipe's steps that this trial had to
+    make, ``reused_steps`` those of them that an earlier trial had made already. ``partial`` is what
+    was measured of a dropped one.
     """
 
     number: int
     key: str
     recipe: Recipe
-    state: Literal["complete", "reused", "failed"]
+    state: Literal["complete", "reused", "dropped", "failed"]
     seconds: float = 0.0
     variant: Variant | None = None
     path: str = ""
     error: str = ""
+    steps: int = 0
+    reused_steps: int = 0
+    partial: Report | None = None
 
 
 @dataclass(frozen=True)

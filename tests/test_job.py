@@ -213,3 +213,39 @@ def test_a_search_that_learns_ends_with_its_patience(project, strategy):
 )
 def test_a_wrong_search_key_is_refused(project, key, value):
     project.refuses(2, f"search.{key}", str(value), search={key: value})
+
+
+def searches_of(project):
+    runs = [
+        run
+        for experiment in project.client.search_experiments()
+        for run in project.client.search_runs([experiment.experiment_id])
+    ]
+    return [run for run in runs if run.data.tags.get("compress.kind") == "search"]
+
+
+GRID = [
+    {"prune": {"sparsity": {"choices": [0.5, 0.7]}}},
+    {"share": {"clusters": {"choices": [8, 16]}}},
+]
+
+
+@pytest.mark.parametrize(("cache", "reused"), [("1MB", 2), (0, 0)])
+def test_steps_in_common_are_made_once_and_counted_in_the_run(project, cache, reused):
+    done = project.run(recipe=GRID, search={"latency_rounds": 0, "cache": cache})
+    assert done.exit_code == 0, done.output
+    (run,) = searches_of(project)
+    assert run.data.metrics["steps"] == 8
+    assert run.data.metrics["steps_reused"] == reused
+
+
+def test_a_cache_folder_serves_the_next_search(project):
+    search = {"latency_rounds": 0, "cache_folder": "steps"}
+    assert project.run(recipe=GRID, search=search).exit_code == 0
+    assert len(list((project.folder / "steps").iterdir())) == 6
+    rows = rows_of(project)
+    np.savez(project.folder / "fewer.npz", **{k: v[:50] for k, v in rows.items()})
+    data = {"evaluation": "fewer.npz"}  # scored anew, compressed already
+    assert project.run(recipe=GRID, search=search, data=data).exit_code == 0
+    newest = max(searches_of(project), key=lambda run: run.info.start_time)
+    assert newest.data.metrics["steps_reused"] == newest.data.metrics["steps"] == 8

@@ -251,7 +251,12 @@ class Tracker:
         run_id = self._search_id
         complete = [trial for trial in trials if trial.variant is not None]
         rates = [trial.variant.report.rate for trial in complete if trial.variant is not None]
-        numbers = {"trials": len(trials), "trials_failed": len(trials) - len(complete)}
+        numbers = {
+            "trials": len(trials),
+            "trials_failed": sum(trial.state == "failed" for trial in trials),
+            "steps": sum(trial.steps for trial in trials),
+            "steps_reused": sum(trial.reused_steps for trial in trials),
+        }
         self._runs.log_numbers(run_id, numbers | ({"best_rate": max(rates)} if rates else {}))
         self._runs.set_tag(run_id, _NOTE, self._note(trials))
         rows = reporting.trial_rows(trials)

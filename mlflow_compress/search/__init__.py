@@ -1,6 +1,7 @@
 """Search: spaces, strategies, the study that drives them, the trial that measures."""
 
 from mlflow_compress.search.budget import Budget
+from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.evolution import Tried
 from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objective_values
 from mlflow_compress.search.goals import violations, volume
@@ -21,6 +22,7 @@ __all__ = [
     "Range",
     "SearchInfo",
     "Space",
+    "StepCache",
     "Strategy",
     "TrialEvaluator",
     "Tried",

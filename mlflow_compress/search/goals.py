@@ -20,8 +20,8 @@ ALLOWANCE = 0.1
 _BEYOND = 0.02
 """The share of a drop beyond the allowance that samplers are told, so that less is still more."""
 
-_MISSING = 1.0
-"""Violation of a limit on something that was not measured: as far off as twice the limit."""
+_BROKEN = 1.0
+"""Violation of a limit by what is no number: as far off as twice the limit."""
 
 
 def _rate(value: float, variant: Variant) -> float:
@@ -68,7 +68,9 @@ def violations(variant: Variant, targets: Sequence[Target]) -> Mapping[str, floa
     """Return by how much a variant breaks limits, relative to each; 0 or less is within.
 
     One target's limits are told apart. Of several targets the one that is nearest to being met
-    counts, by its worst limit: a variant is of use when any target takes it.
+    counts, by its worst limit: a variant is of use when any target takes it. A limit on what is
+    not measured while searching, such as the latency on a device, is left to promotion: it is the
+    same for all variants.
     """
     each = [_of_target(variant, target) for target in targets]
     if not each or not all(each):
@@ -85,33 +87,24 @@ def _of_target(variant: Variant, target: Target) -> dict[str, float]:
         found["profile"] = -1.0 if variant.recipe.profile in target.execution.profiles else 1.0
     if limits.size_bytes is not None:
         found["size"] = math.log(max(report.size_bytes, 1) / limits.size_bytes)
-    if limits.memory_bytes is not None:
-        memory = report.memory_bytes
-        found["memory"] = _MISSING if memory is None else memory / limits.memory_bytes - 1
-    latency = next((x for x in report.latency if x.threads == target.execution.threads), None)
+    if limits.memory_bytes is not None and report.memory_bytes is not None:
+        found["memory"] = report.memory_bytes / limits.memory_bytes - 1
+    threads = target.execution.threads
+    latency = next((x for x in report.latency if x.threads == threads), None)
     if latency is not None:
         for name, limit in (("p50", limits.latency_p50_ms), ("p95", limits.latency_p95_ms)):
             if limit is not None and target.measured_on == "local":
                 found[name] = getattr(latency, name) / limit - 1
     accuracy, fidelity = report.accuracy, report.fidelity
-    if bounds.min is not None:
-        value = None if accuracy is None else accuracy.value
-        found["accuracy"] = _below(value, bounds.min)
-    if bounds.max_drop is not None:
-        drop = None
-        if accuracy is not None:
-            # Promotion looks at the worse of the two as well.
-            high = accuracy.drop_interval.high
-            drop = accuracy.drop if bounds.confidence is None else max(accuracy.drop, high)
-        found["drop"] = _MISSING if drop is None else (drop - bounds.max_drop) / ALLOWANCE
-    if bounds.min_agreement is not None:
-        value = None if fidelity is None else fidelity.agreement
-        found["agreement"] = _below(value, bounds.min_agreement)
-    if bounds.max_kl is not None:
-        kl = None if fidelity is None else fidelity.kl
-        found["kl"] = _MISSING if kl is None else (kl - bounds.max_kl) / max(bounds.max_kl, 0.01)
-    return {name: value if math.isfinite(value) else _MISSING for name, value in found.items()}
-
-
-def _below(value: float | None, least: float) -> float:
-    return _MISSING if value is None else (least - value) / ALLOWANCE
+    if bounds.min is not None and accuracy is not None:
+        found["accuracy"] = (bounds.min - accuracy.value) / ALLOWANCE
+    if bounds.max_drop is not None and accuracy is not None:
+        drop = accuracy.drop
+        if bounds.confidence is not None:  # promotion looks at the worse of the two as well
+            drop = max(drop, accuracy.drop_interval.high)
+        found["drop"] = (drop - bounds.max_drop) / ALLOWANCE
+    if bounds.min_agreement is not None and fidelity is not None:
+        found["agreement"] = (bounds.min_agreement - fidelity.agreement) / ALLOWANCE
+    if bounds.max_kl is not None and fidelity is not None:
+        found["kl"] = (fidelity.kl - bounds.max_kl) / max(bounds.max_kl, 0.01)
+    return {name: value if math.isfinite(value) else _BROKEN for name, value in found.items()}

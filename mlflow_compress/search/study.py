@@ -13,6 +13,7 @@ from mlflow_compress.search.observer import Observer, SearchInfo
 from mlflow_compress.search.proposals import Proposals
 from mlflow_compress.search.space import Space
 from mlflow_compress.search.strategies import Strategy
+from mlflow_compress.search.trial import Made
 
 __all__ = ["Evaluator", "run_search"]
 
@@ -25,8 +26,8 @@ class Evaluator(Protocol):
     def key(self, recipe: Recipe) -> str:
         """Return the trial's key: digest of source, recipe, data, evaluator, versions."""
 
-    def evaluate(self, recipe: Recipe, key: str) -> tuple[Variant, str]:
-        """Return the variant and the path of its packed file.
+    def evaluate(self, recipe: Recipe, key: str) -> Made | tuple[Variant, str]:
+        """Return the variant and the path of its packed file, and perhaps more.
 
         Raises:
             TechniqueError: the recipe cannot be applied to this model.
@@ -118,12 +119,14 @@ def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> 
     if earlier is not None and earlier.variant is not None:
         # The key names the source by its content; it may have become a newer version since.
         variant = replace(earlier.variant, source=record.info.source)
-        return replace(earlier, number=number, state="reused", variant=variant)
+        return replace(
+            earlier, number=number, state="reused", variant=variant, steps=0, reused_steps=0
+        )
     observer = record.open()
     observer.trial_started(number, recipe, key)
     started = time.monotonic()
     try:
-        variant, path = evaluator.evaluate(recipe, key)
+        made = Made(*evaluator.evaluate(recipe, key))
     except TechniqueError as error:
         trial = Trial(number, key, recipe, "failed", error=" ".join(str(error).split()))
     except Exception as error:  # noqa: BLE001 - one recipe's accident must not end the search
@@ -131,5 +134,6 @@ def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> 
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         trial = Trial(number, key, recipe, "failed", error=text)
     else:
-        trial = Trial(number, key, recipe, "complete", variant=variant, path=path)
+        trial = Trial(number, key, recipe, "complete", variant=made.variant, path=made.path)
+        trial = replace(trial, steps=made.steps, reused_steps=made.reused_steps)
     return observer.trial_finished(replace(trial, seconds=time.monotonic() - started))

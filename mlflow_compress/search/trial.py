@@ -6,6 +6,7 @@ from functools import cached_property
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,13 +14,31 @@ from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed
 from mlflow_compress.records import Accuracy, Latency, Recipe, Report, Variant, digest_of
+from mlflow_compress.search.cache import StepCache
+from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.targets import needs_of
-from mlflow_compress.techniques import Context, RecipeResult, apply_recipe
+from mlflow_compress.techniques import Context, RecipeResult
 from mlflow_compress.techniques.train_data import TrainData
 
-__all__ = ["TrialEvaluator"]
+__all__ = ["Made", "TrialEvaluator"]
 
 _VERSIONS = ("mlflow-compress", "onnx", "onnxruntime", "numpy")
+
+
+class Made(NamedTuple):
+    """What a trial made.
+
+    Attributes:
+        variant: the variant with its numbers.
+        path: its packed file.
+        steps: how many steps the recipe has.
+        reused_steps: how many of them were there already.
+    """
+
+    variant: Variant
+    path: str
+    steps: int = 0
+    reused_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,7 @@ class TrialEvaluator:
         threads: latency is measured with each of these numbers of threads.
         latency_rounds: interleaved rounds per latency measurement; 0 measures none.
         seed: seed of techniques and bootstraps.
+        cache: keeps what the first steps of recipes made; None keeps nothing.
     """
 
     source: onnx.ModelProto
@@ -53,27 +73,35 @@ class TrialEvaluator:
     threads: tuple[int, ...] = (1,)
     latency_rounds: int = 15
     seed: int = 0
+    cache: StepCache | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
 
     def key(self, recipe: Recipe) -> str:
         """Return the digest of everything that the trial's outcome depends on."""
-        calibration, train = self.calibration, self.train
         return digest_of(
-            {
-                "source": self.source_digest,
+            self._made_from
+            | {
                 "recipe": recipe.to_json(),
                 "evaluation": self.evaluation.digest,
-                "calibration": None if calibration is None else calibration.digest,
-                "train": None if train is None else train.digest,
                 "metric": self.metric,
                 "threads": list(self.threads),
                 "latency_rounds": self.latency_rounds,
-                "seed": self.seed,
-                "versions": dict(self.versions),
             }
         )
 
-    def evaluate(self, recipe: Recipe, key: str) -> tuple[Variant, str]:
+    @cached_property
+    def _made_from(self) -> dict[str, Any]:
+        """What a recipe's model depends on besides the recipe, as plain data."""
+        calibration, train = self.calibration, self.train
+        return {
+            "source": self.source_digest,
+            "calibration": None if calibration is None else calibration.digest,
+            "train": None if train is None else train.digest,
+            "seed": self.seed,
+            "versions": dict(self.versions),
+        }
+
+    def evaluate(self, recipe: Recipe, key: str) -> Made:
         """Apply, pack, measure; return the variant and the path of its packed file.
 
         Raises:
@@ -88,7 +116,8 @@ class TrialEvaluator:
         )
         # On a busy machine two BLAS threads that spin for each other take many times as long.
         with threadpool_limits(1):
-            result = apply_recipe(self.source, recipe, context)
+            applied = apply_chain(self.source, recipe, context, self.cache, self._made_from)
+        result = applied.result
         path = self.work_dir / f"{key[:16]}.onnx"
         made = packed.pack(result.model, recipe.profile)
         packed.save(made, path)
@@ -96,7 +125,7 @@ class TrialEvaluator:
         needs = needs_of(made if recipe.profile == "portable" else result.model)
         report = replace(self._report(result, path), needs=needs)
         variant = Variant(key, recipe, report, source=self.uri)
-        return variant, str(path)
+        return Made(variant, str(path), applied.steps, applied.reused)
 
     def check_source(self) -> None:
         """Run the source on the evaluation rows, before any trial depends on it.

@@ -98,11 +98,18 @@ def target(**keys):
 
 def test_limits_become_violations_relative_to_each(make_variant):
     device = target(limits={"size": "10kB", "latency_p50": "2ms", "memory": "1MB"})
-    found = violations(make_variant(size=20_000, accuracy=0.92), [device])
+    found = violations(make_variant(size=20_000, accuracy=0.92, memory_bytes=3_000_000), [device])
     assert found["size"] == pytest.approx(math.log(2))
     assert found["drop"] == pytest.approx(0.1)
-    assert found["memory"] > 0, "what was not measured is not within a limit"
+    assert found["memory"] == pytest.approx(2)
     assert found["p50"] < 0
+    assert violations(make_variant(accuracy=math.nan), [device])["drop"] > 0
+
+
+def test_what_is_measured_later_is_no_constraint_yet(make_variant):
+    """A constraint that every trial breaks alike would leave the samplers no feasible point."""
+    device = target(limits={"memory": "1MB", "size": "1MB"})
+    assert set(violations(make_variant(), [device])) == {"size", "drop"}
 
 
 def test_confidence_limits_the_upper_bound_of_the_drop(make_variant):
