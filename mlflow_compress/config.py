@@ -80,6 +80,9 @@ class SearchConfig(_Strict):
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="rate, accuracy, agreement, latency"
     )
+    screen: bool = Field(
+        default=True, description="do not measure to the end what no target can take"
+    )
     cache: CacheSize = Field(
         default=10**9, description="room for what recipes have in common, e.g. 2GB; 0 keeps none"
     )

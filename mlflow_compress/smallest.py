@@ -274,7 +274,7 @@ class _Search:
             return self._known[key]
         number = len(self.trials)
         try:
-            variant, path = self._evaluator.evaluate(recipe, key)
+            variant, path = self._evaluator.evaluate(recipe, key)[:2]
         except CompressError as error:
             text = " ".join(str(error).split())
             trial = Trial(number, key, recipe, "failed", error=text)

@@ -249,3 +249,16 @@ def test_a_cache_folder_serves_the_next_search(project):
     assert project.run(recipe=GRID, search=search, data=data).exit_code == 0
     newest = max(searches_of(project), key=lambda run: run.info.start_time)
     assert newest.data.metrics["steps_reused"] == newest.data.metrics["steps"] == 8
+
+
+def test_a_dropped_trial_has_a_run_of_its_own_and_is_not_reused(project):
+    targets = [{"name": "device", "limits": {"size": "3kB"}, "accuracy": {"max_drop": 0.5}}]
+    recipes = [[{"share": {"clusters": 16}}], []]
+    done = project.run(recipe=None, recipes=recipes, targets=targets)
+    assert done.exit_code == 0, done.output
+    assert "dropped: " in done.stderr
+    assert "1 run now, 0 reused, 0 failed, 1 dropped" in done.stdout
+    (run,) = searches_of(project)
+    assert run.data.metrics["trials_dropped"] == 1
+    again = project.run(recipe=None, recipes=recipes)  # a target that takes it
+    assert "1 run now, 1 reused, 0 failed" in again.stdout

@@ -28,7 +28,7 @@ def progress() -> Iterator[Watcher]:
 def _outcome(trial: Trial) -> str:
     """Say in one line what came of a trial."""
     if trial.variant is None:
-        return f"failed: {trial.error}"
+        return f"{trial.state}: {trial.error}"
     report = trial.variant.report
     text = f"{report.rate:.1f}x, {format_bytes(report.size_bytes)}"
     if report.accuracy is not None:

@@ -29,11 +29,12 @@ def show_outcome(outcome: Outcome) -> None:
     _print_table(outcome)
     counts = {
         state: sum(t.state == state for t in outcome.trials)
-        for state in ("complete", "reused", "failed")
+        for state in ("complete", "reused", "failed", "dropped")
     }
     click.echo(
         f"\n{len(outcome.trials)} trials: {counts['complete']} run now, "
         f"{counts['reused']} reused, {counts['failed']} failed"
+        + (f", {counts['dropped']} dropped" if counts["dropped"] else "")
     )
     for decision in outcome.decisions:
         click.echo(f"{decision.target}: {decision.outcome}: {decision.reason}")

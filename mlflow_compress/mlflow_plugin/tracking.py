@@ -156,6 +156,9 @@ class Tracker:
     def trial_finished(self, trial: Trial) -> Trial:
         """Log a trial's model, numbers, tables and report, and end its run."""
         run_id = self._open_trial
+        if trial.state == "dropped":
+            self._close_dropped(run_id, trial)
+            return trial
         if trial.variant is None:
             self._runs.set_tag(run_id, _NOTE, f"Failed: {trial.error}")
             self._runs.set_tag(run_id, "compress.error", trial.error)
@@ -173,6 +176,17 @@ class Tracker:
             raise
         self._open_trial = ""
         return finished
+
+    def _close_dropped(self, run_id: str, trial: Trial) -> None:
+        """End the run of a trial that was not measured to the end; it is not reused."""
+        self._runs.set_tag(run_id, _NOTE, f"Dropped: {trial.error}")
+        self._runs.set_tag(run_id, "compress.dropped", trial.error)
+        if trial.partial is not None:
+            # An accuracy on fewer rows would stand beside others as if it were one of them.
+            numbers, _ = _metrics(replace(trial.partial, accuracy=None, fidelity=None))
+            self._runs.log_numbers(run_id, numbers)
+        self._runs.close(run_id, "FINISHED")
+        self._open_trial = ""
 
     def _log_model(self, run_id: str, trial: Trial, variant: Variant) -> str:
         if not trial.path:
@@ -254,6 +268,7 @@ class Tracker:
         numbers = {
             "trials": len(trials),
             "trials_failed": sum(trial.state == "failed" for trial in trials),
+            "trials_dropped": sum(trial.state == "dropped" for trial in trials),
             "steps": sum(trial.steps for trial in trials),
             "steps_reused": sum(trial.reused_steps for trial in trials),
         }

@@ -6,6 +6,7 @@ from mlflow_compress.search.evolution import Tried
 from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objective_values
 from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
+from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.space import Choice, Point, Range, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
 from mlflow_compress.search.study import Evaluator, run_search
@@ -15,11 +16,13 @@ __all__ = [
     "OBJECTIVES",
     "Budget",
     "Choice",
+    "DroppedError",
     "Evaluator",
     "NullObserver",
     "Observer",
     "Point",
     "Range",
+    "Screen",
     "SearchInfo",
     "Space",
     "StepCache",

@@ -6,13 +6,13 @@ more than ten points below it is useless, however much more, and is compressed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_compress.records import Variant
 from mlflow_compress.search.front import hypervolume, objective_values
 from mlflow_compress.targets import Target
 
-__all__ = ["ALLOWANCE", "told_values", "violations", "volume"]
+__all__ = ["ALLOWANCE", "told_quality", "told_rate", "told_values", "violations", "volume"]
 
 ALLOWANCE = 0.1
 """A drop of accuracy or agreement, as a fraction, beyond which a variant counts for nothing."""
@@ -24,34 +24,62 @@ _BROKEN = 1.0
 """Violation of a limit by what is no number: as far off as twice the limit."""
 
 
-def _rate(value: float, variant: Variant) -> float:
-    return math.log10(value) if value > 0 else math.nan
+def told_rate(rate: float) -> float:
+    """Return a compression rate as samplers see it."""
+    return _compressed(math.log10(rate)) if rate > 0 else math.nan
+
+
+def told_quality(above: float) -> float:
+    """Return an accuracy or agreement as samplers see it.
+
+    Args:
+        above: how far it is above the source's, as a fraction; negative when it is worse.
+    """
+    return _compressed(above + ALLOWANCE)
+
+
+def _compressed(value: float) -> float:
+    return _BEYOND * value if value < 0 else value
 
 
 def _accuracy(value: float, variant: Variant) -> float:
     accuracy = variant.report.accuracy
-    return value - (accuracy.source if accuracy is not None else 1.0) + ALLOWANCE
-
-
-def _agreement(value: float, variant: Variant) -> float:
-    return value - 1.0 + ALLOWANCE
+    return told_quality(value - (accuracy.source if accuracy is not None else 1.0))
 
 
 def _speed(value: float, variant: Variant) -> float:
-    return math.log10(2 / -value) if value < 0 else math.nan
+    return _compressed(math.log10(2 / -value)) if value < 0 else math.nan
 
 
-_SCALES = {"rate": _rate, "accuracy": _accuracy, "agreement": _agreement, "latency": _speed}
+_SCALES: Mapping[str, Callable[[float, Variant], float]] = {
+    "rate": lambda value, variant: told_rate(value),
+    "accuracy": _accuracy,
+    "agreement": lambda value, variant: told_quality(value - 1.0),
+    "latency": _speed,
+}
+_EXPECTED = {"accuracy": ALLOWANCE, "agreement": ALLOWANCE, "latency": math.log10(2)}
+"""What samplers are told in place of what was not measured: as good as the source."""
 
 
-def told_values(variant: Variant, objectives: Sequence[str]) -> tuple[float, ...]:
+def told_values(
+    variant: Variant, objectives: Sequence[str], *, complete: bool = True
+) -> tuple[float, ...]:
     """Return what samplers maximise; 0 is where a variant begins to count for something.
 
-    NaN stands for what was not measured.
+    Args:
+        variant: a variant with its numbers.
+        objectives: which of them count.
+        complete: whether it was measured to the end. If so, NaN stands for what is missing; if
+            not, it is taken to be as good as the source.
     """
     values = objective_values(variant, objectives)
-    scaled = (_SCALES[n](v, variant) for n, v in zip(objectives, values, strict=True))
-    return tuple(v if not v < 0 else _BEYOND * v for v in scaled)
+    told = [_SCALES[n](v, variant) for n, v in zip(objectives, values, strict=True)]
+    if not complete:
+        told = [
+            _EXPECTED.get(n, t) if math.isnan(t) else t
+            for n, t in zip(objectives, told, strict=True)
+        ]
+    return tuple(told)
 
 
 def volume(variants: Sequence[Variant], objectives: Sequence[str]) -> float:

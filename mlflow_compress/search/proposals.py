@@ -63,6 +63,7 @@ class Proposals:
         self._rng = np.random.default_rng([seed, 0x5EA])
         self._seen: set[str] = set()
         self._history: list[Tried] = []
+        self._constraints: tuple[str, ...] = ()
         self._last: tuple[Point, Recipe] | None = None
         self._listing: list[tuple[Point, str]] | None = None
         points = strategy.points(space)
@@ -90,11 +91,19 @@ class Proposals:
 
     def tell(self, proposal: Proposal, trial: Trial) -> None:
         """Tell the strategy what came of a proposal."""
-        variant = trial.variant
-        values = None if variant is None else told_values(variant, self._objectives)
+        variant, complete = trial.variant, True
+        if trial.partial is not None:
+            variant, complete = Variant(trial.key, trial.recipe, trial.partial), False
+        values: tuple[float, ...] | None = None
+        broken: dict[str, float] = {}
+        if variant is not None:
+            values = told_values(variant, self._objectives, complete=complete)
+            # What was dropped lacks measures; samplers want the same constraints every time.
+            known = dict(self._violations(variant))
+            broken = dict.fromkeys(self._constraints, 0.0) | known
+            self._constraints = tuple(broken)
         if values is not None and any(value != value for value in values):
             values = None
-        broken = {} if variant is None else dict(self._violations(variant))
         self._history.append(Tried(proposal.point, values, broken))
         if self._study is None or proposal.asked is None:
             return

@@ -11,6 +11,7 @@ from mlflow_compress.records import Recipe, Trial, Variant
 from mlflow_compress.search.budget import Budget
 from mlflow_compress.search.observer import Observer, SearchInfo
 from mlflow_compress.search.proposals import Proposals
+from mlflow_compress.search.screen import DroppedError
 from mlflow_compress.search.space import Space
 from mlflow_compress.search.strategies import Strategy
 from mlflow_compress.search.trial import Made
@@ -21,7 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class Evaluator(Protocol):
-    """Applies one recipe and measures the variant."""
+    """Applies one recipe and measures the variant.
+
+    One that has a method ``learn(trial)`` hears of every finished trial, in order.
+    """
 
     def key(self, recipe: Recipe) -> str:
         """Return the trial's key: digest of source, recipe, data, evaluator, versions."""
@@ -31,6 +35,7 @@ class Evaluator(Protocol):
 
         Raises:
             TechniqueError: the recipe cannot be applied to this model.
+            DroppedError: no target can take what it makes, so that it was not measured to the end.
         """
 
 
@@ -72,6 +77,7 @@ def run_search(
     done: list[Trial] = []
     record = _Record(observer, info)
     watch = (budget or Budget(trials)).start(objectives)
+    learn = getattr(evaluator, "learn", lambda trial: None)
     proposals = Proposals(space, strategy, objectives, seed, violations)
     try:
         while not watch.ended():
@@ -80,6 +86,7 @@ def run_search(
                 break
             trial = _one(len(done), proposal.recipe, evaluator, record)
             proposals.tell(proposal, trial)
+            learn(trial)
             watch.add(trial)
             done.append(trial)
             if on_trial is not None:
@@ -127,6 +134,8 @@ def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> 
     started = time.monotonic()
     try:
         made = Made(*evaluator.evaluate(recipe, key))
+    except DroppedError as error:
+        trial = Trial(number, key, recipe, "dropped", error=str(error), partial=error.report)
     except TechniqueError as error:
         trial = Trial(number, key, recipe, "failed", error=" ".join(str(error).split()))
     except Exception as error:  # noqa: BLE001 - one recipe's accident must not end the search

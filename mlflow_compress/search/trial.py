@@ -1,5 +1,6 @@
 """A trial: one recipe applied to the source, packed, and measured."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,9 +14,18 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed
-from mlflow_compress.records import Accuracy, Latency, Recipe, Report, Variant, digest_of
+from mlflow_compress.records import (
+    Accuracy,
+    Latency,
+    Recipe,
+    Report,
+    Trial,
+    Variant,
+    digest_of,
+)
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.chain import apply_chain
+from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
 from mlflow_compress.targets import needs_of
 from mlflow_compress.techniques import Context, RecipeResult
 from mlflow_compress.techniques.train_data import TrainData
@@ -59,6 +69,7 @@ class TrialEvaluator:
         latency_rounds: interleaved rounds per latency measurement; 0 measures none.
         seed: seed of techniques and bootstraps.
         cache: keeps what the first steps of recipes made; None keeps nothing.
+        screen: tells what need not be measured to the end; None measures everything.
     """
 
     source: onnx.ModelProto
@@ -74,6 +85,7 @@ class TrialEvaluator:
     latency_rounds: int = 15
     seed: int = 0
     cache: StepCache | None = None
+    screen: Screen | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
 
     def key(self, recipe: Recipe) -> str:
@@ -107,7 +119,10 @@ class TrialEvaluator:
         Raises:
             TechniqueError: the recipe cannot be applied to this model, or what it made does
                 not run.
+            DroppedError: the screen says that no target can take it.
         """
+        if self.screen is not None and (reason := self.screen.cannot_run(recipe)):
+            raise DroppedError(reason, None)
         inputs: Mapping[str, np.ndarray] | None = None
         if self.calibration is not None:
             inputs = self.calibration.inputs
@@ -126,6 +141,11 @@ class TrialEvaluator:
         report = replace(self._report(result, path), needs=needs)
         variant = Variant(key, recipe, report, source=self.uri)
         return Made(variant, str(path), applied.steps, applied.reused)
+
+    def learn(self, trial: Trial) -> None:
+        """Hear of a finished trial."""
+        if self.screen is not None:
+            self.screen.learn(trial)
 
     def check_source(self) -> None:
         """Run the source on the evaluation rows, before any trial depends on it.
@@ -168,8 +188,51 @@ class TrialEvaluator:
         return measure.run(self._source_sessions[1], self.evaluation)
 
     def _report(self, result: RecipeResult, path: Path) -> Report:
+        report = self._sizes(result, path)
+        session = packed.load(path, threads=1)
+        if self.screen is not None:
+            self._look(self.screen, report, session)
+        outputs = measure.run(session, self.evaluation)
+        return replace(
+            report,
+            accuracy=self._accuracy(outputs),
+            fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
+            latency=tuple(self._latency(path, n) for n in self.threads if self.latency_rounds),
+        )
+
+    def _look(self, screen: Screen, report: Report, session: measure.Runnable) -> None:
+        """Look at the size, then at more and more rows, and end where no target can take it."""
+        if reason := screen.too_large(report.size_bytes):
+            raise DroppedError(reason, report)
+        # Intervals of other metrics are no bounds on so few rows.
+        scored = self.metric == "accuracy" or self.metric.startswith("top-")
+        scored = scored and self.evaluation.labels is not None
+        for count in screen.looks(self.evaluation.rows):
+            rows = self._order[:count]
+            some = self.evaluation.take(rows)
+            outputs = measure.run(session, some)
+            source = {name: array[rows] for name, array in self._source_outputs.items()}
+            accuracy = None
+            if scored:
+                accuracy = measure.measure_accuracy(
+                    outputs, source, some, self.metric, level=LEVEL, seed=self.seed
+                )
+            fidelity = measure.measure_fidelity(outputs, source, some)
+            reference = self._source_score if scored else math.nan
+            if reason := screen.hopeless(report, accuracy, fidelity, reference):
+                raise DroppedError(reason, replace(report, accuracy=accuracy, fidelity=fidelity))
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return draw_rows(self.evaluation.rows, self.seed)
+
+    @cached_property
+    def _source_score(self) -> float:
+        return measure.score(self._source_outputs, self.evaluation, self.metric)
+
+    def _sizes(self, result: RecipeResult, path: Path) -> Report:
+        """Return what the file itself says."""
         info = packed.inspect(path)
-        outputs = measure.run(packed.load(path, threads=1), self.evaluation)
         layers = measure.layer_reports(self.source, result.model, info, result.origin)
         weights = sum(int(np.prod(layer.shape)) for layer in layers)
         bits = sum(layer.entropy * int(np.prod(layer.shape)) for layer in layers)
@@ -184,9 +247,6 @@ class TrialEvaluator:
             sha256=digest,
             layers=layers,
             stages=measure.stage_reports(self.source, result.stages, info),
-            accuracy=self._accuracy(outputs),
-            fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
-            latency=tuple(self._latency(path, n) for n in self.threads if self.latency_rounds),
         )
 
     def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> Accuracy | None:

@@ -1,0 +1,169 @@
+"""Cheap checks first: what can no longer be promoted is not measured to the end.
+
+Nothing is dropped until every target has a variant that keeps all of its limits: until then each
+measured variant is worth something, the one that comes closest most of all.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from mlflow_compress.errors import CompressError
+from mlflow_compress.records import Accuracy, Fidelity, Recipe, Report, Trial, Variant
+from mlflow_compress.search.goals import told_quality, told_rate, told_values, violations
+from mlflow_compress.targets import Target, format_size
+
+__all__ = ["LEVEL", "DroppedError", "Screen", "draw_rows"]
+
+LEVEL = 0.999
+"""Level of the intervals whose better end is compared with the limits; several are looked at."""
+
+_FIRST, _GROWTH, _LAST = 256, 4, 0.3
+"""Rows of the first look, how many times as many the next has, and the largest share of all."""
+
+
+class DroppedError(CompressError):
+    """A variant that no target can take.
+
+    Attributes:
+        report: what was measured of it.
+    """
+
+    def __init__(self, reason: str, report: Report | None) -> None:
+        super().__init__(reason)
+        self.report = report
+
+
+class Screen:
+    """Says of a variant, from what is known so far, whether any target could take it.
+
+    Args:
+        targets: what variants are for; none means that nothing is ever dropped.
+        objectives: what the front is made of.
+    """
+
+    def __init__(self, targets: Sequence[Target], objectives: Sequence[str]) -> None:
+        self._targets, self._objectives = tuple(targets), tuple(objectives)
+        self._open = {target.name: target for target in targets}
+        self._points: list[tuple[float, ...]] = []
+
+    def learn(self, trial: Trial) -> None:
+        """Hear of a finished trial."""
+        if trial.variant is None:
+            return
+        for target in list(self._open.values()):
+            if _keeps_all(trial.variant, target):
+                del self._open[target.name]
+        values = told_values(trial.variant, self._objectives)
+        if not any(map(math.isnan, values)):
+            self._points.append(values)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything may be dropped: every target has a variant already."""
+        return bool(self._targets) and not self._open
+
+    def cannot_run(self, recipe: Recipe) -> str:
+        """Say why no target loads what a recipe makes, empty when one does."""
+        if not self.is_on or any(recipe.profile in t.execution.profiles for t in self._targets):
+            return ""
+        return f"no target loads the profile {recipe.profile}"
+
+    def too_large(self, size: int) -> str:
+        """Say which limit a file of so many bytes breaks for all targets, empty when not."""
+        limits = [target.limits.size_bytes for target in self._targets]
+        if not self.is_on or any(limit is None or size <= limit for limit in limits):
+            return ""
+        most = max(limit for limit in limits if limit is not None)
+        return f"{format_size(size)} is more than {format_size(most)}, the most any target takes"
+
+    def looks(self, rows: int) -> Iterator[int]:
+        """Yield the numbers of rows, growing, at which to call :meth:`hopeless`."""
+        bounded = all(
+            any(x is not None for x in (b.min, b.max_drop, b.min_agreement))
+            for b in (target.accuracy for target in self._targets)
+        )
+        look = _FIRST
+        while self.is_on and bounded and look <= _LAST * rows:
+            yield look
+            look *= _GROWTH
+
+    def hopeless(
+        self, report: Report, accuracy: Accuracy | None, fidelity: Fidelity | None, source: float
+    ) -> str:
+        """Say why a variant breaks every target's limits at the best, empty when it may not.
+
+        A variant that could still reach the front is never hopeless.
+
+        Args:
+            report: its sizes.
+            accuracy: on some rows drawn at random, with its interval at :data:`LEVEL`, or None.
+            fidelity: on the same rows, or None.
+            source: the source's accuracy on all rows, NaN without labels.
+        """
+        drop = -math.inf if accuracy is None else accuracy.drop_interval.low
+        agreement = 1.0 if fidelity is None else _upper(fidelity.agreement, fidelity.dataset.rows)
+        for target in self._targets:
+            bounds = target.accuracy
+            misses = (
+                bounds.max_drop is not None and drop > bounds.max_drop,
+                bounds.min is not None and source - drop < bounds.min,
+                bounds.min_agreement is not None and agreement < bounds.min_agreement,
+            )
+            if not any(misses):
+                return ""
+        best = {"accuracy": -drop, "agreement": agreement - 1.0}
+        if not self._is_beaten(report, best):
+            return ""
+        rows = next(x.dataset.rows for x in (accuracy, fidelity) if x is not None)
+        if drop > 0:
+            return f"loses {100 * drop:.2g} points at the least, by its first {rows} rows"
+        return f"agrees on {100 * agreement:.2f} % at the most, by its first {rows} rows"
+
+    def _is_beaten(self, report: Report, best: dict[str, float]) -> bool:
+        """Whether a measured variant is better on all objectives than this can be.
+
+        Args:
+            report: its sizes.
+            best: by objective, how far it is above the source at the best.
+        """
+        values = []
+        for name in self._objectives:
+            if name == "rate":
+                values.append(told_rate(report.rate))
+            elif name in best and math.isfinite(best[name]):
+                values.append(told_quality(best[name]))
+            else:
+                return False  # a latency may still turn out well
+        return any(all(o >= v for o, v in zip(p, values, strict=True)) for p in self._points)
+
+
+def draw_rows(rows: int, seed: int) -> np.ndarray:
+    """Return all rows in a random order, always the same: data often come sorted."""
+    return np.random.default_rng([seed, 0xF1257]).permutation(rows)
+
+
+def _keeps_all(variant: Variant, target: Target) -> bool:
+    """Whether a variant is known to keep every limit of a target."""
+    limits, bounds, report = target.limits, target.accuracy, variant.report
+    timed = limits.latency_p50_ms is not None or limits.latency_p95_ms is not None
+    if timed and (target.measured_on != "local" or not report.latency):
+        return False
+    if limits.memory_bytes is not None and report.memory_bytes is None:
+        return False
+    if (bounds.min is not None or bounds.max_drop is not None) and report.accuracy is None:
+        return False
+    asks_fidelity = bounds.min_agreement is not None or bounds.max_kl is not None
+    if asks_fidelity and report.fidelity is None:
+        return False
+    return all(value <= 0 for value in violations(variant, [target]).values())
+
+
+def _upper(share: float, rows: int) -> float:
+    """Return the upper end of a share's interval at :data:`LEVEL` (Wilson, 1927)."""
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle = share + z * z / (2 * rows)
+    spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    return (middle + spread) / (1 + z * z / rows)
