@@ -24,6 +24,8 @@ ALTERNATIVE = "recipe"
 
 _PACK = "pack"
 _PROFILES = ("compact", "portable")
+_PER_LAYER = {"prune": "sparsity", "share": "clusters", "weight_only": "bits"}
+"""The setting of each technique that may have a value per layer."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,13 @@ Dimension = Choice | Range
 
 
 @dataclass(frozen=True)
+class PerLayer:
+    """A setting with a value, fixed or open, for each pattern of layers' names."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Alternative:
     """One recipe with open settings.
 
@@ -111,20 +120,40 @@ class Alternative:
     def recipe(self, point: Point, prefix: str) -> Recipe:
         """Fill the open settings from ``point``."""
         steps = tuple(
-            Step(
-                name,
-                {
-                    key: point[f"{prefix}.{index}.{name}.{key}"]
-                    if isinstance(value, Choice | Range)
-                    else value
-                    for key, value in settings.items()
-                },
-            )
+            _filled(name, settings, point, f"{prefix}.{index}.{name}")
             for index, (name, settings) in enumerate(self.steps)
         )
         open_profile = isinstance(self.profile, Choice)
         profile = point[f"{prefix}.{_PACK}.profile"] if open_profile else self.profile
         return Recipe(steps, profile)
+
+
+def _filled(name: str, settings: Mapping[str, Any], point: Point, where: str) -> Step:
+    """Return a step with its open settings taken from a point."""
+    values: dict[str, Any] = {}
+    layers: dict[str, Any] | None = None
+    for key, value in settings.items():
+        at = f"{where}.{key}"
+        if isinstance(value, PerLayer):
+            layers = {
+                pattern: point[f"{at}[{pattern}]"] if isinstance(one, Choice | Range) else one
+                for pattern, one in value.values.items()
+            }
+        else:
+            values[key] = point[at] if isinstance(value, Choice | Range) else value
+    if layers is None:
+        return Step(name, values)
+    told = {"layers": layers_text(layers)}
+    return Step(f"{name}_layers", told | ({"options": layers_text(values)} if values else {}))
+
+
+def layers_text(values: Mapping[str, Any]) -> str:
+    """Return values by pattern as techniques with a value per layer read them."""
+    return ", ".join(f"{key}={_plain(value)}" for key, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -250,10 +279,22 @@ def _alternative(recipe: Any, where: str, prefix: str) -> Alternative:
                 dimensions[f"{prefix}.{_PACK}.profile"] = profile
             continue
         for key, value in parsed.items():
+            at = f"{prefix}.{index}.{name}.{key}"
             if isinstance(value, Choice | Range):
-                dimensions[f"{prefix}.{index}.{name}.{key}"] = value
+                dimensions[at] = value
+            if isinstance(value, PerLayer):
+                _check_per_layer(name, key, parsed, f"{where}[{index}]")
+                open_ones = {p: v for p, v in value.values.items() if isinstance(v, Choice | Range)}
+                dimensions |= {f"{at}[{pattern}]": one for pattern, one in open_ones.items()}
         steps.append((name, parsed))
     return Alternative(tuple(steps), profile, dimensions)
+
+
+def _check_per_layer(name: str, key: str, settings: Mapping[str, Any], where: str) -> None:
+    """Refuse layers where no technique takes a value for each."""
+    if _PER_LAYER.get(name) != key:
+        known = ", ".join(f"{technique}.{setting}" for technique, setting in _PER_LAYER.items())
+        raise ConfigError(f"{where}.{name}.{key}: takes no layers; {known} do")
 
 
 def _step(entry: Any, where: str) -> tuple[str, Mapping[str, Any]]:
@@ -285,6 +326,11 @@ def _profile(settings: Mapping[str, Any], where: str) -> str | Choice:
 def _setting(value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         return value
+    if "layers" in value:
+        layers = value["layers"]
+        if len(value) != 1 or not isinstance(layers, Mapping) or not layers:
+            raise ConfigError(f"{where}: layers must map patterns to values, got {value!r}")
+        return PerLayer({str(p): _setting(v, f"{where}.layers.{p}") for p, v in layers.items()})
     if "choices" in value:
         return _choice(value, where)
     if "low" in value or "high" in value:
