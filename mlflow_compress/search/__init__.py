@@ -7,6 +7,7 @@ from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objecti
 from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
 from mlflow_compress.search.screen import DroppedError, Screen
+from mlflow_compress.search.sensitivity import Effect, allocate, sensitivity, sensitivity_rows
 from mlflow_compress.search.space import Choice, Point, Range, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
 from mlflow_compress.search.study import Evaluator, run_search
@@ -17,6 +18,7 @@ __all__ = [
     "Budget",
     "Choice",
     "DroppedError",
+    "Effect",
     "Evaluator",
     "NullObserver",
     "Observer",
@@ -29,11 +31,14 @@ __all__ = [
     "Strategy",
     "TrialEvaluator",
     "Tried",
+    "allocate",
     "front",
     "get_strategy",
     "hypervolume",
     "objective_values",
     "run_search",
+    "sensitivity",
+    "sensitivity_rows",
     "strategy_names",
     "violations",
     "volume",
