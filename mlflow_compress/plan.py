@@ -10,7 +10,15 @@ from mlflow_compress import measure, techniques
 from mlflow_compress.config import Config, DataConfig
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin import ResolvedSource
-from mlflow_compress.search import OBJECTIVES, Space, Strategy, TrialEvaluator, get_strategy
+from mlflow_compress.search import (
+    OBJECTIVES,
+    Screen,
+    Space,
+    StepCache,
+    Strategy,
+    TrialEvaluator,
+    get_strategy,
+)
 from mlflow_compress.targets import Target, load_target
 
 if TYPE_CHECKING:
@@ -162,9 +170,16 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         threads=tuple(sorted({t.execution.threads for t in plan.targets} or {1})),
         latency_rounds=config.search.latency_rounds,
         seed=config.search.seed,
+        cache=_cache(config, work_dir),
+        screen=Screen(plan.targets, plan.objectives) if config.search.screen else None,
     )
     evaluator.check_source()
     return evaluator
+
+
+def _cache(config: Config, work_dir: Path) -> StepCache | None:
+    size, folder = config.search.cache, config.search.cache_folder
+    return StepCache(Path(folder) if folder else work_dir / "steps", size) if size else None
 
 
 def _to_onnx(source: ResolvedSource, rows: measure.Dataset) -> "onnx.ModelProto":
