@@ -268,6 +268,8 @@ class Latency:
     """Milliseconds per call, measured interleaved with the source on one device.
 
     ``ratio`` is variant / source (below 1 is faster), with its bootstrap interval over rounds.
+    ``drift`` is how much slower the source ran in the second half of the rounds than in the first
+    (0.1 is 10 %): the ratio bears it, the milliseconds do not. None with too few rounds.
     """
 
     device: str
@@ -278,6 +280,7 @@ class Latency:
     source_p50: float
     ratio: float
     ratio_interval: Interval
+    drift: float | None = None
 
 
 @dataclass(frozen=True)

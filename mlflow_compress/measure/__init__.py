@@ -4,7 +4,7 @@ from mlflow_compress.measure.accuracy import measure_accuracy, score
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.entropy import code_bits, entropy, kl_divergence, redundancy
 from mlflow_compress.measure.fidelity import measure_fidelity
-from mlflow_compress.measure.latency import is_tie, measure_latency
+from mlflow_compress.measure.latency import drift_of, is_tie, measure_latency
 from mlflow_compress.measure.layers import layer_reports, stage_reports
 from mlflow_compress.measure.load import check_fits, load_dataset
 from mlflow_compress.measure.metrics import find_metric, metric_names
@@ -16,6 +16,7 @@ __all__ = [
     "Runnable",
     "check_fits",
     "code_bits",
+    "drift_of",
     "entropy",
     "find_metric",
     "is_tie",

@@ -12,7 +12,7 @@ from mlflow_compress.measure.intervals import bootstrap_interval
 from mlflow_compress.measure.runner import Runnable
 from mlflow_compress.records import Latency
 
-__all__ = ["is_tie", "measure_latency"]
+__all__ = ["drift_of", "is_tie", "measure_latency"]
 
 _REPEATS, _WARMUPS = 20, 5
 _ROUND_SECONDS = 0.25
@@ -75,7 +75,23 @@ def measure_latency(
         source_p50=float(np.median(times[1]) * 1e3),
         ratio=float(np.median(ratios)),
         ratio_interval=interval,
+        drift=drift_of(fastest[:, 1]),
     )
+
+
+def drift_of(fastest: np.ndarray) -> float | None:
+    """Return by what share the source got slower while it was measured; below 0 is faster.
+
+    Args:
+        fastest: [rounds] seconds of the source's fastest call of each round, in order.
+
+    Returns:
+        Median of the second half over that of the first, less 1; None below 4 rounds.
+    """
+    half = len(fastest) // 2
+    if half < 2:
+        return None
+    return float(np.median(fastest[half:]) / np.median(fastest[:half]) - 1)
 
 
 def is_tie(latency: Latency) -> bool:

@@ -18,6 +18,10 @@ __all__ = [
 ]
 
 
+# A drift of the machine beyond this share is told beside a latency.
+_DRIFT = 0.1
+
+
 def format_bytes(count: float) -> str:
     """Return a size for people: ``812 B``, ``24.1 kB``, ``3.20 MB`` (powers of 1000)."""
     for unit, scale, digits in (("MB", 1e6, 2), ("kB", 1e3, 1)):
@@ -36,11 +40,16 @@ def format_drop(report: Report) -> str:
 
 
 def format_latency(report: Report) -> str:
-    """Return the median latency and its ratio to the source: ``0.021 ms (0.55x)``."""
+    """Return the median latency and its ratio to the source: ``0.021 ms (0.55x)``.
+
+    When the machine got slower or faster by more than a tenth meanwhile, that is said too.
+    """
     if not report.latency:
         return "-"
     latency = report.latency[0]
-    return f"{latency.p50:.3g} ms ({latency.ratio:.2f}x)"
+    drift = latency.drift or 0.0
+    told = f", drift {100 * drift:+.0f} %" if abs(drift) > _DRIFT else ""
+    return f"{latency.p50:.3g} ms ({latency.ratio:.2f}x{told})"
 
 
 def format_quality(report: Report) -> str:

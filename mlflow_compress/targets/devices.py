@@ -21,6 +21,7 @@ import numpy as np
 import tenacity
 
 from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
+from mlflow_compress.measure import drift_of
 from mlflow_compress.measure.intervals import bootstrap_interval
 from mlflow_compress.records import Latency
 from mlflow_compress.targets.facts import DeviceFacts, to_facts, verify
@@ -333,6 +334,7 @@ def _latency(spent: Mapping[str, Any], device: str, threads: int, batch: int, se
         source_p50=float(np.median(spent["source"]) * 1e3),
         ratio=float(np.median(ratios)),
         ratio_interval=interval,
+        drift=drift_of(fastest[:, 1]),
     )
 
 

@@ -50,6 +50,33 @@ def test_ratio_and_percentiles_are_of_the_calls(timed, data):
     assert not is_tie(made)
 
 
+class Slowing(Model):
+    """Gets slower with every call, as a machine that grows hot."""
+
+    def run(self, names, feed):
+        self.seconds *= 1.001
+        return super().run(names, feed)
+
+
+def test_drift_is_told_and_the_ratio_bears_it(timed, data):
+    make, log = timed
+    steady = measure_latency(make(0.001, "v"), make(0.001, "s"), data, rounds=8)
+    assert steady.drift == pytest.approx(0)
+    clock = make(1, "").clock
+    pair = [Slowing(clock, 0.001, log, name) for name in "vs"]
+    hot = measure_latency(*pair, data, rounds=8)
+    # Four rounds of 25 calls lie between the halves' medians: 1.001 ** 100 is 1.105.
+    assert hot.drift == pytest.approx(0.105, abs=0.005)
+    assert hot.ratio == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "drift"), [([1, 1, 2, 2], 1), ([2, 2, 1, 1], -0.5), ([1, 1, 9], None), ([], None)]
+)
+def test_drift_compares_the_halves(seconds, drift):
+    assert latency.drift_of(np.array(seconds, float)) == drift
+
+
 def test_rounds_are_interleaved_and_shuffled(timed, data):
     make, log = timed
     measure_latency(make(0.001, "v"), make(0.001, "s"), data, rounds=12, batch=3)

@@ -114,3 +114,15 @@ def test_layers_figure_shows_bytes_and_bits():
     traces = {trace.name: trace for trace in layers_figure(trial().variant.report).data}
     assert traces["packed bytes"].x[0] == 47040
     assert traces["entropy"].x[0] == 1.5
+
+
+def test_a_drift_is_told_beside_the_latency(make_variant):
+    from dataclasses import replace
+
+    from mlflow_compress.report.tables import format_latency
+
+    report = make_variant(ratio=(0.5, 0.5)).report
+    assert format_latency(report) == "0.5 ms (0.50x)"
+    for drift, text in ((0.05, "0.5 ms (0.50x)"), (0.25, "0.5 ms (0.50x, drift +25 %)")):
+        latency = replace(report.latency[0], drift=drift)
+        assert format_latency(replace(report, latency=(latency,))) == text
