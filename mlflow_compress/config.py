@@ -80,6 +80,9 @@ class SearchConfig(_Strict):
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="rate, accuracy, agreement, latency"
     )
+    sensitivity: bool = Field(
+        default=False, description="first measure and log what each layer bears"
+    )
     screen: bool = Field(
         default=True, description="do not measure to the end what no target can take"
     )

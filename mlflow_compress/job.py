@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress import measure, registry
+from mlflow_compress import measure, registry, techniques
 from mlflow_compress.config import Config
 from mlflow_compress.errors import CompressError, ConfigError
 from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
@@ -22,6 +22,8 @@ from mlflow_compress.search import (
     TrialEvaluator,
     front,
     run_search,
+    sensitivity,
+    sensitivity_rows,
     violations,
 )
 
@@ -123,6 +125,9 @@ def run(
         name = config.register_as or f"{resolved.name}-edge"
         example = {key: rows[:2] for key, rows in evaluator.evaluation.inputs.items()}
         tracker = Tracker(config.experiment or name, client.tracking_uri, input_example=example)
+        if config.search.sensitivity:
+            watcher.stage("measuring what each layer bears")
+            _log_sensitivity(evaluator, tracker)
         watcher.stage(f"searching ({plan.strategy_name})", plan.trials)
         trials = run_search(
             plan.space,
@@ -140,6 +145,18 @@ def run(
         watcher.stage("registering and promoting")
         outcome = _register_and_promote(plan, trials, client, name, evaluator, tracker.experiment)
         return replace(outcome, problems=devices.problems, silent=frozenset(devices.silent))
+
+
+def _log_sensitivity(evaluator: TrialEvaluator, tracker: Tracker) -> None:
+    """Measure each layer on the calibration rows where there are any, and log it."""
+    rows = evaluator.calibration or evaluator.evaluation
+    context = techniques.Context(calibration=rows.inputs, seed=evaluator.seed)
+    # Labels of other rows than the evaluation's need not fit the metric, and are not needed.
+    labels = rows.labels if rows is evaluator.evaluation else None
+    scored = measure.Dataset(rows.inputs, labels, rows.name)
+    effects = sensitivity(evaluator.source, scored, context, metric=evaluator.metric)
+    table = sensitivity_rows(effects)
+    tracker.log_sensitivity(evaluator.uri, evaluator.source_digest, table, scored.ref)
 
 
 def _budget(plan: Plan) -> Budget:

@@ -262,3 +262,23 @@ def test_a_dropped_trial_has_a_run_of_its_own_and_is_not_reused(project):
     assert run.data.metrics["trials_dropped"] == 1
     again = project.run(recipe=None, recipes=recipes)  # a target that takes it
     assert "1 run now, 1 reused, 0 failed" in again.stdout
+
+
+@pytest.mark.parametrize("calibration", [None, "unlabelled.npz"])
+def test_what_each_layer_bears_is_logged_as_a_table_and_a_figure(project, calibration):
+    import mlflow
+
+    data = {"evaluation": "rows.npz"} | ({"calibration": calibration} if calibration else {})
+    search = {"latency_rounds": 0, "sensitivity": True}
+    done = project.run(data=data, search=search)
+    assert done.exit_code == 0, done.output
+    experiments = [one.experiment_id for one in project.client.search_experiments()]
+    (run,) = project.client.search_runs(experiments, "tags.`compress.kind` = 'sensitivity'")
+    table = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/sensitivity/sensitivity.json")
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert len(rows) == 2 * (1 + 4 + 4)
+    assert {row["layer"] for row in rows} == {"w1", "w2"}
+    assert all(row["accuracy"] is None for row in rows) == bool(calibration)
+    files = project.client.list_artifacts(run.info.run_id, "sensitivity")
+    assert {file.path for file in files} >= {"sensitivity/sensitivity.html"}
+    assert open_runs(project.client) == []

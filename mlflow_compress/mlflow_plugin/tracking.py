@@ -297,6 +297,35 @@ class Tracker:
         ]
         return _cut("\n".join(lines))
 
+    def log_sensitivity(
+        self,
+        source: str,
+        source_digest: str,
+        rows: Sequence[Mapping[str, Any]],
+        rows_of: DatasetRef,
+    ) -> str:
+        """Log what each layer bears as a run of its own, a table and a figure; return its id.
+
+        Args:
+            source: the source's URI with its version resolved.
+            source_digest: sha256 of its ONNX bytes.
+            rows: one per layer, technique and level.
+            rows_of: the rows that it was measured on.
+        """
+        tags = {
+            KIND: "sensitivity",
+            OWNER: owner(),
+            "compress.source": source,
+            "compress.source_digest": source_digest,
+        }
+        run_id = self._runs.create_run("sensitivity per layer", tags)
+        self._runs.log_datasets(run_id, {"calibration": rows_of})
+        self._runs.log_tables(run_id, {"sensitivity/sensitivity.json": rows})
+        html = reporting.sensitivity_figure(rows).to_html(include_plotlyjs=True)
+        self._runs.log_text(run_id, html, "sensitivity/sensitivity.html")
+        self._runs.close(run_id, "FINISHED")
+        return run_id
+
     def _discard_trial(self, run_id: str, status: str) -> None:
         """End a trial's run that will not be finished, without the model it may have begun."""
         what = "look for the trial's model"
@@ -313,7 +342,7 @@ class Tracker:
 
         for run in self._runs.do("look for abandoned runs", search):
             tags = run.data.tags
-            if tags.get(KIND) in ("trial", "search") and is_abandoned(
+            if tags.get(KIND) in ("trial", "search", "sensitivity") and is_abandoned(
                 tags[OWNER], run.info.start_time, _MAX_AGE
             ):
                 self._discard_trial(run.info.run_id, "KILLED")

@@ -1,6 +1,6 @@
 """Figures and tables, made from records only."""
 
-from mlflow_compress.report.figures import front_figure, layers_figure
+from mlflow_compress.report.figures import front_figure, layers_figure, sensitivity_figure
 from mlflow_compress.report.tables import (
     front_markdown,
     layer_rows,
@@ -13,6 +13,7 @@ __all__ = [
     "front_markdown",
     "layer_rows",
     "layers_figure",
+    "sensitivity_figure",
     "stage_markdown",
     "trial_rows",
 ]

@@ -4,15 +4,15 @@ Colours are Okabe and Ito's (2008), which people with colour-blindness can tell 
 shapes say the same once more.
 """
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.records import Recipe, Report, Trial, Variant
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["front_figure", "layers_figure", "technique_mix"]
+__all__ = ["front_figure", "layers_figure", "sensitivity_figure", "technique_mix"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
@@ -122,4 +122,42 @@ def layers_figure(report: Report) -> "Figure":
     figure.update_xaxes(type="log", row=1, col=1)
     figure.update_layout(title="Per layer: a high rate shows a redundant layer", barmode="group")
     figure.update_layout(template="plotly_white", yaxis={"autorange": "reversed"})
+    return figure
+
+
+def sensitivity_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw what each layer loses against the bytes that it takes, one line per layer and technique.
+
+    Args:
+        rows: ``layer``, ``technique`` (empty for the layer as it is), ``level``, ``bytes`` and
+            ``kl`` of each effect; those without a KL divergence are left out.
+    """
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    known = [row for row in rows if row["kl"] is not None and row["technique"]]
+    layers = list(dict.fromkeys(row["layer"] for row in known))
+    techniques = list(dict.fromkeys(row["technique"] for row in known))
+    for place, layer in enumerate(layers):
+        for index, technique in enumerate(techniques):
+            line = [r for r in known if (r["layer"], r["technique"]) == (layer, technique)]
+            line.sort(key=lambda row: row["bytes"])
+            figure.add_trace(
+                Scatter(
+                    x=[row["bytes"] for row in line],
+                    y=[max(row["kl"], 1e-6) for row in line],
+                    name=f"{layer} · {technique}",
+                    text=[f"{layer}: {technique} {row['level']:g}" for row in line],
+                    hovertemplate="%{text}<br>%{x} bytes, %{y:.3g} nats<extra></extra>",
+                    mode="lines+markers",
+                    line={"color": _COLOURS[place % len(_COLOURS)]},
+                    marker={"size": 8, "symbol": _SYMBOLS[index % len(_SYMBOLS)]},
+                )
+            )
+    figure.update_layout(
+        title="What each layer bears, all others as in the source",
+        xaxis={"title": "bytes of the layer, entropy-coded", "type": "log"},
+        yaxis={"title": "KL divergence of the outputs, nats", "type": "log"},
+        template="plotly_white",
+    )
     return figure

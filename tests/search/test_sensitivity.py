@@ -7,7 +7,7 @@ import pytest
 
 from mlflow_compress import measure
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.search.sensitivity import Effect, allocate, sensitivity, sensitivity_rows
+from mlflow_compress.search.effects import Effect, allocate, sensitivity, sensitivity_rows
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 from tests.tiny import tiny_model
 
