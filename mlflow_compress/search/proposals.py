@@ -139,7 +139,13 @@ class Proposals:
             return self._propose(self._space, self._history, self._rng), None
         assert self._study is not None
         asked = self._study.ask()
-        return self._encoding.suggest(asked), asked
+        point = self._encoding.suggest(asked)
+        if getattr(self._strategy, "plain", False) and (
+            asked.params != self._encoding.parameters(point)
+        ):
+            self._drop(asked)
+            return point, self._enqueue(point)
+        return point, asked
 
     def _enqueue(self, point: Point) -> "optuna.Trial | None":
         """Ask for a point of our own choice."""

@@ -42,8 +42,9 @@ class Strategy(Protocol):
     A strategy without an Optuna sampler has a method ``propose(space, history, rng)`` that returns
     a point (see :func:`~mlflow_compress.search.evolution.breed`); ``sampler`` is then not called.
     Attributes that count where they are there: ``whole`` (true: ask every parameter in every
-    trial), ``blind`` (true: a repeated point is replaced by any new one, not by one near it) and
-    ``breeds`` (true: the sampler keeps generations).
+    trial), ``plain`` (true: parameters that a point leaves unused are told at their lowest, so that
+    equal recipes are equal points), ``blind`` (true: a repeated point is replaced by any new one,
+    not by one near it) and ``breeds`` (true: the sampler keeps generations).
     """
 
     def points(self, space: Space) -> Iterable[Point] | None:
@@ -107,6 +108,7 @@ class Gp(_Model):
     """Models each objective and limit by a Gaussian process; the most for the fewest trials."""
 
     whole = True
+    plain = True
 
     def __init__(self) -> None:
         """Check that what Optuna's sampler needs is installed.
