@@ -14,6 +14,7 @@ from onnx import ModelProto, numpy_helper
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.entropy_share import EntropyShareSettings
+from mlflow_compress.techniques.onnx_fit import LayerByLayer, Targets, refit_weights
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     float_weights,
@@ -21,21 +22,15 @@ from mlflow_compress.techniques.onnx_graph import (
     set_initializer,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.onnx_repair import (
-    MAX_INPUTS,
-    Pair,
-    layer_moments,
-    refit_layer,
-    refit_offsets,
-)
+from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, refit_offsets
 from mlflow_compress.techniques.onnx_run import check_calibration
 from mlflow_compress.techniques.onnx_scores import input_grams, sensitivity
 from mlflow_compress.techniques.onnx_share import bias_tensors, embedding_tensors
 from mlflow_compress.techniques.rate import (
+    Spread,
     choose_grid,
     entropy_bits,
-    round_feedback,
-    round_plain,
+    round_spread,
 )
 
 __all__ = ["entropy_share"]
@@ -80,8 +75,9 @@ def entropy_share(model: ModelProto, settings: EntropyShareSettings, context: Co
     tensors = _tensors(model, settings, inputs, context.seed)
     price = _price(tensors, settings.bits)
     tries: list[tuple[float, ModelProto, float, float]] = []
+    targets = Targets()
     for _ in range(_TRIES if inputs else 1):
-        made = _shared(model, tensors, price, inputs, settings, context.seed)
+        made = _shared(model, tensors, price, inputs, settings, context.seed, targets)
         bits = _spent(made, tensors)
         tries.append((abs(math.log(bits / settings.bits)), made, math.log(price), bits))
         if tries[-1][0] < _CLOSE:
@@ -110,6 +106,7 @@ def _shared(
     inputs: Mapping[str, np.ndarray],
     settings: EntropyShareSettings,
     seed: int,
+    targets: Targets,
 ) -> ModelProto:
     """Round all tensors at one price of a bit."""
     made = clone(model)
@@ -119,12 +116,18 @@ def _shared(
             tensor = initializers(made)[name]
             grid, symbols = choose_grid(entry.matrix, entry.importance, price)
             set_initializer(tensor, (grid.step * symbols).reshape(tuple(tensor.dims)))
-    pair: Pair | None = None
     # in running order, so that each layer sees what the ones before it have become
-    for name in [name for name in layers if name in tensors]:
-        if tensors[name].matrix.shape[-1] <= MAX_INPUTS:
-            pair = pair or Pair.of(model, made, inputs, settings.rows)
-            _share_layer(pair, made, layers[name], price, seed)
+    todo = [
+        layer
+        for name, layer in layers.items()
+        if name in tensors and tensors[name].matrix.shape[-1] <= MAX_INPUTS
+    ]
+    if todo:
+        steps = LayerByLayer(
+            model, made, todo, inputs, rows=settings.rows, seed=seed, targets=targets
+        )
+        for layer in todo:
+            _share_layer(made, layer, price, steps)
     return made
 
 
@@ -206,29 +209,23 @@ def _price(tensors: Mapping[str, _Tensor], bits: float) -> float:
     return float(10**high)
 
 
-def _share_layer(pair: Pair, made: ModelProto, layer: LinearLayer, price: float, seed: int) -> None:
+def _share_layer(made: ModelProto, layer: LinearLayer, price: float, steps: LayerByLayer) -> None:
     """Refit one layer to the inputs it now gets, then round it with feedback, in place."""
     tensor = initializers(made)[layer.weight]
-    keep = layer.matrix(numpy_helper.to_array(tensor)) != 0
-    fit, judge = layer_moments(pair, layer, seed)
     start = None
     if layer.bias is not None:
         start = np.array(numpy_helper.to_array(initializers(made)[layer.bias]))
-    refit_layer(made, layer, keep, fit, judge)
+    fit, judge = steps.moments(layer)
+    refit_weights(made, layer, fit, judge)
     matrix = layer.matrix(numpy_helper.to_array(tensor)).astype(np.float64)
     grams = (fit + judge).gram[:, :-1, :-1]
     energy = max(float(((matrix @ grams) * matrix).sum()), 1e-30)
-    importance = np.stack([sensitivity(gram, "obs") for gram in grams])[:, None] / energy
-    grid, _ = choose_grid(matrix, importance, price)
-    symbols = round_plain(matrix, importance, grid, price)
+    spread = Spread.of(grams)
+    importance = spread.sensitivity[:, None] / energy
+    grid, symbols = choose_grid(matrix, importance, price)
     for _ in range(_PASSES):
         grid = grid.learnt(symbols)
-        symbols = np.stack(
-            [
-                round_feedback(m, gram, energy, grid, price)
-                for m, gram in zip(matrix, grams, strict=True)
-            ]
-        )
+        symbols = round_spread(matrix, spread, energy, grid, price)
     set_initializer(tensor, layer.stored(grid.step * symbols, tuple(tensor.dims)))
     refit_offsets(made, layer, fit + judge, start)
 

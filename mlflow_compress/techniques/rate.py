@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-__all__ = ["Grid", "choose_grid", "entropy_bits", "round_feedback", "round_plain"]
+__all__ = [
+    "Grid",
+    "Spread",
+    "choose_grid",
+    "entropy_bits",
+    "round_feedback",
+    "round_plain",
+    "round_spread",
+]
 
 _LIMIT = 127
 """Grid points go from -127 to 127 steps."""
@@ -20,10 +28,17 @@ _LIMIT = 127
 _STEPS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """Multiples of the step that high-resolution theory gives, of which the best is taken."""
 
+_SAMPLE = 50_000
+"""Of tensors more than twice as large, the step is chosen on so many weights."""
+
 _UNSEEN = 0.5
 """Grid points that nothing fell on count as half a weight, so that they stay reachable."""
 
 _DAMPING = 1e-2
+"""Added to a Gram matrix before it is inverted, relative to its mean diagonal."""
+
+_BLOCK = 64
+"""Columns whose errors are moved to the columns after the block all at once."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +80,25 @@ def round_plain(
         grid: step and code lengths.
         price: error that one bit is worth.
     """
-    scaled = weights / grid.step
-    near = np.clip(np.rint(scaled), -grid.limit, grid.limit)
-    toward = near - np.sign(near)
-    best = near
-    scale = importance * grid.step**2
-    cost = scale * (scaled - near) ** 2 + price * grid.bits[near.astype(np.int64) + _LIMIT]
-    for other in (toward, np.zeros_like(near)):
-        rival = scale * (scaled - other) ** 2 + price * grid.bits[other.astype(np.int64) + _LIMIT]
-        best = np.where(rival < cost, other, best)
-        cost = np.minimum(rival, cost)
-    return np.where(weights == 0, 0, best).astype(np.int64)
+    return _round(weights / grid.step, importance * grid.step**2, grid, price)
+
+
+def _round(scaled: np.ndarray, scale: np.ndarray, grid: Grid, price: float) -> np.ndarray:
+    """Round weights given in steps to the cheapest of the nearest point, the next, and zero."""
+    near = np.rint(scaled)
+    np.clip(near, -grid.limit, grid.limit, out=near)
+    if not price:
+        return near.astype(np.int64)
+    costs = price * grid.bits
+    best = near.astype(np.int64)
+    cost = scale * (scaled - near) ** 2 + costs[best + _LIMIT]
+    toward = best - np.sign(best)
+    rival = scale * (scaled - toward) ** 2 + costs[toward + _LIMIT]
+    won = rival < cost
+    best[won] = toward[won]
+    np.minimum(cost, rival, out=cost)
+    best[(scale * scaled**2 + costs[_LIMIT] < cost) | (scaled == 0)] = 0
+    return best
 
 
 def choose_grid(
@@ -83,16 +106,25 @@ def choose_grid(
 ) -> tuple[Grid, np.ndarray]:
     """Return the grid, and its symbols, with the least error plus price of bits.
 
-    Arguments are those of :func:`round_plain`.
+    The step of a large tensor is chosen on a sample of it. Arguments are those of
+    :func:`round_plain`.
     """
-    mean = float(np.mean(np.broadcast_to(importance, weights.shape)))
+    importance = np.broadcast_to(importance, weights.shape)
+    if weights.size > 2 * _SAMPLE:
+        stride = -(-weights.size // _SAMPLE) | 1  # odd, so as not to hit one column every time
+        grid, _ = choose_grid(weights.ravel()[::stride], importance.ravel()[::stride], price)
+        top = float(np.abs(weights).max())
+        grid = Grid(max(grid.step, top / _LIMIT), grid.bits)
+        symbols = round_plain(weights, importance, grid, price)
+        grid = grid.learnt(symbols)
+        return grid, round_plain(weights, importance, grid, price)
+    mean = float(np.mean(importance))
     ideal = math.sqrt(6 * price / (math.log(2) * max(mean, 1e-30)))
     top = float(np.abs(weights).max(initial=0))
     if top == 0:
         return Grid(1.0, np.zeros(2 * _LIMIT + 1)), np.zeros(weights.shape, np.int64)
     tries: list[tuple[float, Grid, np.ndarray]] = []
-    for factor in _STEPS:
-        step = min(max(ideal * factor, top / _LIMIT), 4 * top)
+    for step in dict.fromkeys(min(max(ideal * f, top / _LIMIT), 4 * top) for f in _STEPS):
         grid = Grid(step, np.zeros(2 * _LIMIT + 1))
         symbols = round_plain(weights, importance, grid, 0.0)
         for _ in range(3):
@@ -104,13 +136,48 @@ def choose_grid(
     return grid, symbols
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How the error of each column of a matrix spreads over the columns still to come.
+
+    Attributes:
+        order: the columns in the order in which they are rounded, [groups, inputs].
+        upper: upper Cholesky factors of the inverse Gram matrices in that order,
+            [groups, inputs, inputs].
+        sensitivity: by how much the squared error grows per squared change of a weight when the
+            others make up for it, [groups, inputs], in the columns' own order.
+    """
+
+    order: np.ndarray
+    upper: np.ndarray
+    sensitivity: np.ndarray
+
+    @classmethod
+    def of(cls, grams: np.ndarray) -> "Spread":
+        """Return it for second moments of the inputs, [groups, inputs, inputs]."""
+        size = grams.shape[1]
+        mean = np.trace(grams, axis1=1, axis2=2) / size
+        damped = grams + (_DAMPING * mean + 1e-12)[:, None, None] * np.eye(size)
+        order = np.argsort(-np.diagonal(damped, axis1=1, axis2=2), axis=1, kind="stable")
+        inverse = (
+            np.stack([_inverse(gram) for gram in damped])
+            if size > _BLOCK
+            else (np.linalg.inv(damped))
+        )
+        sensitivity = 1 / np.diagonal(inverse, axis1=1, axis2=2)
+        groups = np.arange(len(grams))[:, None, None]
+        inverse = inverse[groups, order[:, :, None], order[:, None, :]]
+        upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+        return cls(order, upper, sensitivity)
+
+
+def _inverse(gram: np.ndarray) -> np.ndarray:
+    lower = linalg.lapack.dpotri(linalg.cholesky(gram, lower=True), lower=1)[0]
+    return np.tril(lower) + np.tril(lower, -1).T
+
+
 def round_feedback(
-    weights: np.ndarray,
-    gram: np.ndarray,
-    energy: float,
-    grid: Grid,
-    price: float,
-    scales: np.ndarray | None = None,
+    weights: np.ndarray, gram: np.ndarray, energy: float, grid: Grid, price: float
 ) -> np.ndarray:
     """Return symbols rounded column by column with error feedback.
 
@@ -120,36 +187,38 @@ def round_feedback(
         energy: error is counted relative to this.
         grid: step and code lengths.
         price: relative error that one bit is worth.
-        scales: the grid's unit at each weight, [outputs, inputs]; None means 1.
     """
-    size = len(gram)
-    damped = gram + (_DAMPING * np.trace(gram) / size + 1e-12) * np.eye(size)
-    order = np.argsort(-np.diag(damped), kind="stable")
-    damped = damped[np.ix_(order, order)]
-    # the rows of the upper Cholesky factor of the inverse spread the error of each column
-    lower = linalg.cholesky(damped, lower=True)
-    inverse = linalg.lapack.dpotri(lower, lower=1)[0]
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    upper = linalg.cholesky(inverse, lower=False)
-    work = weights[:, order].copy()
+    return round_spread(weights[None], Spread.of(gram[None]), energy, grid, price)[0]
+
+
+def round_spread(
+    weights: np.ndarray, spread: Spread, energy: float, grid: Grid, price: float
+) -> np.ndarray:
+    """Do as :func:`round_feedback` for [groups, outputs, inputs], all groups at once."""
+    size, upper = weights.shape[2], spread.upper
+    # columns first, so that each is contiguous; in steps of the grid
+    work = np.take_along_axis(weights, spread.order[:, None], axis=2) / grid.step
+    work = np.ascontiguousarray(work.transpose(2, 0, 1))
     fixed = work == 0
-    units = None if scales is None else scales[:, order]
+    any_fixed = fixed.any(axis=(1, 2))
     symbols = np.zeros(work.shape, np.int64)
-    block = 64
-    for begin in range(0, size, block):
-        end = min(begin + block, size)
-        errors = np.zeros((len(work), end - begin))
+    for begin in range(0, size, _BLOCK):
+        end = min(begin + _BLOCK, size)
+        errors = np.zeros((end - begin, *work.shape[1:]))
         for column in range(begin, end):
-            pivot = upper[column, column]
-            value = work[:, column]
-            unit = 1.0 if units is None else units[:, column]
-            chosen = round_plain(value / unit, np.array(1 / (pivot**2 * energy)), grid, price)
-            chosen = np.where(fixed[:, column], 0, chosen)
-            symbols[:, column] = chosen
-            error = (value - unit * (grid.step * chosen)) / pivot
-            work[:, column + 1 : end] -= np.outer(error, upper[column, column + 1 : end])
-            errors[:, column - begin] = error
-        work[:, end:] -= errors @ upper[begin:end, end:]
+            pivot = upper[:, column, column, None]
+            value = work[column]
+            chosen = _round(value, grid.step**2 / (pivot**2 * energy), grid, price)
+            if any_fixed[column]:
+                chosen[fixed[column]] = 0
+            symbols[column] = chosen
+            error = (value - chosen) / pivot
+            # a transposed row of the factor: [columns, groups, 1]
+            work[column + 1 : end] -= error * upper[:, column, column + 1 : end].T[..., None]
+            errors[column - begin] = error
+        if end < size:
+            moved = upper[:, begin:end, end:].transpose(0, 2, 1) @ errors.transpose(1, 0, 2)
+            work[end:] -= moved.transpose(1, 0, 2)
     out = np.empty_like(symbols)
-    out[:, order] = symbols
-    return out
+    np.put_along_axis(out, spread.order.T[..., None], symbols, axis=0)
+    return out.transpose(1, 2, 0)
