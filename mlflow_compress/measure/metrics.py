@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlflow_compress.errors import ConfigError, DataError
+from mlflow_compress.measure.characters import character_edits, error_rate
 from mlflow_compress.measure.load import load_function
 
 __all__ = ["Metric", "find_metric", "metric_names"]
@@ -195,5 +196,6 @@ _METRICS = {
         Metric("cosine", _cosine),
         Metric("mae", lambda o, y: np.abs(_errors(o, y)).mean(axis=1), higher_is_better=False),
         Metric("rmse", _errors, _rms, higher_is_better=False),
+        Metric("cer", character_edits, error_rate, higher_is_better=False),
     )
 }

@@ -1,0 +1,296 @@
+"""How small real models get at how little loss, beside onnxruntime's int8; nothing is trained.
+
+    MNIST_DIR=… python benchmarks/techniques.py --only magika
+
+Settings are chosen by ``mlflow_compress.smallest`` on validation rows, from calibration rows; the
+test rows are scored once for each file that is reported, with the paired 95 % interval of the
+drop. (The LeNets, which nobody ships, are trained once as sources; see ``technique_data.py``.)
+
+int8 is static QDQ by ``onnxruntime.quantization``, weights per channel. "as good" is the smallest
+file that loses no more than int8 does on the validation rows. Writes
+``benchmarks/out/techniques.json``, one row after the other.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import technique_data as rows
+import zstandard
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from threadpoolctl import threadpool_limits
+
+from mlflow_compress import measure, packed
+from mlflow_compress.measure import Dataset
+from mlflow_compress.records import Recipe, Step, Trial
+from mlflow_compress.smallest import Limits, Smallest, smallest
+from mlflow_compress.techniques import Context, apply_recipe, normalize
+
+OUT = Path(__file__).parent / "out" / "techniques.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task, what it may lose in the metric's unit, and how small it is to get."""
+
+    make: Callable[[argparse.Namespace], rows.Task]
+    max_drop: float
+    rate: float
+    effort: int = 3
+
+
+ROWS = {
+    "lenet-5": Row(lambda o: rows.lenet("lenet-5", o.mnist), 0.002, 40),
+    "lenet-300-100": Row(lambda o: rows.lenet("lenet-300-100", o.mnist), 0.002, 30),
+    "lenet-5-fashion": Row(lambda o: rows.lenet("lenet-5", fashion()), 0.002, 40),
+    "magika": Row(lambda o: rows.magika(o.files), 0.005, 10, 2),
+    "crepe": Row(lambda o: rows.crepe(), 0.005, 10, 1),
+    "ddddocr": Row(lambda o: rows.ddddocr(), 0.005, 54.1 / 9, 1),
+}
+REPAIR = ("lenet-300-100", "magika")
+
+
+def fashion() -> Path:
+    """Folder with Fashion-MNIST's four files, from Debian's package."""
+    found = next(rows.debian("dataset-fashion-mnist").rglob("train-images-idx3-ubyte.gz"))
+    return found.parent
+
+
+class Judge:
+    """Scores variants beside their source on one set of rows."""
+
+    def __init__(self, task: rows.Task, data: Dataset) -> None:
+        self.task, self.data = task, data
+        self.source = measure.run(measure.open_session(task.model), data)
+
+    def source_score(self) -> float:
+        return measure.score(self.source, self.data, self.task.metric)
+
+    def score(self, opened: Any, data: Dataset | None = None) -> dict[str, Any]:
+        """Return value, drop and interval; ``data`` are the same rows with other labels."""
+        outputs = measure.run(opened, self.data)
+        if data is not None:  # another model's classes: no pairs of outputs to compare
+            value = measure.score(outputs, data, self.task.metric)
+            return {"value": value, "drop": abs(value - self.source_score())}
+        found = measure.measure_accuracy(outputs, self.source, self.data, self.task.metric)
+        fidelity = measure.measure_fidelity(outputs, self.source, self.data)
+        interval = found.drop_interval
+        return {
+            "value": found.value,
+            "drop": found.drop,
+            "drop_interval": [interval.low, interval.high],
+            "agreement": None if fidelity is None else fidelity.agreement,
+        }
+
+
+def int8(model: ModelProto, data: Dataset, count: int = 128) -> bytes:
+    """Static QDQ int8 by onnxruntime, its own preprocessing first, as a file."""
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.next = 0
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            if self.next >= min(count, data.rows):
+                return None
+            self.next += 1
+            return {k: a[self.next - 1 : self.next] for k, a in data.inputs.items()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, ready, made = (Path(folder, f"{name}.onnx") for name in ("plain", "ready", "made"))
+        onnx.save(normalize(model), plain)
+        try:
+            quant_pre_process(plain, ready, skip_symbolic_shape=True)
+        except Exception:  # it is optional, and fails on some models
+            ready = plain
+        quantize_static(ready, made, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+        return made.read_bytes()
+
+
+def zipped(data: bytes) -> int:
+    with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            archive.writestr("model.onnx", data)
+        return file.tell()
+
+
+def recipe_text(recipe: Recipe) -> str:
+    def text(step: Step) -> str:
+        telling = {"bits", "sparsity", "clusters"} & set(step.settings)
+        return step.technique + "".join(f" {step.settings[k]:g}" for k in sorted(telling))
+
+    return " + ".join(text(step) for step in recipe.steps) or "lossless"
+
+
+def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Compress one model and score the files that are reported on the test rows."""
+    row = ROWS[name]
+    task = row.make(options)
+    size = task.model.ByteSize()
+    parts = {d.name: d.rows for d in (task.calibration, task.validation, task.test)}
+    print(f"\n{name}: {size:,} bytes, rows {parts}", flush=True)
+    judge = Judge(task, task.test)
+    result: dict[str, Any] = {
+        "name": name, "bytes": size, "rows": parts, "metric": task.metric,
+        "source": judge.source_score(), "max_drop": row.max_drop, "wanted_rate": row.rate,
+        "variants": {},
+    }  # fmt: skip
+    _show("source", {"bytes": size, "value": result["source"]}, size)
+
+    def report(label: str, found: dict[str, Any]) -> None:
+        found["rate"] = size / found["bytes"]
+        result["variants"][label] = found
+        _show(label, found, size)
+
+    calibration = Dataset(task.calibration.inputs, name="calibration")
+    allowed = 0.0
+    try:
+        with threadpool_limits(1):
+            data = int8(task.model, calibration)
+    except Exception as error:
+        result["int8_failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        print(f"  int8 by onnxruntime failed: {result['int8_failed']}", flush=True)
+    else:
+        opened = measure.open_session(data)
+        allowed = max(0.0, Judge(task, task.validation).score(opened)["drop"])
+        found = judge.score(opened)
+        report("int8", {"bytes": len(data), **found})
+        report("int8 + zip", {"bytes": zipped(data), **found})
+        coded = zstandard.ZstdCompressor(level=19).compress(data)
+        report("int8 + zstd-19", {"bytes": len(coded), **found})
+    for label, (model, labelled) in task.vendor.items():
+        opened = measure.open_session(model)
+        report(label, {"bytes": model.ByteSize(), **judge.score(opened, labelled)})
+
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        done = smallest(
+            task.model,
+            limits=Limits(max_drop=row.max_drop),
+            work_dir=Path(folder),
+            calibration=calibration,
+            evaluation=task.validation,
+            metric=task.metric,
+            profile="compact",
+            effort=options.effort or row.effort,
+            on_trial=lambda trial, gates: _trial(trial, size),
+        )
+        result["cpu_seconds"] = time.process_time() - began
+        result["trials"] = [_brief(t) for t in done.trials if t.variant is not None]
+        for label, trial in (("ours, as good", _as_good(done, allowed)), ("ours", done.best)):
+            report(label, {**_judged(trial, judge), "recipe": recipe_text(trial.recipe)})
+            portable = packed.pack(packed.unpack(Path(trial.path)), "portable").ByteSize()
+            result["variants"][label]["portable_bytes"] = portable
+    return result
+
+
+def _judged(trial: Trial, judge: Judge) -> dict[str, Any]:
+    path = Path(trial.path)
+    return {"bytes": path.stat().st_size, **judge.score(packed.load(path, threads=1))}
+
+
+def _as_good(done: Smallest, allowed: float) -> Trial:
+    """Return the smallest trial that loses no more than ``allowed`` on the validation rows."""
+
+    def fits(trial: Trial) -> bool:
+        accuracy = None if trial.variant is None else trial.variant.report.accuracy
+        return accuracy is not None and accuracy.drop <= allowed
+
+    return min((t for t in done.trials if fits(t)), key=lambda t: t.variant.report.size_bytes)
+
+
+def _brief(trial: Trial) -> dict[str, Any]:
+    report = trial.variant.report
+    return {
+        "recipe": recipe_text(trial.recipe),
+        "bytes": report.size_bytes,
+        "validation_drop": report.accuracy.drop,
+        "validation_agreement": None if report.fidelity is None else report.fidelity.agreement,
+    }
+
+
+def _trial(trial: Trial, size: int) -> None:
+    if trial.variant is None:
+        print(f"    {recipe_text(trial.recipe)}: {trial.error}", flush=True)
+        return
+    found = _brief(trial)
+    print(f"    {found['recipe']}: {size / found['bytes']:.1f}x, validation drop "
+          f"{100 * found['validation_drop']:.2f}", flush=True)  # fmt: skip
+
+
+def _show(label: str, found: dict[str, Any], size: int) -> None:
+    text = f"  {label:16} {found['bytes']:>11,} bytes {size / found['bytes']:6.1f}x  "
+    text += f"{100 * found['value']:6.2f} %"
+    if "drop" in found:
+        text += f", lost {100 * found['drop']:5.2f} points"
+    if "drop_interval" in found:
+        low, high = found["drop_interval"]
+        text += f" ({100 * low:.2f} to {100 * high:.2f})"
+    print(text + f"  {found.get('recipe', '')}", flush=True)
+
+
+def run_repair(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Compare pruning by magnitude at 90 % with and without repair, on the test rows."""
+    task = ROWS[name].make(options)
+    model, judge = normalize(task.model), Judge(task, task.test)
+    outputs = {}
+    for repair in (False, True):
+        step = Step("prune", {"sparsity": 0.9, "method": "magnitude", "repair": repair})
+        with threadpool_limits(1):
+            context = Context(calibration=task.calibration.inputs)
+            made = apply_recipe(model, Recipe((step,)), context).model
+        outputs[repair] = measure.run(measure.open_session(made), task.test)
+    found = measure.measure_accuracy(outputs[False], outputs[True], task.test, task.metric)
+    interval = found.drop_interval
+    result = {
+        "name": f"repair of {name}", "rows": task.test.rows, "source": judge.source_score(),
+        "magnitude": found.value, "repaired": found.source, "gain": found.drop,
+        "gain_interval": [interval.low, interval.high],
+    }  # fmt: skip
+    print(
+        f"\n{name}, 90 % pruned by magnitude: {100 * found.value:.2f} %, repaired "
+        f"{100 * found.source:.2f} %, {100 * found.drop:.2f} points more "
+        f"({100 * interval.low:.2f} to {100 * interval.high:.2f}), source "
+        f"{100 * result['source']:.2f} %, {task.test.rows} rows",
+        flush=True,
+    )
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [*ROWS, *(f"repair-{name}" for name in REPAIR)]
+    parser.add_argument("--only", choices=names, action="append", help="only this row")
+    parser.add_argument("--mnist", type=Path, default=os.environ.get("MNIST_DIR"))
+    parser.add_argument("--effort", type=int, choices=range(1, 6), help="as of the command")
+    parser.add_argument(
+        "--files", type=Path, action="append", help="folder of files for magika [/usr and this env]"
+    )
+    options = parser.parse_args()
+    options.files = options.files or [Path("/usr"), Path(sys.prefix)]
+    chosen = options.only or names
+    if options.mnist is None and any("lenet" in name and "fashion" not in name for name in chosen):
+        parser.error("set MNIST_DIR or --mnist to a folder with MNIST's four .gz files")
+    OUT.parent.mkdir(exist_ok=True)
+    held = {row["name"]: row for row in (json.loads(OUT.read_text()) if OUT.exists() else [])}
+    for name in chosen:
+        repaired = name.startswith("repair-")
+        made = run_repair(name[7:], options) if repaired else run_row(name, options)
+        held[made["name"]] = made
+        OUT.write_text(json.dumps(list(held.values()), indent=2))
+
+
+if __name__ == "__main__":
+    main()
