@@ -222,9 +222,9 @@ def crepe() -> Task:
 
 
 def _notes(rows: int, rng: np.random.Generator, name: str) -> Dataset:
-    """Frames of 64 ms at 16 kHz: up to 12 harmonics that fall off, and noise of 20 dB below to 10 above.
+    """Return frames of 64 ms at 16 kHz: up to 12 harmonics that fall off, in noise.
 
-    Labels are the pitch in cents above 10 Hz.
+    The noise is between 20 dB below and 10 dB above the note. Labels are the pitch in cents above 10 Hz.
     """
     cents = rng.uniform(2200, 8600, rows)
     pitch = 10 * 2 ** (cents / 1200)
@@ -242,14 +242,17 @@ def _notes(rows: int, rng: np.random.Generator, name: str) -> Dataset:
 
 
 def chroma(outputs: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """Whether the best bin is within 50 cents of the pitch, octaves aside (mir_eval's raw chroma)."""
+    """Return whether the best bin is within 50 cents of the pitch, octaves aside.
+
+    As raw chroma accuracy in mir_eval.
+    """
     (bins,) = outputs.values()
     cents = 20 * bins.argmax(axis=1) + 1997.3794084376191
     return np.abs((cents - labels + 600) % 1200 - 600) <= 50
 
 
 def ddddocr() -> Task:
-    """ddddocr's recogniser on rendered captchas of 4 digits and letters, by characters."""
+    """Ddddocr's recogniser on rendered captchas of 4 digits and letters, by characters."""
     folder = package("ddddocr", "1.6.1") / "ddddocr"
     scope: dict[str, list[str]] = {}
     exec((folder / "charsets.py").read_text(), scope)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed
 from mlflow_compress.measure import Dataset
+from mlflow_compress.measure.intervals import bootstrap_interval
+from mlflow_compress.measure.metrics import find_metric
 from mlflow_compress.records import Recipe, Step, Trial
 from mlflow_compress.smallest import Limits, Smallest, smallest
 from mlflow_compress.techniques import Context, apply_recipe, normalize
@@ -76,14 +78,14 @@ class Judge:
         self.source = measure.run(measure.open_session(task.model), data)
 
     def source_score(self) -> float:
+        """Return the source's own value of the metric."""
         return measure.score(self.source, self.data, self.task.metric)
 
     def score(self, opened: Any, data: Dataset | None = None) -> dict[str, Any]:
         """Return value, drop and interval; ``data`` are the same rows with other labels."""
         outputs = measure.run(opened, self.data)
-        if data is not None:  # another model's classes: no pairs of outputs to compare
-            value = measure.score(outputs, data, self.task.metric)
-            return {"value": value, "drop": abs(value - self.source_score())}
+        if data is not None:
+            return self._against(outputs, data)
         found = measure.measure_accuracy(outputs, self.source, self.data, self.task.metric)
         fidelity = measure.measure_fidelity(outputs, self.source, self.data)
         interval = found.drop_interval
@@ -92,6 +94,24 @@ class Judge:
             "drop": found.drop,
             "drop_interval": [interval.low, interval.high],
             "agreement": None if fidelity is None else fidelity.agreement,
+        }
+
+    def _against(self, outputs: Mapping[str, np.ndarray], data: Dataset) -> dict[str, Any]:
+        metric = find_metric(self.task.metric)
+        ours, theirs = (
+            np.asarray(metric.per_row(given, wanted.labels))
+            for given, wanted in ((outputs, data), (self.source, self.data))
+        )
+        sign = 1 if metric.higher_is_better else -1
+
+        def drop(chosen: np.ndarray) -> float:
+            return sign * (metric.combine(theirs[chosen]) - metric.combine(ours[chosen]))
+
+        interval = bootstrap_interval(drop, data.rows)
+        return {
+            "value": metric.combine(ours),
+            "drop": drop(np.arange(data.rows)),
+            "drop_interval": [interval.low, interval.high],
         }
 
 
@@ -113,7 +133,7 @@ def int8(model: ModelProto, data: Dataset, count: int = 128) -> bytes:
         onnx.save(normalize(model), plain)
         try:
             quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        except Exception:  # it is optional, and fails on some models
+        except Exception:  # noqa: BLE001 - it is optional, and fails on some models
             ready = plain
         quantize_static(ready, made, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
         return made.read_bytes()
@@ -159,7 +179,7 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
     try:
         with threadpool_limits(1):
             data = int8(task.model, calibration)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a peer that fails is a result
         result["int8_failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         print(f"  int8 by onnxruntime failed: {result['int8_failed']}", flush=True)
     else:
@@ -284,10 +304,10 @@ def main() -> None:
     if options.mnist is None and any("lenet" in name and "fashion" not in name for name in chosen):
         parser.error("set MNIST_DIR or --mnist to a folder with MNIST's four .gz files")
     OUT.parent.mkdir(exist_ok=True)
-    held = {row["name"]: row for row in (json.loads(OUT.read_text()) if OUT.exists() else [])}
     for name in chosen:
         repaired = name.startswith("repair-")
         made = run_repair(name[7:], options) if repaired else run_row(name, options)
+        held = {row["name"]: row for row in (json.loads(OUT.read_text()) if OUT.exists() else [])}
         held[made["name"]] = made
         OUT.write_text(json.dumps(list(held.values()), indent=2))
 

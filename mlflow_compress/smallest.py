@@ -21,6 +21,8 @@ __all__ = ["EFFORTS", "Ladder", "Limits", "Smallest", "ladders", "smallest", "sp
 
 EFFORTS = range(1, 6)
 
+_FOLD = Step("fold", {"names": True})
+
 _HELD_BACK = 0.25
 """Share of the calibration rows that gate the variants when there are no evaluation rows."""
 
@@ -110,13 +112,13 @@ def ladders(effort: int, profile: Profile, has_calibration: bool) -> tuple[Ladde
     """Return what is tried: more ladders with more rungs the higher the effort, 1 to 5."""
     made = []
     for name, rungs in _plans(effort, has_calibration):
-        recipes = [Recipe((Step("fold"), *steps), profile) for steps in rungs]
+        recipes = [Recipe((_FOLD, *steps), profile) for steps in rungs]
         made.append(Ladder(name, tuple(techniques.validate_recipe(r) for r in recipes)))
     return tuple(made)
 
 
 def _plans(effort: int, has_calibration: bool) -> Iterator[tuple[str, list[tuple[Step, ...]]]]:
-    counts = (4, 6, 10, 16, 24)[effort - 1]
+    counts = (6, 14, 30, 60, 120)[effort - 1]  # bisection: twice as many cost one trial more
     clusters = (256, 128, 64, 32, 16, 8, 4)[: 5 if effort == 1 else 7]
     if not has_calibration:
         yield "share", [(Step("share", {"clusters": n}),) for n in clusters]
@@ -250,7 +252,7 @@ def smallest(
 
 
 def _folded(profile: Profile) -> Recipe:
-    return techniques.validate_recipe(Recipe((Step("fold"),), profile))
+    return techniques.validate_recipe(Recipe((_FOLD,), profile))
 
 
 class _Search:

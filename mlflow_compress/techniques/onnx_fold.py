@@ -12,6 +12,7 @@ from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.fold import FoldSettings
 from mlflow_compress.techniques.onnx_graph import clone, initializers, walk_graphs, walk_nodes
+from mlflow_compress.techniques.onnx_names import shorten_names
 from mlflow_compress.techniques.onnx_normalize import normalize
 from mlflow_compress.techniques.onnx_run import ORT_ERRORS, largest_change
 
@@ -38,6 +39,8 @@ def fold(model: ModelProto, settings: FoldSettings, context: Context) -> Result:
             made = folded
     if settings.duplicates:
         made = share_duplicates(made)
+    if settings.names:
+        made = shorten_names(made)
     _check_outputs(model, made, context)
     return Result(made, _origin(model, made), tuple(notes))
 

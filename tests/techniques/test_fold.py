@@ -1,11 +1,14 @@
 import numpy as np
+import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from mlflow_compress.techniques import Context, get
 from mlflow_compress.techniques.fold import FoldSettings
 from mlflow_compress.techniques.onnx_fold import fold
+from mlflow_compress.techniques.onnx_names import _letters, shorten_names
 from mlflow_compress.techniques.onnx_quantize import quantize
+from mlflow_compress.techniques.onnx_run import session
 from mlflow_compress.techniques.quantize import QuantizeSettings
 
 
@@ -90,3 +93,45 @@ def test_a_model_that_would_grow_is_not_folded(build, rng):
 
 def test_it_is_found_by_name_and_needs_no_data():
     assert not get("fold").needs_calibration(FoldSettings())
+
+
+def test_short_names_leave_inputs_outputs_weights_and_results(bn, rng):
+    x = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
+    for index, node in enumerate(bn.graph.node):
+        node.name = f"node {index}"
+    plain = fold(bn, FoldSettings(), Context()).model
+    made = fold(bn, FoldSettings(names=True), Context()).model
+    assert len(made.SerializeToString()) < len(plain.SerializeToString())
+    assert [t.name for t in made.graph.initializer] == [t.name for t in plain.graph.initializer]
+    assert not any(node.name for node in made.graph.node)
+    (expected,), (given,) = (
+        session(model).run(["y"], x) for model in (plain, made)
+    )  # fmt: skip
+    np.testing.assert_array_equal(given, expected)
+
+
+def test_short_names_reach_into_branches_and_avoid_what_is_taken(build, rng):
+    def branch(name, operator):
+        node = helper.make_node(operator, ["a long name"], [f"{name} out"])
+        out = helper.make_tensor_value_info(f"{name} out", TensorProto.FLOAT, None)
+        return helper.make_graph([node], name, [], [out])
+
+    nodes = [
+        helper.make_node("Mul", ["x", "b"], ["a long name"], name="scale"),
+        helper.make_node("If", ["flag"], ["another long name"], then_branch=branch("yes", "Neg"),
+                         else_branch=branch("no", "Abs")),
+        helper.make_node("Add", ["another long name", "a"], ["y"]),
+    ]  # fmt: skip
+    arrays = {"a": np.ones(2, np.float32), "b": rng.normal(size=2).astype(np.float32)}
+    model = build(nodes, arrays | {"flag": np.array(True)}, [("x", ["n", 2])], [("y", ["n", 2])])
+    made = shorten_names(model)
+    onnx.checker.check_model(made, full_check=True)
+    assert [node.output[0] for node in made.graph.node] == ["c", "d", "y"]
+    x = {"x": rng.normal(size=(3, 2)).astype(np.float32)}
+    np.testing.assert_array_equal(session(made).run(None, x)[0], session(model).run(None, x)[0])
+
+
+def test_letters_count_on_after_z():
+    assert [_letters(n) for n in (0, 25, 26, 51, 52, 701, 702)] == [
+        "a", "z", "aa", "az", "ba", "zz", "aaa",
+    ]  # fmt: skip
