@@ -213,7 +213,7 @@ def crepe() -> Task:
         module.load_state_dict(state)
         onnx.save(export_torch(module.eval(), np.zeros((2, 1024), np.float32)), path)
     rng = np.random.default_rng(0)
-    sizes = {"calibration": 256, "validation": 500, "test": 1500}
+    sizes = {"calibration": 96, "validation": 300, "test": 1000}
     return Task(
         onnx.load(path),
         *(_notes(rows, rng, name) for name, rows in sizes.items()),
@@ -224,7 +224,8 @@ def crepe() -> Task:
 def _notes(rows: int, rng: np.random.Generator, name: str) -> Dataset:
     """Return frames of 64 ms at 16 kHz: up to 12 harmonics that fall off, in noise.
 
-    The noise is between 20 dB below and 10 dB above the note. Labels are the pitch in cents above 10 Hz.
+    The noise is between 20 dB below and 10 dB above the note. Labels are the pitch in cents above
+    10 Hz.
     """
     cents = rng.uniform(2200, 8600, rows)
     pitch = 10 * 2 ** (cents / 1200)
@@ -256,8 +257,8 @@ def ddddocr() -> Task:
     folder = package("ddddocr", "1.6.1") / "ddddocr"
     scope: dict[str, list[str]] = {}
     exec((folder / "charsets.py").read_text(), scope)
-    texts, images = _captchas(1900)
-    sizes = {"calibration": slice(0, 200), "validation": slice(200, 700), "test": slice(700, 1900)}
+    texts, images = _captchas(1550)
+    sizes = {"calibration": slice(0, 150), "validation": slice(150, 550), "test": slice(550, 1550)}
 
     def rows(name: str, charset: list[str], part: slice) -> Dataset:
         place = {character: index for index, character in enumerate(charset) if character}

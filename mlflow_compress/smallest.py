@@ -133,6 +133,8 @@ def _plans(effort: int, has_calibration: bool) -> Iterator[tuple[str, list[tuple
         "entropy_share",
         [(Step("entropy_share", {"bits": b}),) for b in _geometric(5.0, 0.15, counts)],
     )
+    if effort == 1:
+        return  # the strongest one alone: nothing else is as small as often
     yield "share", [(Step("share", {"clusters": n}),) for n in clusters]
     for s in ((), (0.8,), (0.7, 0.9), (0.6, 0.8, 0.9, 0.95), (0.5, 0.7, 0.8, 0.9, 0.95))[
         effort - 1
@@ -145,7 +147,7 @@ def _plans(effort: int, has_calibration: bool) -> Iterator[tuple[str, list[tuple
                 for b in _geometric(4 * (1 - s), 0.1, counts)
             ],
         )
-    for n in ((16,), (16,), (16, 32), (8, 16, 32), (8, 16, 32, 64))[effort - 1]:
+    for n in ((), (16,), (16, 32), (8, 16, 32), (8, 16, 32, 64))[effort - 1]:
         share = Step("share", {"clusters": n})
         yield (
             f"prune + share {n}",

@@ -38,6 +38,9 @@ __all__ = ["entropy_share"]
 _PASSES = 2
 """Feedback passes per layer; each learns the code lengths of the one before."""
 
+_BLOCK = 1024
+"""Inputs of layers that are too wide make up for each other's errors in blocks of so many."""
+
 _SAMPLE = 20_000
 """The price is searched for on so many weights per tensor."""
 
@@ -110,23 +113,23 @@ def _shared(
 ) -> ModelProto:
     """Round all tensors at one price of a bit."""
     made = clone(model)
-    layers = {layer.weight: layer for layer in linear_layers(made)} if inputs else {}
+    layers = [x for x in linear_layers(made) if inputs and x.weight in tensors]
+    fed = {layer.weight for layer in layers}
     for name, entry in tensors.items():
-        if name not in layers or entry.matrix.shape[-1] > MAX_INPUTS:
+        if name not in fed:
             tensor = initializers(made)[name]
             grid, symbols = choose_grid(entry.matrix, entry.importance, price)
             set_initializer(tensor, (grid.step * symbols).reshape(tuple(tensor.dims)))
     # in running order, so that each layer sees what the ones before it have become
-    todo = [
-        layer
-        for name, layer in layers.items()
-        if name in tensors and tensors[name].matrix.shape[-1] <= MAX_INPUTS
-    ]
-    if todo:
+    if layers:
         steps = LayerByLayer(
-            model, made, todo, inputs, rows=settings.rows, seed=seed, targets=targets
+            model, made, layers, inputs, rows=settings.rows, seed=seed, targets=targets
         )
-        for layer in todo:
+    for layer in layers:
+        array = numpy_helper.to_array(initializers(made)[layer.weight])
+        if layer.matrix(array).shape[-1] > MAX_INPUTS:
+            _share_wide_layer(made, layer, price, steps)
+        else:
             _share_layer(made, layer, price, steps)
     return made
 
@@ -228,6 +231,35 @@ def _share_layer(made: ModelProto, layer: LinearLayer, price: float, steps: Laye
         symbols = round_spread(matrix, spread, energy, grid, price)
     set_initializer(tensor, layer.stored(grid.step * symbols, tuple(tensor.dims)))
     refit_offsets(made, layer, fit + judge, start)
+
+
+def _share_wide_layer(
+    made: ModelProto, layer: LinearLayer, price: float, steps: LayerByLayer
+) -> None:
+    """Round a layer whose Gram matrix would be too large with feedback within blocks of inputs."""
+    held = initializers(made)
+    tensor = held[layer.weight]
+    matrix = layer.matrix(numpy_helper.to_array(tensor)).astype(np.float64)
+    groups, outputs, width = matrix.shape
+    grams, means, wanted = steps.block_grams(layer, _BLOCK)
+    blocks = len(grams) // groups
+    padded = np.zeros((groups, outputs, blocks * _BLOCK))
+    padded[..., :width] = matrix
+    parts = padded.reshape(groups, outputs, blocks, _BLOCK).transpose(0, 2, 1, 3)
+    parts = np.ascontiguousarray(parts.reshape(groups * blocks, outputs, _BLOCK))
+    energy = max(float(((parts @ grams) * parts).sum()), 1e-30)
+    spread = Spread.of(grams)
+    grid, symbols = choose_grid(parts, spread.sensitivity[:, None] / energy, price)
+    for _ in range(_PASSES):
+        grid = grid.learnt(symbols)
+        symbols = round_spread(parts, spread, energy, grid, price)
+    symbols = symbols.reshape(groups, blocks, outputs, _BLOCK).transpose(0, 2, 1, 3)
+    rounded = grid.step * symbols.reshape(groups, outputs, -1)[..., :width]
+    set_initializer(tensor, layer.stored(rounded, tuple(tensor.dims)))
+    if layer.bias is not None:
+        bias = np.array(numpy_helper.to_array(held[layer.bias]), np.float64)
+        shift = wanted - (rounded @ means[..., None])[..., 0]
+        set_initializer(held[layer.bias], bias + shift.reshape(bias.shape))
 
 
 def _significant(array: np.ndarray, bits: int = 8) -> np.ndarray:

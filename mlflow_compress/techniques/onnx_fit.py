@@ -31,6 +31,9 @@ _SMALL = 64
 _MASKS = 16
 """Up to so many different masks of a layer's outputs are factorised one by one."""
 
+_WIDE_ROWS = 4096
+"""So many rows are drawn of layers that are too wide for moments of all their inputs."""
+
 _TARGET_BYTES = 1 << 28
 """What the dense layers are to give is kept for the next walk in so many bytes at most."""
 
@@ -120,6 +123,41 @@ class LayerByLayer:
         for walk in (self._dense, self._changed):
             walk.leave(layer.source)
         return both[0], both[1]
+
+    def block_grams(
+        self, layer: LinearLayer, block: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what is known of the next layer when it is too wide for moments of all inputs.
+
+        Returns:
+            Sums of x xᵀ within each block of inputs, [groups * blocks, block, block], the last
+            block of a group filled up with zeros; the inputs' means, [groups, inputs]; and the
+            means of the dense layer's outputs without bias, [groups, outputs].
+        """
+        shape = tuple(self._now[layer.weight].dims)
+        matrix = layer.matrix(numpy_helper.to_array(self._before[layer.weight])).astype(np.float64)
+        groups, _, width = matrix.shape
+        blocks = -(-width // block)
+        sums = np.zeros((groups * blocks, block, block))
+        means, dense_means, count = np.zeros((groups, width)), np.zeros((groups, width)), 0
+        share = max(1, _WIDE_ROWS * self._size // max(self._total, 1))
+        rng = np.random.default_rng(self._seed)
+        given, wanted = self._changed.values(layer.source), self._dense.values(layer.source)
+        for value, dense_value in zip(given, wanted, strict=True):
+            chosen = layer.choose(value, shape, share, rng)
+            x = layer.rows(value, shape, chosen).astype(np.float32)
+            dense_x = layer.rows(dense_value, shape, chosen)
+            means += x.sum(axis=1, dtype=np.float64)
+            dense_means += dense_x.sum(axis=1, dtype=np.float64)
+            count += x.shape[1]
+            for index in range(blocks):
+                part = x[..., index * block : (index + 1) * block]
+                size = part.shape[2]
+                sums[index::blocks, :size, :size] += part.transpose(0, 2, 1) @ part
+        for walk in (self._dense, self._changed):
+            walk.leave(layer.source)
+        means, dense_means = means / max(count, 1), dense_means / max(count, 1)
+        return sums, means, (matrix @ dense_means[..., None])[..., 0]
 
 
 def refit_weights(model: ModelProto, layer: LinearLayer, fit: Moments, judge: Moments) -> None:

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+from onnx import helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.records import Recipe, Step
-from mlflow_compress.techniques import Context, apply_recipe
+from mlflow_compress.techniques import Context, apply_recipe, onnx_entropy
 from mlflow_compress.techniques.entropy_share import EntropyShareSettings
 from mlflow_compress.techniques.onnx_entropy import entropy_share
 from mlflow_compress.techniques.onnx_prune import prune
+from mlflow_compress.techniques.onnx_run import session
 from mlflow_compress.techniques.onnx_share import share
 from mlflow_compress.techniques.prune import PruneSettings
 from mlflow_compress.techniques.rate import (
@@ -161,3 +163,28 @@ def test_a_tensor_of_zeros_is_left_as_it_is(convnet, rows, arrays):
     set_initializer(initializers(model)["c2.w"], np.zeros((16, 8, 3, 3)))
     made = arrays(entropy_share(model, EntropyShareSettings(bits=1.0), Context(rows)).model)
     assert not made["c2.w"].any()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_wide_layer_is_fed_back_in_blocks(build, rng, monkeypatch, transposed):
+    weights = rng.normal(size=(300, 40)).astype(np.float32)
+    held = {"w": weights.T.copy() if transposed else weights, "b": np.zeros(40, np.float32)}
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=int(transposed))
+    model = build([node], held, [("x", ["n", 300])], [("y", ["n", 40])])
+    mix = rng.normal(size=(20, 300))
+    x = rng.normal(size=(1000, 20)) @ mix + 0.3 * rng.normal(size=(1000, 300)) + 0.5
+    x = x.astype(np.float32)
+    expected = x @ weights
+
+    def error(**settings):
+        chosen = EntropyShareSettings(bits=2.0, **settings)
+        made = entropy_share(model, chosen, Context(calibration={"x": x})).model
+        given = session(made).run(None, {"x": x})[0]
+        assert abs((given - expected).mean()) < 0.02 * abs(expected).mean()
+        return float(((given - expected) ** 2).mean())
+
+    whole = error()
+    monkeypatch.setattr(onnx_entropy, "MAX_INPUTS", 100)
+    monkeypatch.setattr(onnx_entropy, "_BLOCK", 128)  # the last block is filled up
+    blocks = error()
+    assert whole < blocks < error(feedback=False) / 4
