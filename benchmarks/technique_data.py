@@ -104,11 +104,14 @@ def magika(roots: list[Path], per_class: int = 120) -> Task:
     for label, found in groups.items():
         for parent, row in found.values():
             place = hashlib.sha256(parent.encode()).digest()[0]
-            parts[0 if place < 64 else 1 if place < 150 else 2].append((row, label))
-    sets = [
-        Dataset({"bytes": np.stack([row for row, _ in part])}, np.array([k for _, k in part]), name)
-        for part, name in zip(parts, ("calibration", "validation", "test"), strict=True)
-    ]
+            parts[0 if place < 48 else 1 if place < 120 else 2].append((row, label))
+    sets, rng = [], np.random.default_rng(0)
+    for name, part, most in zip(
+        ("calibration", "validation", "test"), parts, (400, 900, 2000), strict=True
+    ):
+        chosen = [part[index] for index in rng.permutation(len(part))[:most]]
+        inputs = {"bytes": np.stack([row for row, _ in chosen])}
+        sets.append(Dataset(inputs, np.array([label for _, label in chosen]), name))
     return Task(onnx.load(folder / "model.onnx"), *sets)
 
 
@@ -161,7 +164,7 @@ def lenet(name: str, folder: Path, seed: int = 0) -> Task:
     path = CACHE / f"{name}-{digest}-{seed}.onnx"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        onnx.save(deep.train_source(deep.Net(made, 15, 1.5e-3, ()), data, seed), path)
+        onnx.save(deep.train_source(deep.Net(made, 8, 1.5e-3, ()), data, seed), path)
     seen, held = data.split(seed)
     seen = np.random.default_rng(seed).permutation(seen)[:2048]
     return Task(
@@ -213,7 +216,7 @@ def crepe() -> Task:
         module.load_state_dict(state)
         onnx.save(export_torch(module.eval(), np.zeros((2, 1024), np.float32)), path)
     rng = np.random.default_rng(0)
-    sizes = {"calibration": 96, "validation": 300, "test": 1000}
+    sizes = {"calibration": 96, "validation": 300, "test": 800}
     return Task(
         onnx.load(path),
         *(_notes(rows, rng, name) for name, rows in sizes.items()),

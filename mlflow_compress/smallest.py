@@ -6,7 +6,7 @@ wins. The gate is checked on rows that no technique has looked at.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -195,6 +195,7 @@ def smallest(
     metric: str = "accuracy",
     profile: Profile = "portable",
     effort: int = 3,
+    plan: Sequence[Ladder] | None = None,
     seed: int = 0,
     on_trial: Callable[[Trial, tuple[Gate, ...]], None] | None = None,
 ) -> Smallest:
@@ -210,6 +211,7 @@ def smallest(
         metric: the accuracy metric's name, or ``module:function``.
         profile: ``portable`` or ``compact``.
         effort: 1 (seconds) to 5.
+        plan: what to try, in place of the ladders of ``effort``.
         seed: seeds everything random.
         on_trial: called with each trial and its gates.
 
@@ -243,7 +245,7 @@ def smallest(
     evaluator.check_source()
     search = _Search(evaluator, limits, on_trial)
     lossless = [search.attempt(Recipe((), profile)), search.attempt(_folded(profile))]
-    for ladder in ladders(effort, profile, calibration is not None):
+    for ladder in plan or ladders(effort, profile, calibration is not None):
         search.climb(ladder)
     passing = [t for t in search.trials if search.passes(t)]
     best = min(passing or [t for t in lossless if t.variant is not None], key=_size, default=None)

@@ -22,7 +22,7 @@ from mlflow_compress.techniques.onnx_graph import (
     set_initializer,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, refit_offsets
+from mlflow_compress.techniques.onnx_repair import refit_offsets
 from mlflow_compress.techniques.onnx_run import check_calibration
 from mlflow_compress.techniques.onnx_scores import input_grams, sensitivity
 from mlflow_compress.techniques.onnx_share import bias_tensors, embedding_tensors
@@ -38,8 +38,9 @@ __all__ = ["entropy_share"]
 _PASSES = 2
 """Feedback passes per layer; each learns the code lengths of the one before."""
 
-_BLOCK = 1024
-"""Inputs of layers that are too wide make up for each other's errors in blocks of so many."""
+_WIDE, _BLOCK = 2560, 1024
+"""The inputs of wider layers make up for each other's errors only within blocks of so many: the
+work then grows with the square of the width, not its cube."""
 
 _SAMPLE = 20_000
 """The price is searched for on so many weights per tensor."""
@@ -127,7 +128,7 @@ def _shared(
         )
     for layer in layers:
         array = numpy_helper.to_array(initializers(made)[layer.weight])
-        if layer.matrix(array).shape[-1] > MAX_INPUTS:
+        if layer.matrix(array).shape[-1] > _WIDE:
             _share_wide_layer(made, layer, price, steps)
         else:
             _share_layer(made, layer, price, steps)

@@ -184,7 +184,7 @@ def test_a_wide_layer_is_fed_back_in_blocks(build, rng, monkeypatch, transposed)
         return float(((given - expected) ** 2).mean())
 
     whole = error()
-    monkeypatch.setattr(onnx_entropy, "MAX_INPUTS", 100)
+    monkeypatch.setattr(onnx_entropy, "_WIDE", 100)
     monkeypatch.setattr(onnx_entropy, "_BLOCK", 128)  # the last block is filled up
     blocks = error()
     assert whole < blocks < error(feedback=False) / 4
