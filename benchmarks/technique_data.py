@@ -148,7 +148,7 @@ def _files(roots: list[Path]) -> Iterator[Path]:
                     yield path
 
 
-def lenet(name: str, folder: Path, seed: int = 0) -> Task:
+def lenet(name: str, folder: Path, epochs: int = 15, seed: int = 0) -> Task:
     """A LeNet trained on 55,000 images; of the 5,000 held out and the test rows none is seen.
 
     Calibration rows are 2,048 of those that it was trained on.
@@ -164,7 +164,7 @@ def lenet(name: str, folder: Path, seed: int = 0) -> Task:
     path = CACHE / f"{name}-{digest}-{seed}.onnx"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        onnx.save(deep.train_source(deep.Net(made, 8, 1.5e-3, ()), data, seed), path)
+        onnx.save(deep.train_source(deep.Net(made, epochs, 1.5e-3, ()), data, seed), path)
     seen, held = data.split(seed)
     seen = np.random.default_rng(seed).permutation(seen)[:2048]
     return Task(

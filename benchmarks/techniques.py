@@ -19,7 +19,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,12 @@ class Row:
     effort: int = 3
     bits: tuple[float, ...] = ()
 
-    def plan(self) -> tuple[Ladder, ...] | None:
-        """Return what is tried in place of the ladders of the effort."""
+    def plan(self, bits: tuple[float, ...]) -> tuple[Ladder, ...] | None:
+        """Return what is tried in place of the ladders of the effort, for these bits if any."""
         fold = Step("fold", {"names": True})
         rungs = [
-            Recipe((fold, Step("entropy_share", {"bits": bits})), "compact") for bits in self.bits
+            Recipe((fold, Step("entropy_share", {"bits": one})), "compact")
+            for one in bits or self.bits
         ]
         ladder = Ladder("entropy_share", tuple(validate_recipe(recipe) for recipe in rungs))
         return (ladder,) if rungs else None
@@ -69,7 +70,7 @@ class Row:
 ROWS = {
     "lenet-5": Row(lambda o: rows.lenet("lenet-5", o.mnist), 0.002, 40),
     "lenet-300-100": Row(lambda o: rows.lenet("lenet-300-100", o.mnist), 0.002, 30),
-    "lenet-5-fashion": Row(lambda o: rows.lenet("lenet-5", fashion()), 0.002, 40),
+    "lenet-5-fashion": Row(lambda o: rows.lenet("lenet-5", fashion(), 5), 0.002, 40, 2),
     "magika": Row(lambda o: rows.magika(o.files), 0.005, 10, bits=(3.0, 2.7, 2.4, 2.1, 1.8)),
     "crepe": Row(lambda o: rows.crepe(), 0.005, 10, bits=(3.2, 2.4, 1.8, 1.3)),
     "ddddocr": Row(lambda o: rows.ddddocr(), 0.005, 54.1 / 9, bits=(4.0, 2.8, 2.0, 1.4)),
@@ -137,7 +138,7 @@ def int8(model: ModelProto, data: Dataset) -> tuple[bytes, str]:
             return _int8(model, data, False), "per tensor, per channel fails"
 
 
-def _int8(model: ModelProto, data: Dataset, per_channel: bool, count: int = 128) -> bytes:
+def _int8(model: ModelProto, data: Dataset, per_channel: bool, count: int = 64) -> bytes:
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -181,6 +182,16 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Compress one model and score the files that are reported on the test rows."""
     row = ROWS[name]
     task = row.make(options)
+    if options.rows < 1:
+        kept = {d.name: d.head(int(options.rows * d.rows)) for d in (task.validation, task.test)}
+        task = replace(
+            task,
+            **kept,
+            vendor={
+                name: (model, labelled.head(kept["test"].rows))
+                for name, (model, labelled) in task.vendor.items()
+            },
+        )
     size = task.model.ByteSize()
     parts = {d.name: d.rows for d in (task.calibration, task.validation, task.test)}
     print(f"\n{name}: {size:,} bytes, rows {parts}", flush=True)
@@ -227,7 +238,7 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
             metric=task.metric,
             profile="compact",
             effort=options.effort or row.effort,
-            plan=None if options.effort else row.plan(),
+            plan=None if options.effort else row.plan(tuple(options.bits or ())),
             on_trial=lambda trial, gates: _trial(trial, size),
         )
         result["cpu_seconds"] = time.process_time() - began
@@ -318,6 +329,13 @@ def main() -> None:
     parser.add_argument("--only", choices=names, action="append", help="only this row")
     parser.add_argument("--mnist", type=Path, default=os.environ.get("MNIST_DIR"))
     parser.add_argument("--effort", type=int, choices=range(1, 6), help="as of the command")
+    parser.add_argument("--bits", type=float, nargs="+", help="entropy_share at these bits alone")
+    parser.add_argument(
+        "--rows",
+        type=float,
+        default=1,
+        help="share of the validation and test rows, for a quick look",
+    )
     parser.add_argument(
         "--files", type=Path, action="append", help="folder of files for magika [/usr and this env]"
     )
