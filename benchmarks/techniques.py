@@ -39,6 +39,7 @@ from mlflow_compress.measure.metrics import find_metric
 from mlflow_compress.records import Recipe, Step, Trial
 from mlflow_compress.smallest import Ladder, Limits, Smallest, smallest
 from mlflow_compress.techniques import Context, apply_recipe, normalize, validate_recipe
+from mlflow_compress.techniques.onnx_graph import at_opset
 
 OUT = Path(__file__).parent / "out" / "techniques.json"
 
@@ -152,7 +153,7 @@ def _int8(model: ModelProto, data: Dataset, per_channel: bool, count: int = 64) 
 
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, made = (Path(folder, f"{name}.onnx") for name in ("plain", "ready", "made"))
-        onnx.save(normalize(model), plain)
+        onnx.save(at_opset(normalize(model), 13), plain)  # the first with scales per channel
         try:
             quant_pre_process(plain, ready, skip_symbolic_shape=True)
         except Exception:  # noqa: BLE001 - it is optional, and fails on some models
@@ -160,6 +161,7 @@ def _int8(model: ModelProto, data: Dataset, per_channel: bool, count: int = 64) 
         quantize_static(
             ready, made, Reader(), quant_format=QuantFormat.QDQ, per_channel=per_channel
         )
+        measure.open_session(made)  # per channel can make what onnxruntime does not load
         return made.read_bytes()
 
 
