@@ -177,7 +177,12 @@ def _inverse(gram: np.ndarray) -> np.ndarray:
 
 
 def round_feedback(
-    weights: np.ndarray, gram: np.ndarray, energy: float, grid: Grid, price: float
+    weights: np.ndarray,
+    gram: np.ndarray,
+    energy: float,
+    grid: Grid,
+    price: float,
+    scales: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return symbols rounded column by column with error feedback.
 
@@ -187,18 +192,28 @@ def round_feedback(
         energy: error is counted relative to this.
         grid: step and code lengths.
         price: relative error that one bit is worth.
+        scales: the grid's unit at each weight, [outputs, inputs]; None means 1.
     """
-    return round_spread(weights[None], Spread.of(gram[None]), energy, grid, price)[0]
+    units = None if scales is None else scales[None]
+    return round_spread(weights[None], Spread.of(gram[None]), energy, grid, price, units)[0]
 
 
 def round_spread(
-    weights: np.ndarray, spread: Spread, energy: float, grid: Grid, price: float
+    weights: np.ndarray,
+    spread: Spread,
+    energy: float,
+    grid: Grid,
+    price: float,
+    scales: np.ndarray | None = None,
 ) -> np.ndarray:
     """Do as :func:`round_feedback` for [groups, outputs, inputs], all groups at once."""
     size, upper = weights.shape[2], spread.upper
     # columns first, so that each is contiguous; in steps of the grid
     work = np.take_along_axis(weights, spread.order[:, None], axis=2) / grid.step
     work = np.ascontiguousarray(work.transpose(2, 0, 1))
+    units: np.ndarray | None = None
+    if scales is not None:
+        units = np.take_along_axis(scales, spread.order[:, None], axis=2).transpose(2, 0, 1)
     fixed = work == 0
     any_fixed = fixed.any(axis=(1, 2))
     symbols = np.zeros(work.shape, np.int64)
@@ -208,11 +223,12 @@ def round_spread(
         for column in range(begin, end):
             pivot = upper[:, column, column, None]
             value = work[column]
-            chosen = _round(value, grid.step**2 / (pivot**2 * energy), grid, price)
+            unit = 1.0 if units is None else units[column]
+            chosen = _round(value / unit, grid.step**2 / (pivot**2 * energy), grid, price)
             if any_fixed[column]:
                 chosen[fixed[column]] = 0
             symbols[column] = chosen
-            error = (value - chosen) / pivot
+            error = (value - unit * chosen) / pivot
             # a transposed row of the factor: [columns, groups, 1]
             work[column + 1 : end] -= error * upper[:, column, column + 1 : end].T[..., None]
             errors[column - begin] = error
