@@ -9,7 +9,7 @@ from mlflow_compress.techniques import onnx_walk
 from mlflow_compress.techniques.onnx_fit import LayerByLayer, refit_weights
 from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
 from mlflow_compress.techniques.onnx_layers import linear_layers
-from mlflow_compress.techniques.onnx_repair import layer_moments, refit_layer
+from mlflow_compress.techniques.onnx_repair import Pair, layer_moments, refit_layer
 from mlflow_compress.techniques.onnx_run import run, session
 from mlflow_compress.techniques.onnx_walk import Walk
 
@@ -127,8 +127,9 @@ def test_moments_and_refits_are_those_of_running_from_the_inputs(model, zeros):
             mask = np.random.default_rng(3).random(array.shape) >= zeros
             set_initializer(tensor, np.round(array) * mask + 0.1 * mask)
     steps = LayerByLayer(model, fast, layers, inputs, rows=400, seed=0)
+    pair = Pair.of(model, slow, inputs, 400)
     for layer in layers:
-        expected = layer_moments(model, slow, layer, inputs, rows=400, seed=0)
+        expected = layer_moments(pair, layer, 0)
         made = steps.moments(layer)
         for one, other in zip(made, expected, strict=True):
             assert one.count == other.count
