@@ -131,6 +131,7 @@ def report(drop=0.0, agreement=1.0, kl=0.0):
     [
         (Limits(max_drop=0.01), report(drop=0.01), True),
         (Limits(max_drop=0.01), report(drop=0.011), False),
+        (Limits(max_drop=0.002), report(drop=0.9 - 0.898), True),
         (Limits(max_drop=0.01), report(drop=float("nan")), False),
         (Limits(min_agreement=0.99), report(agreement=0.99), True),
         (Limits(min_agreement=0.99), report(agreement=0.98), False),
