@@ -1,8 +1,6 @@
 """A search as MLflow runs: a parent, a nested run per trial, a logged model per variant."""
 
 import json
-import math
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +15,9 @@ from mlflow_compress import report as reporting
 from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
+from mlflow_compress.mlflow_plugin.logged import recipe_params, report_metrics
 from mlflow_compress.mlflow_plugin.runs import RunWriter
-from mlflow_compress.records import DatasetRef, Recipe, Report, Trial, Variant, from_dict, to_dict
+from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, from_dict, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.retry import PATIENCE, is_transient
 from mlflow_compress.search.observer import SearchInfo
@@ -151,7 +150,7 @@ class Tracker:
             "compress.number": str(number),
         }
         self._open_trial = self._runs.create_run(recipe.label, tags, parent=self._search_id)
-        self._runs.log_params(self._open_trial, _params(recipe))
+        self._runs.log_params(self._open_trial, recipe_params(recipe))
 
     def trial_finished(self, trial: Trial) -> Trial:
         """Log a trial's model, numbers, tables and report, and end its run."""
@@ -183,7 +182,7 @@ class Tracker:
         self._runs.set_tag(run_id, "compress.dropped", trial.error)
         if trial.partial is not None:
             # An accuracy on fewer rows would stand beside others as if it were one of them.
-            numbers, _ = _metrics(replace(trial.partial, accuracy=None, fidelity=None))
+            numbers, _ = report_metrics(replace(trial.partial, accuracy=None, fidelity=None))
             self._runs.log_numbers(run_id, numbers)
         self._runs.close(run_id, "FINISHED")
         self._open_trial = ""
@@ -211,7 +210,7 @@ class Tracker:
         tags = {KEY: trial.key, "compress.recipe": trial.recipe.label}
         with tempfile.TemporaryDirectory() as folder:
             return self._runs.log_model(
-                run_id, trial.recipe.label, _params(trial.recipe), tags, save, Path(folder)
+                run_id, trial.recipe.label, recipe_params(trial.recipe), tags, save, Path(folder)
             )
 
     def _log_trial(self, run_id: str, model_id: str, trial: Trial, variant: Variant) -> None:
@@ -219,7 +218,7 @@ class Tracker:
         name = f"{trial.recipe.label} · {report.rate:.1f}x"
         self._runs.rename(run_id, name)
         self._runs.log_datasets(run_id, self._info.datasets if self._info else {})
-        numbers, quality = _metrics(report)
+        numbers, quality = report_metrics(report)
         self._runs.log_numbers(run_id, numbers, model_id=model_id)
         dataset = self._evaluation
         if report.accuracy is not None:
@@ -241,7 +240,7 @@ class Tracker:
         if trial.variant is None:
             return
         run_id, model_id = trial.variant.run_id, trial.variant.model_uri.rpartition("/")[2]
-        numbers, _ = _metrics(trial.variant.report)
+        numbers, _ = report_metrics(trial.variant.report)
         known = self._runs.do("read the trial", lambda: self.client.get_run(run_id)).data.metrics
         new = {name: value for name, value in numbers.items() if name not in known}
         if new:
@@ -360,58 +359,6 @@ def read_trial(client: Any, run_id: str) -> Trial | None:
             if is_transient(error):
                 raise
             return None
-
-
-def _params(recipe: Recipe) -> dict[str, str]:
-    """Return a recipe's settings as flat parameters: ``prune.sparsity`` is ``0.9``."""
-    params = {"recipe": recipe.label, "profile": recipe.profile}
-    for position, step in enumerate(recipe.steps):
-        before = [earlier.technique for earlier in recipe.steps[:position]].count(step.technique)
-        prefix = step.technique + (f"_{before + 1}" if before else "")
-        for name, value in step.settings.items():
-            params[f"{prefix}.{name}"] = str(value)
-    return params
-
-
-def _metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the numbers of the file and the device, and those of the evaluation rows."""
-    numbers: dict[str, float] = {
-        "rate": report.rate,
-        "size_bytes": report.size_bytes,
-        "source_bytes": report.source_bytes,
-        "entropy_bits": report.entropy,
-    }
-    if report.memory_bytes is not None:
-        numbers["memory_bytes"] = report.memory_bytes
-    for memory in report.memory:
-        numbers[f"memory_bytes{_place(memory.device, memory.threads)}"] = memory.bytes
-    for latency in report.latency:
-        place = "" if latency is report.latency[0] else _place(latency.device, latency.threads)
-        numbers[f"latency_p50_ms{place}"] = latency.p50
-        numbers[f"latency_p95_ms{place}"] = latency.p95
-        numbers[f"latency_ratio{place}"] = latency.ratio
-        numbers[f"latency_ratio_high{place}"] = latency.ratio_interval.high
-    quality: dict[str, float] = {}
-    if report.accuracy is not None:
-        quality["accuracy"] = report.accuracy.value
-        quality["accuracy_source"] = report.accuracy.source
-        quality["accuracy_drop"] = report.accuracy.drop
-        quality["accuracy_drop_low"] = report.accuracy.drop_interval.low
-        quality["accuracy_drop_high"] = report.accuracy.drop_interval.high
-    if report.fidelity is not None:
-        quality["agreement"] = report.fidelity.agreement
-        quality["kl_nats"] = report.fidelity.kl
-    return _finite(numbers), _finite(quality)
-
-
-def _place(device: str, threads: int) -> str:
-    """Return the end of a metric's name; MLflow takes few characters in it."""
-    return f".{re.sub(r'[^A-Za-z0-9_.-]+', '_', device)}.{threads}"
-
-
-def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what is not finite: MLflow would show it as 0 or as a huge number."""
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _cut(text: str) -> str:

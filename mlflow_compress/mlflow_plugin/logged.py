@@ -1,0 +1,61 @@
+"""What of a recipe and a report becomes MLflow parameters and metrics."""
+
+import math
+import re
+from collections.abc import Mapping
+
+from mlflow_compress.records import Recipe, Report
+
+__all__ = ["recipe_params", "report_metrics"]
+
+
+def recipe_params(recipe: Recipe) -> dict[str, str]:
+    """Return a recipe's settings as flat parameters: ``prune.sparsity`` is ``0.9``."""
+    params = {"recipe": recipe.label, "profile": recipe.profile}
+    for position, step in enumerate(recipe.steps):
+        before = [earlier.technique for earlier in recipe.steps[:position]].count(step.technique)
+        prefix = step.technique + (f"_{before + 1}" if before else "")
+        for name, value in step.settings.items():
+            params[f"{prefix}.{name}"] = str(value)
+    return params
+
+
+def report_metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the numbers of the file and the device, and those of the evaluation rows."""
+    numbers: dict[str, float] = {
+        "rate": report.rate,
+        "size_bytes": report.size_bytes,
+        "source_bytes": report.source_bytes,
+        "entropy_bits": report.entropy,
+    }
+    if report.memory_bytes is not None:
+        numbers["memory_bytes"] = report.memory_bytes
+    for memory in report.memory:
+        numbers[f"memory_bytes{_place(memory.device, memory.threads)}"] = memory.bytes
+    for latency in report.latency:
+        place = "" if latency is report.latency[0] else _place(latency.device, latency.threads)
+        numbers[f"latency_p50_ms{place}"] = latency.p50
+        numbers[f"latency_p95_ms{place}"] = latency.p95
+        numbers[f"latency_ratio{place}"] = latency.ratio
+        numbers[f"latency_ratio_high{place}"] = latency.ratio_interval.high
+    quality: dict[str, float] = {}
+    if report.accuracy is not None:
+        quality["accuracy"] = report.accuracy.value
+        quality["accuracy_source"] = report.accuracy.source
+        quality["accuracy_drop"] = report.accuracy.drop
+        quality["accuracy_drop_low"] = report.accuracy.drop_interval.low
+        quality["accuracy_drop_high"] = report.accuracy.drop_interval.high
+    if report.fidelity is not None:
+        quality["agreement"] = report.fidelity.agreement
+        quality["kl_nats"] = report.fidelity.kl
+    return _finite(numbers), _finite(quality)
+
+
+def _place(device: str, threads: int) -> str:
+    """Return the end of a metric's name; MLflow takes few characters in it."""
+    return f".{re.sub(r'[^A-Za-z0-9_.-]+', '_', device)}.{threads}"
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what is not finite: MLflow would show it as 0 or as a huge number."""
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
