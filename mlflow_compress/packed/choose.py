@@ -261,7 +261,7 @@ def _context(symbols: Bytes, floor: float) -> Plan | None:
         return None
     # symbols that come before no other take their neighbour's class, which keeps the runs long
     classes = ids[np.maximum(np.searchsorted(seen, np.arange(256), side="right") - 1, 0)]
-    runs = _runs(classes)
+    runs = clusters.runs(classes)
     if len(runs) // 2 > 255:
         return None
     lengths = np.zeros((4, 256), np.uint8)
@@ -275,13 +275,6 @@ def _context(symbols: Bytes, floor: float) -> Plan | None:
         parts += [head, tables, varint(per_lane), _lane_lengths(lanes, True), data]
 
     return Plan(len(head) + len(tables) + bits / 8, write)
-
-
-def _runs(classes: Bytes) -> bytes:
-    """Classes as pairs of class and run length - 1."""
-    ends = np.append(np.flatnonzero(np.diff(classes)), len(classes) - 1)
-    runs = np.diff(ends, prepend=-1)
-    return np.stack([classes[ends], (runs - 1).astype(np.uint8)], axis=1).tobytes()
 
 
 # items of several bytes

@@ -57,6 +57,13 @@ def without_holes(
     return (np.cumsum(used) - 1).astype(np.uint8)[groups], sums[used]
 
 
+def runs(classes: npt.NDArray[np.uint8]) -> bytes:
+    """Classes as pairs of class and run length - 1."""
+    ends = np.append(np.flatnonzero(np.diff(classes)), len(classes) - 1)
+    lengths = np.diff(ends, prepend=-1)
+    return np.stack([classes[ends], (lengths - 1).astype(np.uint8)], axis=1).tobytes()
+
+
 def _sums(
     weights: npt.NDArray[np.float64], groups: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.float64]:

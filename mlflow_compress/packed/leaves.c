@@ -51,7 +51,8 @@ static void spread_two(const uint8_t *from, uint8_t *to, size_t bytes)
     const __m128i low = _mm_set1_epi8(15);
     for (; i + 16 <= bytes; i += 16) {
         __m128i both = _mm_loadu_si128((const __m128i *)(from + i));
-        __m128i first = _mm_and_si128(both, low), second = _mm_and_si128(_mm_srli_epi16(both, 4), low);
+        __m128i first = _mm_and_si128(both, low);
+        __m128i second = _mm_and_si128(_mm_srli_epi16(both, 4), low);
         _mm_storeu_si128((__m128i *)(to + 2 * i), _mm_unpacklo_epi8(first, second));
         _mm_storeu_si128((__m128i *)(to + 2 * i + 16), _mm_unpackhi_epi8(first, second));
     }
@@ -103,7 +104,6 @@ static mlc_error spread(state *s, node *n)
     return MLC_OK;
 }
 
-
 mlc_error mlc_peek(state *s, node *n)
 {
     if (n->ready) return MLC_OK;
@@ -125,7 +125,6 @@ mlc_error mlc_peek(state *s, node *n)
     n->ready = group;
     return MLC_OK;
 }
-
 
 mlc_error mlc_pull_leaf(state *s, node *n, uint8_t *dst, size_t count)
 {

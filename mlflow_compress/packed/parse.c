@@ -29,7 +29,6 @@ static mlc_error get_number(state *s, uint64_t limit, uint64_t *out)
     return MLC_NUMBER;
 }
 
-
 static mlc_error get_lengths(state *s, uint8_t *lengths)
 {
     NEED(s, 2);
@@ -65,7 +64,6 @@ static mlc_error get_lengths(state *s, uint8_t *lengths)
     if (bits & ((1u << have % 8) - 1)) return MLC_PADDING;
     return symbol == high + 1 && lengths[low] && lengths[high] ? MLC_OK : MLC_TABLE;
 }
-
 
 static mlc_error parse_lanes(state *s, node *n);
 
@@ -171,7 +169,6 @@ static mlc_error parse_lanes(state *s, node *n)
     n->end = s->at;
     return MLC_OK;
 }
-
 
 static mlc_error parse_inner(state *s, node *n, unsigned at, size_t count, unsigned width,
                              unsigned below)

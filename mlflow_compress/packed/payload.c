@@ -10,7 +10,6 @@
 
 static mlc_error pull(state *s, node *n, uint8_t *dst, size_t count);
 
-
 /* The planes' bytes as items; turned: turn each right by one bit. */
 MLC_INLINE void merge_rest(const uint8_t *const *p, uint8_t *dst, size_t from, size_t count,
                            unsigned width, int turned)
