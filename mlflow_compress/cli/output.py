@@ -42,9 +42,8 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
         return
     for path in (output, output.with_name(f"{output.name}.data")):
         if path.exists() or path.is_symlink():
-            given = source is not None and source.exists() and path.exists()
-            same = given and source is not None and path.samefile(source)
-            what = "is the input" if same else "exists"
+            there = source is not None and path.exists() and source.exists()
+            what = "is the input" if there and path.samefile(str(source)) else "exists"
             raise ConfigError(f"{path} {what}: give another name, or --force to replace it")
 
 
