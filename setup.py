@@ -97,6 +97,7 @@ setup(
             "float16 = mlflow_compress.techniques.float16:TECHNIQUE",
             "fold = mlflow_compress.techniques.fold:TECHNIQUE",
             "prune = mlflow_compress.techniques.prune:TECHNIQUE",
+            "repair = mlflow_compress.techniques.repair:TECHNIQUE",
             "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",
             "share = mlflow_compress.techniques.share:TECHNIQUE",
             "prune_layers = mlflow_compress.search.per_layer:PRUNE",

@@ -11,10 +11,17 @@ from typing import Any
 
 import onnx
 
-from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Recipe, Step, digest_of, to_dict
 from mlflow_compress.search.cache import Entry, StepCache
-from mlflow_compress.techniques import Context, RecipeResult, apply_recipe, validate_recipe
+from mlflow_compress.techniques import (
+    Context,
+    RecipeResult,
+    Result,
+    apply_recipe,
+    apply_step,
+    validate_recipe,
+    with_reference,
+)
 
 __all__ = ["Applied", "apply_chain", "step_key"]
 
@@ -74,11 +81,12 @@ def apply_chain(
     keys = [step_key(base, recipe.steps[: n + 1]) for n in range(len(recipe.steps))]
     done = _found(cache, keys)
     reused = len(done)
-    for index in range(reused, len(recipe.steps)):
-        before = done[-1] if done else Entry(source)
-        entry = _next(before, recipe, index, context)
-        cache.put(keys[index], entry)
-        done.append(entry)
+    for index in range(len(recipe.steps)):
+        before = done[index - 1] if index else Entry(source)
+        context = with_reference(context, recipe, index, before.model)
+        if index >= reused:
+            done.append(_next(before, apply_step(before.model, recipe, index, context)))
+            cache.put(keys[index], done[index])
     last = done[-1] if done else Entry(source)
     # Without steps, for what the profile asks of the model.
     model = apply_recipe(last.model, Recipe((), recipe.profile), context).model
@@ -89,7 +97,11 @@ def apply_chain(
         model,
         {new: old for new, old in last.origin.items() if new in held},
         (("source", source), *zip(names, made, strict=True)),
-        tuple(note for entry in done for note in entry.notes),
+        tuple(
+            f"{name}: {note}"
+            for name, entry in zip(names, done, strict=True)
+            for note in entry.notes
+        ),
     )
     return Applied(result, len(recipe.steps), reused)
 
@@ -105,21 +117,10 @@ def _found(cache: StepCache, keys: list[str]) -> list[Entry]:
     return found
 
 
-def _next(before: Entry, recipe: Recipe, index: int, context: Context) -> Entry:
-    """Apply one step to what the steps before it made."""
-    step = recipe.steps[index]
-    try:
-        result = apply_recipe(before.model, Recipe((step,)), context)
-    except CompressError as error:
-        # It was told of a recipe of one step; say which one it is of the whole.
-        names = " · ".join(earlier.technique for earlier in recipe.steps[:index])
-        after = f" (after {names})" if names else ""
-        where = f"step {index + 1} {step.technique!r}{after}"
-        text = str(error).replace(f"step 1 {step.technique!r}", where, 1)
-        raise type(error)(text) from error
-    origin = before.origin
-    moved = {new: origin.get(old, old) for new, old in result.origin.items()}
-    return Entry(result.model, {**origin, **moved}, result.notes)
+def _next(before: Entry, result: Result) -> Entry:
+    """Return the entry of what a step made of an entry's model."""
+    moved = {new: before.origin.get(old, old) for new, old in result.origin.items()}
+    return Entry(result.model, {**before.origin, **moved}, result.notes)
 
 
 def _provider(technique: str) -> str:

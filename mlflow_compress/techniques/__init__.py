@@ -6,9 +6,11 @@ from mlflow_compress.techniques.base import Context, OrderError, Phase, Result, 
 from mlflow_compress.techniques.recipe import (
     RecipeResult,
     apply_recipe,
+    apply_step,
     needs_calibration,
     needs_training,
     validate_recipe,
+    with_reference,
 )
 from mlflow_compress.techniques.registry import get, names
 
@@ -23,12 +25,14 @@ __all__ = [
     "Result",
     "Technique",
     "apply_recipe",
+    "apply_step",
     "get",
     "names",
     "needs_calibration",
     "needs_training",
     "normalize",
     "validate_recipe",
+    "with_reference",
 ]
 
 

@@ -49,7 +49,7 @@ class Phase(IntEnum):
     """Where a technique belongs in a recipe: phases must not go back from step to step.
 
     Two techniques of the phases ``SHARE`` or ``QUANTIZE`` never follow one another within the
-    same phase: the second would undo the first.
+    same phase: the second would undo the first. ``REPAIR`` may stand behind any lossy step.
     """
 
     FOLD = 0
@@ -58,6 +58,7 @@ class Phase(IntEnum):
     PRUNE = 30
     SHARE = 40
     QUANTIZE = 50
+    REPAIR = 60
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Context:
         train: rows to train on; techniques that can train do so when they are there.
         source: the model before the first step, which teaches every training; None means the
             model that a technique is given.
+        reference: the model before the first lossy step, whose values have the names that they
+            have in the model that a technique is given; None means that there was no such step.
         on_epoch: hears of every epoch of a training.
         checkpoints: a folder that outlives the process, so that a training that was killed goes
             on where it was; None keeps none.
@@ -82,6 +85,7 @@ class Context:
     work_dir: Path | None = None
     train: "TrainData | None" = None
     source: "onnx.ModelProto | None" = None
+    reference: "onnx.ModelProto | None" = None
     on_epoch: "Callable[[Epoch], None] | None" = None
     checkpoints: Path | None = None
 

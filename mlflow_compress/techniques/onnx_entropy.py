@@ -20,6 +20,7 @@ from mlflow_compress.techniques.onnx_graph import (
     float_weights,
     initializers,
     set_initializer,
+    significant,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import refit_offsets
@@ -91,7 +92,7 @@ def entropy_share(model: ModelProto, settings: EntropyShareSettings, context: Co
     if settings.biases:
         for tensor in bias_tensors(made):
             if tensor.name not in settings.exclude:
-                set_initializer(tensor, _significant(numpy_helper.to_array(tensor)))
+                set_initializer(tensor, significant(numpy_helper.to_array(tensor)))
     return Result(made, notes=(f"the weights' entropy is {bits:.3f} bits each",))
 
 
@@ -261,9 +262,3 @@ def _share_wide_layer(
         bias = np.array(numpy_helper.to_array(held[layer.bias]), np.float64)
         shift = wanted - (rounded @ means[..., None])[..., 0]
         set_initializer(held[layer.bias], bias + shift.reshape(bias.shape))
-
-
-def _significant(array: np.ndarray, bits: int = 8) -> np.ndarray:
-    """Round to so many significant bits; the low bytes of float32 then cost next to nothing."""
-    mantissa, exponent = np.frexp(array.astype(np.float64))
-    return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)

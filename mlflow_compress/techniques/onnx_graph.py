@@ -33,6 +33,7 @@ __all__ = [
     "opset",
     "prepend_nodes",
     "set_initializer",
+    "significant",
     "sort_nodes",
     "subgraphs",
     "unique_name",
@@ -152,6 +153,12 @@ def set_initializer(tensor: TensorProto, array: np.ndarray) -> None:
     """Overwrite a tensor's values in place; the dtype it has is kept."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array, dtype), tensor.name))
+
+
+def significant(array: np.ndarray, bits: int = 8) -> np.ndarray:
+    """Round to so many significant bits; the low bytes of float32 then cost next to nothing."""
+    mantissa, exponent = np.frexp(array.astype(np.float64))
+    return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
 
 
 def sort_nodes(graph: GraphProto) -> None:

@@ -76,6 +76,44 @@ def run(
         ) from error
 
 
+def all_outputs(
+    model: ModelProto, fed: Sequence[Mapping[str, np.ndarray]]
+) -> list[list[np.ndarray]]:
+    """Return the model's outputs on each batch."""
+    opened = session(model)
+    names = [value.name for value in model.graph.output]
+    return [run(opened, names, batch) for batch in fed]
+
+
+def output_change(
+    expected: Sequence[Sequence[np.ndarray]], got: Sequence[Sequence[np.ndarray]]
+) -> float:
+    """Return the mean squared change of the float outputs, relative to their variance.
+
+    Args:
+        expected: the outputs of each batch.
+        got: those of another model on the same batches.
+
+    Returns:
+        The change of the output that changes most; infinite when one is not finite any more.
+
+    Raises:
+        TechniqueError: the shapes differ.
+    """
+    worst = 0.0
+    for before, after in zip(zip(*expected, strict=True), zip(*got, strict=True), strict=True):
+        if before[0].dtype.kind != "f":
+            continue
+        one, two = (np.concatenate([a.ravel() for a in parts]) for parts in (before, after))
+        if one.shape != two.shape:
+            raise TechniqueError("the outputs have other shapes than the source's")
+        if one.size:
+            spread = max(float(one.var(dtype=np.float64)), 1e-30)
+            change = float(((one - two) ** 2).mean(dtype=np.float64)) / spread
+            worst = max(worst, change if np.isfinite(change) else np.inf)
+    return worst
+
+
 def check_calibration(
     model: ModelProto, calibration: Mapping[str, np.ndarray] | None
 ) -> Mapping[str, np.ndarray]:

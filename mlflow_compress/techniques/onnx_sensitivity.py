@@ -21,7 +21,13 @@ from mlflow_compress.techniques.onnx_graph import (
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, add_biases, linear_layers
 from mlflow_compress.techniques.onnx_repair import tapped
-from mlflow_compress.techniques.onnx_run import batches, run, session
+from mlflow_compress.techniques.onnx_run import (
+    all_outputs,
+    batches,
+    output_change,
+    run,
+    session,
+)
 from mlflow_compress.techniques.onnx_weight_only import channel_axis
 from mlflow_compress.techniques.quantize import QuantizeSettings
 
@@ -46,8 +52,7 @@ def layer_losses(
     """
     layers = _layers(model, settings)
     fed = list(batches(model, inputs, rows=settings.rows))
-    names = [value.name for value in model.graph.output]
-    expected = _run_all(model, names, fed)
+    expected = all_outputs(model, fed)
     given = {value.name for value in model.graph.input}
     sources = list(dict.fromkeys(layer.source for layer in layers if layer.source not in given))
     ranges: dict[str, tuple[float, float]] = {}
@@ -64,7 +69,7 @@ def layer_losses(
     losses = {}
     for layer in layers:
         changed = _quantized_alone(model, layer, rounded[layer.weight], *ranges[layer.source])
-        losses[layer.node.name] = _loss(expected, _run_all(changed, names, fed))
+        losses[layer.node.name] = output_change(expected, all_outputs(changed, fed))
     return losses
 
 
@@ -145,25 +150,6 @@ def _quantized_alone(
             node.input[0] = names[3]
     sort_nodes(made.graph)
     return made
-
-
-def _run_all(
-    model: ModelProto, names: Sequence[str], fed: Sequence[Mapping[str, np.ndarray]]
-) -> list[list[np.ndarray]]:
-    opened = session(model)
-    return [run(opened, names, batch) for batch in fed]
-
-
-def _loss(expected: Sequence[Sequence[np.ndarray]], got: Sequence[Sequence[np.ndarray]]) -> float:
-    worst = 0.0
-    for before, after in zip(zip(*expected, strict=True), zip(*got, strict=True), strict=True):
-        if before[0].dtype.kind != "f":
-            continue
-        one, two = (np.concatenate([a.ravel() for a in parts]) for parts in (before, after))
-        if one.shape == two.shape and one.size:
-            spread = max(float(one.var(dtype=np.float64)), 1e-30)
-            worst = max(worst, float(((one - two) ** 2).mean(dtype=np.float64)) / spread)
-    return worst
 
 
 def _means(

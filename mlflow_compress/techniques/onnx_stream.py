@@ -33,6 +33,10 @@ class Stream:
         self._known: dict[str, list[np.ndarray]] = {}
         self._makers = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
 
+    def has(self, name: str) -> bool:
+        """Whether the model computes a value of this name, or is given it."""
+        return name in self._inputs or name in self._makers
+
     def values(self, name: str) -> Iterator[np.ndarray]:
         """Yield a value, batch by batch."""
         if name in self._inputs:

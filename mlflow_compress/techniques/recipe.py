@@ -20,7 +20,15 @@ from mlflow_compress.techniques.base import (
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RecipeResult", "apply_recipe", "needs_calibration", "needs_training", "validate_recipe"]
+__all__ = [
+    "RecipeResult",
+    "apply_recipe",
+    "apply_step",
+    "needs_calibration",
+    "needs_training",
+    "validate_recipe",
+    "with_reference",
+]
 
 _ONCE = (Phase.SHARE, Phase.QUANTIZE)
 """Phases in which a second technique would undo the first."""
@@ -95,16 +103,12 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
     recipe = validate_recipe(recipe)
     if context.source is None:
         context = replace(context, source=model)
-    if context.calibration is None and context.train is not None:
-        context = replace(context, calibration=context.train.head(_CALIBRATION_ROWS))
     origin: dict[str, str] = {}
     stages = [("source", model)]
     notes: list[str] = []
     for index, step in enumerate(recipe.steps):
-        try:
-            result = _apply_step(model, step, context)
-        except CompressError as error:
-            raise type(error)(f"{_where(recipe, index)}: {error}") from error
+        context = with_reference(context, recipe, index, model)
+        result = apply_step(model, recipe, index, context)
         origin |= {new: origin.get(old, old) for new, old in result.origin.items()}
         model = result.model
         stages.append((step.technique, model))
@@ -118,7 +122,34 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
     return RecipeResult(model, origin, tuple(stages), tuple(notes))
 
 
-def _apply_step(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
+def with_reference(
+    context: Context, recipe: Recipe, index: int, model: "onnx.ModelProto"
+) -> Context:
+    """Return the context for a step; the first lossy step's model is the reference.
+
+    From there on values keep their names, so that they can be compared.
+    """
+    lossy = registry.get(recipe.steps[index].technique).phase > Phase.FOLD
+    if context.reference is None and lossy:
+        return replace(context, reference=model)
+    return context
+
+
+def apply_step(model: "onnx.ModelProto", recipe: Recipe, index: int, context: Context) -> Result:
+    """Run one step of a recipe on what the steps before it made; the model is not changed.
+
+    Raises:
+        CompressError: as :func:`apply_recipe`.
+    """
+    if context.calibration is None and context.train is not None:
+        context = replace(context, calibration=context.train.head(_CALIBRATION_ROWS))
+    try:
+        return _checked(model, recipe.steps[index], context)
+    except CompressError as error:
+        raise type(error)(f"{_where(recipe, index)}: {error}") from error
+
+
+def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
     from onnx import checker
 
     technique: Any = registry.get(step.technique)
@@ -137,7 +168,17 @@ def _apply_step(model: "onnx.ModelProto", step: Step, context: Context) -> Resul
 
 
 def _check_order(recipe: Recipe) -> None:
-    for earlier, later in pairwise(recipe.steps):
+    lossy = False
+    for index, step in enumerate(recipe.steps):
+        phase = registry.get(step.technique).phase
+        if phase == Phase.REPAIR:
+            if not lossy:
+                raise OrderError(f"{step.technique} cannot come first: nothing is lost before it")
+            if recipe.steps[index - 1].technique == step.technique:
+                raise OrderError(f"{step.technique} cannot come twice in a row")
+        lossy = lossy or phase > Phase.FOLD
+    ordered = [s for s in recipe.steps if registry.get(s.technique).phase != Phase.REPAIR]
+    for earlier, later in pairwise(ordered):
         before, after = registry.get(earlier.technique).phase, registry.get(later.technique).phase
         if after < before:
             raise OrderError(

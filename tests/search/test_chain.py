@@ -20,6 +20,7 @@ RECIPES = [
     Recipe((Step("prune", {"sparsity": 0.5}), Step("weight_only", {"bits": 4, "method": "rtn"}))),
     Recipe((Step("prune", {"sparsity": 0.5}), Step("share", {"clusters": 8})), "portable"),
     Recipe((Step("prune", {"sparsity": 0.5, "repair": True}), Step("quantize"))),
+    Recipe((Step("fold"), Step("prune"), Step("repair"), Step("share"), Step("repair"))),
     Recipe(()),
 ]
 
