@@ -7,7 +7,10 @@ TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
 FUZZ_SECONDS ?= 600
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# 0 runs the tests in one process, for a debugger
+PYTEST_WORKERS ?= 2
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	-n $(PYTEST_WORKERS) --dist worksteal
 # run once per backend; the slowest of them read files as others do, and no codec of ours
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py

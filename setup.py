@@ -25,7 +25,13 @@ INSTALL = [
     "threadpoolctl>=3.5",
 ]
 TORCH = ["torch>=2.13", "onnxscript>=0.7"]
-TEST = ["pytest>=9.0", "hypothesis>=6.100", "mlxtend>=0.25", "psycopg2-binary>=2.9"]
+TEST = [
+    "pytest>=9.0",
+    "pytest-xdist>=3.8",
+    "hypothesis>=6.100",
+    "mlxtend>=0.25",
+    "psycopg2-binary>=2.9",
+]
 # What benchmarks/packing.py measures beside the project. nncodec is left out: it states numpy<2
 # (`make bench` installs it without its dependencies). zipnn needs torch.
 BENCH = ["zstandard>=0.23", "brotli>=1.1", "zipnn>=0.5", "constriction>=0.4", "simple-ans>=0.3"]
