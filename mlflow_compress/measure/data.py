@@ -10,10 +10,16 @@ import numpy as np
 from mlflow_compress.errors import DataError
 from mlflow_compress.records import DatasetRef
 
-__all__ = ["LABELS", "Dataset"]
+__all__ = ["LABELS", "ONLY_INPUT", "Dataset"]
 
 LABELS = "labels"
 """The key, or column, that holds the labels; every other one is an input."""
+
+ONLY_INPUT = ""
+"""The key of an array that is for the model's only input, whatever its name."""
+
+_CHUNK = 1 << 24
+"""So many bytes of an array are hashed or checked at a time: arrays may lie on disk."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ class Dataset:
         for key in sorted(parts):
             array = np.ascontiguousarray(parts[key])
             sha.update(f"{key}\0{array.dtype.str}\0{array.shape}\0".encode())
-            sha.update(array.tobytes())
+            for begin in range(0, len(array), step := _rows_at_a_time(array)):
+                sha.update(array[begin : begin + step].tobytes())
         return sha.hexdigest()
 
     @property
@@ -111,9 +118,16 @@ def _plain(name: str, key: str, array: np.ndarray) -> np.ndarray:
         array = array.astype(np.str_)
     if array.dtype.kind not in "biufUSc":
         raise DataError(f"data {name!r}: {key!r} has dtype {array.dtype}, expected numbers or text")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        rows = np.unique(np.nonzero(~np.isfinite(array))[0])
-        raise DataError(
-            f"data {name!r}: {key!r} has NaN or infinite values, first in row {rows[0]}"
-        )
+    step = _rows_at_a_time(array) if array.ndim else 1
+    for begin in range(0, len(array), step) if array.ndim and array.dtype.kind == "f" else ():
+        finite = np.isfinite(array[begin : begin + step])
+        if not finite.all():
+            row = begin + int(np.nonzero(~finite)[0][0])
+            raise DataError(
+                f"data {name!r}: {key!r} has NaN or infinite values, first in row {row}"
+            )
     return array
+
+
+def _rows_at_a_time(array: np.ndarray) -> int:
+    return max(1, _CHUNK * len(array) // max(array.nbytes, 1))

@@ -2,9 +2,10 @@
 
 import importlib
 import importlib.util
+import math
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import onnx
 
 from mlflow_compress.errors import DataError, DataNotFoundError
-from mlflow_compress.measure.data import LABELS, Dataset
+from mlflow_compress.measure.data import LABELS, ONLY_INPUT, Dataset
+from mlflow_compress.measure.idx import is_idx, read_idx
+from mlflow_compress.measure.spool import spool
 
 __all__ = ["check_fits", "load_dataset", "load_function"]
 
@@ -25,9 +28,10 @@ def load_dataset(spec: str, *, name: str | None = None, limit: int | None = None
 
     Args:
         spec: an ``.npz`` file (arrays by input name), a ``.csv`` or ``.parquet`` file (columns),
-            or ``module:function`` or ``file.py:function``, which returns a :class:`Dataset` or a
-            mapping of arrays. Labels are under ``labels``. Modules are also looked for in the
-            current directory.
+            MNIST's IDX files or a folder of them (:func:`read_idx`), or ``module:function`` or
+            ``file.py:function``, which returns a :class:`Dataset`, a mapping of arrays, or a
+            loader of batches, which is read once (:func:`spool`). Labels are under ``labels``.
+            Modules are also looked for in the current directory.
         name: what to call it; the file's or function's name when None.
         limit: keep only the first so many rows.
 
@@ -41,11 +45,16 @@ def load_dataset(spec: str, *, name: str | None = None, limit: int | None = None
         if not path.is_file():
             raise DataNotFoundError(f"data file {spec!r} does not exist")
         data = _READERS[suffix](path, name or path.stem)
+    elif is_idx(Path(spec)):
+        if not Path(spec).exists():
+            raise DataNotFoundError(f"data file {spec!r} does not exist")
+        data = _dataset(read_idx(Path(spec)), name or Path(spec).name)
     elif ":" in spec:
-        data = _from_function(spec, name or spec.rpartition(":")[2])
+        data = _from_function(spec, name or spec.rpartition(":")[2], limit)
     else:
         raise DataError(
-            f"data {spec!r}: expected a file that ends in {', '.join(_READERS)}, or module:function"
+            f"data {spec!r}: expected a file that ends in {', '.join(_READERS)}, IDX files, or "
+            "module:function"
         )
     return data if limit is None or limit >= data.rows else data.head(limit)
 
@@ -55,7 +64,8 @@ def check_fits(dataset: Dataset, model: onnx.ModelProto) -> Dataset:
 
     A table whose columns are not the model's inputs is stacked into the model's single input, in
     the order of its columns. Numbers change their width (float64 to float32), never their kind.
-    The digest of the returned dataset is that of its arrays.
+    Rows of a loader or of IDX files that name no input are for the model's only one, and take its
+    shape when they have as many numbers. The digest of the returned dataset is that of its arrays.
 
     Raises:
         DataError: an input is missing, or its dtype or shape does not fit; the message says
@@ -63,6 +73,8 @@ def check_fits(dataset: Dataset, model: onnx.ModelProto) -> Dataset:
     """
     wanted = {value.name: value.type.tensor_type for value in model.graph.input}
     inputs = dict(dataset.inputs)
+    if ONLY_INPUT in inputs:
+        inputs = _name_only_input(dataset, wanted)
     if dataset.is_table and not set(wanted) <= set(inputs):
         inputs = _stack(dataset, list(wanted))
     missing = [key for key in wanted if key not in inputs]
@@ -81,6 +93,22 @@ def check_fits(dataset: Dataset, model: onnx.ModelProto) -> Dataset:
     return replace(dataset, inputs=fitted, is_table=False)
 
 
+def _name_only_input(
+    dataset: Dataset, wanted: Mapping[str, onnx.TypeProto.Tensor]
+) -> dict[str, np.ndarray]:
+    if len(wanted) != 1:
+        raise DataError(
+            f"data {dataset.name!r}: the rows name no input, and the model takes "
+            f"{', '.join(wanted)}: give mappings from input names to arrays"
+        )
+    ((name, kind),) = wanted.items()
+    array = dataset.inputs[ONLY_INPUT]
+    shape = [d.dim_value for d in kind.shape.dim][1:]
+    if all(size > 0 for size in shape) and math.prod(shape) == math.prod(array.shape[1:]):
+        array = array.reshape(len(array), *shape)
+    return {name: array}
+
+
 def load_function(spec: str) -> Callable[..., Any]:
     """Import ``module:function`` or ``file.py:function``; the current directory is importable.
 
@@ -96,16 +124,18 @@ def load_function(spec: str) -> Callable[..., Any]:
     return function
 
 
-def _from_function(spec: str, name: str) -> Dataset:
+def _from_function(spec: str, name: str, limit: int | None) -> Dataset:
     made = load_function(spec)()
     if isinstance(made, Dataset):
         return made
-    if not isinstance(made, Mapping):
-        raise DataError(
-            f"data {spec!r}: the function returned a {type(made).__name__}, expected a mapping "
-            f"from input names to arrays (and {LABELS!r})"
-        )
-    return _dataset(dict(made), name)
+    if isinstance(made, Mapping):
+        return _dataset(dict(made), name)
+    if isinstance(made, Iterable) and not isinstance(made, str | bytes | np.ndarray):
+        return _dataset(dict(spool(made, name, limit)), name)
+    raise DataError(
+        f"data {spec!r}: the function returned a {type(made).__name__}, expected a mapping "
+        f"from input names to arrays (and {LABELS!r}), or a loader of batches"
+    )
 
 
 def _read_npz(path: Path, name: str) -> Dataset:

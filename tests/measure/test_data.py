@@ -1,9 +1,13 @@
+import gzip
+
 import numpy as np
 import pandas
 import pytest
 
 from mlflow_compress.errors import DataError, DataNotFoundError
 from mlflow_compress.measure import Dataset, check_fits, load_dataset
+from mlflow_compress.measure.data import ONLY_INPUT
+from mlflow_compress.measure.spool import spool
 
 
 @pytest.fixture
@@ -82,7 +86,11 @@ def test_a_function_gives_arrays_or_a_dataset(tmp_path, monkeypatch, x, labels):
         ("gone.npz", DataNotFoundError, r"data file 'gone\.npz' does not exist"),
         ("no_such_module_here:f", DataNotFoundError, "there is no module 'no_such_module_here'"),
         ("gone.py:f", DataNotFoundError, r"Python file 'gone\.py' does not exist"),
-        ("data.txt", DataError, r"expected a file that ends in \.npz, \.csv, \.parquet, or module"),
+        (
+            "data.txt",
+            DataError,
+            r"expected a file that ends in \.npz, \.csv, \.parquet, IDX files, or module",
+        ),
     ],
 )
 def test_data_that_do_not_exist(spec, error, message):
@@ -141,3 +149,108 @@ def test_float64_is_narrowed_to_what_the_model_takes(model, x):
 def test_inputs_that_do_not_fit_are_refused(model, inputs, message):
     with pytest.raises(DataError, match=message):
         check_fits(Dataset(inputs), model)
+
+
+def batches(x, labels, size=2):
+    for begin in range(0, len(x), size):
+        yield x[begin : begin + size], labels[begin : begin + size]
+
+
+def write_function(folder, body):
+    (folder / "rows.py").write_text(f"import numpy as np\n\ndef load():\n    {body}\n")
+    return f"{folder / 'rows.py'}:load"
+
+
+def test_a_loader_of_pairs_is_read_once_and_fits_the_only_input(tmp_path, model, x, labels):
+    np.savez(tmp_path / "a.npz", x=x, labels=labels)
+    spec = write_function(
+        tmp_path,
+        f"d = np.load({str(tmp_path / 'a.npz')!r}); "
+        "return zip(np.split(d['x'], 3), np.split(d['labels'], 3))",
+    )
+    data = check_fits(load_dataset(spec), model)
+    np.testing.assert_array_equal(data.inputs["x"], x)
+    np.testing.assert_array_equal(data.labels, labels)
+    same = check_fits(Dataset({"x": x}, labels), model)
+    assert data.digest == same.digest
+
+
+def test_of_a_loader_no_more_is_read_than_asked_for(x, labels):
+    given = batches(x, labels)
+    made = spool(given, "rows", limit=3)
+    np.testing.assert_array_equal(made[ONLY_INPUT], x[:3])
+    assert len(list(given)) == 1
+
+
+def test_rows_of_a_loader_lie_on_disk_and_leave_nothing_behind(tmp_path, monkeypatch, x, labels):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = spool(batches(x, labels), "rows")
+    assert isinstance(made[ONLY_INPUT], np.memmap)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torch_loader_is_one_too(x, labels):
+    torch = pytest.importorskip("torch")
+    rows = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(labels))
+    made = spool(torch.utils.data.DataLoader(rows, batch_size=4), "rows")
+    np.testing.assert_array_equal(made[ONLY_INPUT], x)
+    np.testing.assert_array_equal(made["labels"], labels)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "the loader gave no rows"),
+        ([{"x": np.zeros((2, 3))}, {"z": np.zeros((2, 3))}], "batch 1 has z, batch 0 had x"),
+        ([{"x": np.zeros((2, 3))}, {"x": np.zeros((2, 4))}], "'x' of batch 1 holds float64 of .4."),
+        ([(np.zeros((2, 3)), np.zeros(3))], "'labels' of batch 0 does not have the batch's 2 rows"),
+        ([["a", "b"]], "batch 0 of the loader holds str"),
+    ],
+)
+def test_a_loader_that_does_not_fit_is_refused(given, message):
+    with pytest.raises(DataError, match=message):
+        spool(given, "rows")
+
+
+def test_rows_without_a_name_do_not_fit_several_inputs(x):
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 4]) for n in "ab"]
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "g", values, [out])
+    with pytest.raises(DataError, match="the rows name no input, and the model takes a, b"):
+        check_fits(Dataset({ONLY_INPUT: x}), helper.make_model(graph))
+
+
+def write_idx(path, array, kind=8):
+    head = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    data = head + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_folder_of_idx_files_is_training_data(tmp_path, model, rng, suffix):
+    images = rng.integers(0, 256, (5, 2, 2)).astype(np.uint8)
+    write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", images)
+    write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.arange(5, dtype=np.uint8))
+    write_idx(tmp_path / f"t10k-images-idx3-ubyte{suffix}", images[:2])
+    data = check_fits(load_dataset(str(tmp_path)), model)
+    np.testing.assert_allclose(data.inputs["x"], images.reshape(5, 4) / 255, rtol=1e-6)
+    assert data.labels.tolist() == [0, 1, 2, 3, 4]
+    test = load_dataset(str(tmp_path / f"t10k-images-idx3-ubyte{suffix}"))
+    assert (test.rows, test.labels) == (2, None)
+
+
+def test_a_broken_idx_file_is_refused(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte"
+    with pytest.raises(DataNotFoundError, match="holds no train-images"):
+        load_dataset(str(tmp_path))
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match="is no IDX file"):
+        load_dataset(str(tmp_path))
+    write_idx(path, np.zeros((2, 2, 2), np.uint8))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="has 23 bytes, its header says 24"):
+        load_dataset(str(path))
+    with pytest.raises(DataNotFoundError, match="does not exist"):
+        load_dataset(str(tmp_path / "t10k-images-idx3-ubyte"))
