@@ -23,7 +23,11 @@ INSTALL = [
     "Jinja2>=3.1",
     "tenacity>=9.0",
     "threadpoolctl>=3.5",
+    "loky>=3.5",
+    "cloudpickle>=3.1",
 ]
+DASK = ["dask>=2026.3", "distributed>=2026.3"]
+RAY = ["ray>=2.55"]
 TORCH = ["torch>=2.13", "onnxscript>=0.7"]
 TEST = [
     "pytest>=9.0",
@@ -31,6 +35,8 @@ TEST = [
     "hypothesis>=6.100",
     "mlxtend>=0.25",
     "psycopg2-binary>=2.9",
+    *DASK,
+    *RAY,
 ]
 # What benchmarks/packing.py measures beside the project. nncodec is left out: it states numpy<2
 # (`make bench` installs it without its dependencies). zipnn needs torch.
@@ -85,11 +91,13 @@ setup(
     install_requires=INSTALL,
     extras_require={
         "torch": TORCH,
+        "dask": DASK,
+        "ray": RAY,
         "demo": [*TORCH, "mlxtend>=0.25"],
         "test": TEST,
         "lint": LINT,
         "bench": BENCH,
-        "all": TORCH,
+        "all": [*TORCH, *DASK, *RAY],
     },
     entry_points={
         "console_scripts": ["mlflow-compress = mlflow_compress.cli.main:main"],
@@ -111,6 +119,12 @@ setup(
             "weight_only_layers = mlflow_compress.search.per_layer:WEIGHT_ONLY",
             "shrink = mlflow_compress.techniques.shrink:TECHNIQUE",
             "weight_only = mlflow_compress.techniques.weight_only:TECHNIQUE",
+        ],
+        "mlflow_compress.executors": [
+            "inline = mlflow_compress.search.executors:Inline",
+            "process = mlflow_compress.search.executors:Process",
+            "dask = mlflow_compress.search.executors:Dask",
+            "ray = mlflow_compress.search.executors:Ray",
         ],
         "mlflow_compress.strategies": [
             "manual = mlflow_compress.search.strategies:Manual",

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.search.observer import WINDOW
 from mlflow_compress.targets.units import parse_size
 
 __all__ = [
@@ -91,6 +92,28 @@ class SearchConfig(_Strict):
     )
     cache_folder: str | None = Field(
         default=None, description="where it stays for later searches; by default it does not"
+    )
+    executor: str = Field(
+        default="process", description="where trials run: inline, process, dask, ray, …"
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="trials at a time; by default a core each, 4 at most"
+    )
+    cluster: str = Field(
+        default="", description="a dask or ray cluster's address; by default one is started here"
+    )
+    wait: float = Field(
+        default=60, gt=0, description="seconds to wait for a cluster and its workers"
+    )
+    window: int = Field(
+        default=WINDOW, ge=1, description="trials on their way at most, whatever the workers"
+    )
+    free_order: bool = Field(
+        default=False, description="learn from trials as they come: faster, not repeatable"
+    )
+    checkpoint_folder: str | None = Field(
+        default=None,
+        description="where trainings that were broken off go on from; by default the user's cache",
     )
     latency_rounds: int = Field(
         default=15,
@@ -225,9 +248,13 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
     if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
         changes["source"] = str(folder / config.source)
-    if config.search.cache_folder is not None:
-        where = str(folder / Path(config.search.cache_folder).expanduser())
-        changes["search"] = config.search.model_copy(update={"cache_folder": where})
+    folders = {
+        key: str(folder / Path(value).expanduser())
+        for key in ("cache_folder", "checkpoint_folder")
+        if (value := getattr(config.search, key)) is not None
+    }
+    if folders:
+        changes["search"] = config.search.model_copy(update=folders)
     uri = config.tracking_uri
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
         changes["tracking_uri"] = _SQLITE + str(folder / uri.removeprefix(_SQLITE))

@@ -14,7 +14,13 @@ from mlflow_compress.config import Config
 from mlflow_compress.errors import CompressError, ConfigError
 from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
 from mlflow_compress.on_devices import Devices
-from mlflow_compress.plan import DEFAULT_RECIPES, Plan, make_evaluator, make_plan
+from mlflow_compress.plan import (
+    DEFAULT_RECIPES,
+    Plan,
+    make_evaluator,
+    make_executor,
+    make_plan,
+)
 from mlflow_compress.records import Decision, Trial, Variant
 from mlflow_compress.search import (
     Budget,
@@ -30,6 +36,8 @@ from mlflow_compress.search import (
 if TYPE_CHECKING:
     import mlflow
 
+    from mlflow_compress.techniques.train_data import Epoch
+
 __all__ = ["DEFAULT_RECIPES", "Outcome", "Watcher", "promote", "run"]
 
 
@@ -41,6 +49,9 @@ class Watcher:
 
     def trial(self, trial: Trial) -> None:
         """Hear that a trial is finished."""
+
+    def epoch(self, epoch: "Epoch") -> None:
+        """Hear of an epoch of a training in this process."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,10 @@ def run(
             seed=config.search.seed,
             violations=lambda variant: violations(variant, plan.targets),
             on_trial=watcher.trial,
+            on_epoch=watcher.epoch,
+            executor=make_executor(plan),
+            window=config.search.window,
+            in_order=not config.search.free_order,
         )
         trials = _measure_on_devices(devices, trials, tracker, evaluator)
         watcher.stage("registering and promoting")

@@ -1,6 +1,9 @@
 """What a job needs, checked before anything runs: targets, recipes, rows, the source."""
 
+import contextlib
 import hashlib
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +15,17 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin import ResolvedSource
 from mlflow_compress.search import (
     OBJECTIVES,
+    Executor,
+    Inline,
+    Options,
+    Process,
     Screen,
     Space,
     StepCache,
     Strategy,
     TrialEvaluator,
+    cores,
+    get_executor,
     get_strategy,
 )
 from mlflow_compress.targets import Target, load_target
@@ -24,7 +33,7 @@ from mlflow_compress.targets import Target, load_target
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DEFAULT_RECIPES", "Plan", "make_evaluator", "make_plan"]
+__all__ = ["DEFAULT_RECIPES", "Plan", "make_evaluator", "make_executor", "make_plan"]
 
 DEFAULT_RECIPES: list[Any] = [
     [
@@ -36,6 +45,12 @@ DEFAULT_RECIPES: list[Any] = [
 ]
 """What is tried when the configuration names no recipe: pruning with sharing, sharing alone, and
 lossless packing. None of them needs calibration data."""
+
+
+_MOST_WORKERS = 4
+"""More processes of this machine are started only when asked for: each holds the data."""
+
+_CHECKPOINT_DAYS = 14
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,7 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     objectives = config.search.objectives or ("rate", quality)
     _check_objectives(objectives, config, evaluation)
     trials = int(min(config.search.trials, space.size))
+    get_executor(config.search.executor, Options())
     return Plan(
         config,
         space,
@@ -172,9 +188,40 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         seed=config.search.seed,
         cache=_cache(config, work_dir),
         screen=Screen(plan.targets, plan.objectives) if config.search.screen else None,
+        checkpoints=None if train is None else _checkpoints(config),
     )
     evaluator.check_source()
     return evaluator
+
+
+def make_executor(plan: Plan) -> Executor:
+    """Return what the trials run on, not opened yet.
+
+    Raises:
+        ConfigError: there is no such executor.
+    """
+    search = plan.config.search
+    workers = search.workers
+    if not search.cluster:
+        workers = min(workers or min(cores(), _MOST_WORKERS), max(plan.trials, 1))
+    timed = search.latency_rounds > 0
+    options = Options(workers, search.cluster, search.wait, timed)
+    executor = get_executor(search.executor, options)
+    # one process beside this one would only cost its start
+    return Inline(options) if workers == 1 and isinstance(executor, Process) else executor
+
+
+def _checkpoints(config: Config) -> Path:
+    """Return the folder for checkpoints, without those that nobody came back for."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    given = config.search.checkpoint_folder
+    folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
+    old = time.time() - _CHECKPOINT_DAYS * 86400
+    for path in folder.glob("*.pt"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < old:
+                path.unlink()
+    return folder
 
 
 def _cache(config: Config, work_dir: Path) -> StepCache | None:

@@ -145,7 +145,7 @@ def project(store_uri, tmp_path):
         "tracking_uri": store_uri,
         "data": {"evaluation": "rows.npz"},
         "recipe": [{"share": {"clusters": 16}}],
-        "search": {"latency_rounds": 2},
+        "search": {"latency_rounds": 2, "workers": 1},
         "targets": [{"name": "device", "accuracy": {"max_drop": 0.5}}],
     }
     return Project(tmp_path, config, MlflowClient(store_uri))

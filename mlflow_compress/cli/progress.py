@@ -4,11 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from mlflow_compress.job import Watcher
 from mlflow_compress.records import Trial
 from mlflow_compress.report.tables import format_bytes, format_drop
+from mlflow_compress.techniques.train_data import Epoch
 
 __all__ = ["progress"]
 
@@ -58,6 +66,7 @@ class _Bar(Watcher):
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._task = bar.add_task("starting", total=None)
+        self._training: TaskID | None = None
 
     def stage(self, text: str, total: int | None = None) -> None:
         self._bar.reset(self._task, total=total, description=text)
@@ -66,3 +75,16 @@ class _Bar(Watcher):
         line = f"  {trial.recipe.label}: {_outcome(trial)}"
         self._bar.console.print(line, markup=False)
         self._bar.advance(self._task)
+        if self._training is not None:
+            self._bar.remove_task(self._training)
+            self._training = None
+
+    def epoch(self, epoch: Epoch) -> None:
+        if self._training is None:
+            self._training = self._bar.add_task("", total=epoch.epochs)
+        text = f"  {epoch.technique}: loss {epoch.validation_loss:.4g}"
+        if epoch.score is not None:
+            text += f", {100 * epoch.score:.2f} %"
+        self._bar.update(
+            self._training, description=text, completed=epoch.epoch, total=epoch.epochs
+        )

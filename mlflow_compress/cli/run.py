@@ -18,7 +18,12 @@ __all__ = ["run", "schema"]
     metavar="KEY=VALUE",
     help="Override a key of the config, such as --set search.trials=20; may be repeated.",
 )
-def run(config: Path, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--free-order",
+    is_flag=True,
+    help="Learn from trials as they come: faster on several workers, not the same twice.",
+)
+def run(config: Path, overrides: tuple[str, ...], free_order: bool) -> None:
     """Search, register and promote as CONFIG (a compress.yaml) says.
 
     Reads the source model, tries recipes, logs each as an MLflow run, registers the best
@@ -30,6 +35,8 @@ def run(config: Path, overrides: tuple[str, ...]) -> None:
     from mlflow_compress.cli.show import show_outcome
     from mlflow_compress.config import load_config
 
+    if free_order:
+        overrides = (*overrides, "search.free_order=true")
     checked = load_config(config, overrides)
     with progress() as watcher:
         outcome = job.run(checked, watcher=watcher)

@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping
 
 from mlflow_compress.records import Recipe, Report
+from mlflow_compress.search.observer import Epoch
 
-__all__ = ["recipe_params", "report_metrics"]
+__all__ = ["epoch_metrics", "recipe_params", "report_metrics"]
 
 
 def recipe_params(recipe: Recipe) -> dict[str, str]:
@@ -49,6 +50,18 @@ def report_metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
         quality["agreement"] = report.fidelity.agreement
         quality["kl_nats"] = report.fidelity.kl
     return _finite(numbers), _finite(quality)
+
+
+def epoch_metrics(epoch: Epoch) -> dict[str, float]:
+    """Return an epoch's numbers: ``train.prune.validation_loss`` and the like."""
+    numbers = {
+        "loss": epoch.loss,
+        "validation_loss": epoch.validation_loss,
+        "validation_score": epoch.score,
+        "bits_per_weight": epoch.bits,
+    }
+    told = {f"train.{epoch.technique}.{n}": v for n, v in numbers.items() if v is not None}
+    return _finite(told)
 
 
 def _place(device: str, threads: int) -> str:

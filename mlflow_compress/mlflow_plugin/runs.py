@@ -93,6 +93,7 @@ class RunWriter:
         *,
         model_id: str | None = None,
         dataset: DatasetRef | None = None,
+        step: int = 0,
     ) -> None:
         """Log metrics, linked to a model and to the rows they were measured on."""
         now = int(time.time() * 1000)
@@ -101,7 +102,7 @@ class RunWriter:
                 key=key,
                 value=float(value),
                 timestamp=now,
-                step=0,
+                step=step,
                 model_id=model_id,
                 dataset_name=dataset.name if dataset else None,
                 dataset_digest=dataset.digest[:DIGEST_LENGTH] if dataset else None,

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,18 @@ from mlflow_compress import report as reporting
 from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
-from mlflow_compress.mlflow_plugin.logged import recipe_params, report_metrics
+from mlflow_compress.mlflow_plugin.logged import epoch_metrics, recipe_params, report_metrics
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, from_dict, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.retry import PATIENCE, is_transient
-from mlflow_compress.search.observer import SearchInfo
+from mlflow_compress.search.observer import Epoch, SearchInfo
 
 __all__ = ["Tracker", "read_trial"]
 
 KIND = "compress.kind"
 KEY = "compress.key"
+DROPPED = "compress.dropped"
 REPORT_FILE = "report.json"
 
 _NOTE = "mlflow.note.content"
@@ -33,6 +35,7 @@ _NOTE = "mlflow.note.content"
 _NOTE_LIMIT = 8000
 # Seconds; an open search on another host counts as dead after this.
 _MAX_AGE = 24 * 3600
+_PAGE = 1000
 
 
 class Tracker:
@@ -68,7 +71,9 @@ class Tracker:
         self._runs = RunWriter(self.client, experiment_id, resolve_tags(), patience)
         self._info: SearchInfo | None = None
         self._search_id = ""
-        self._open_trial = ""
+        self._open: dict[int, str] = {}
+        self._epochs: Counter[tuple[str, str]] = Counter()
+        self._finished_runs: dict[str, str] | None = None
         self._evaluation: DatasetRef | None = None
         # Here and not when a search starts: one that reuses every trial never starts.
         self._sweep()
@@ -84,24 +89,48 @@ class Tracker:
         return self._runs.experiment_id
 
     def finished_trials(self, keys: Sequence[str]) -> Mapping[str, Trial]:
-        """Return earlier complete trials among ``keys`` whose model is still there."""
+        """Return earlier complete trials among ``keys`` whose model is still there.
+
+        What was finished when this tracker was first asked is asked for once.
+        """
+        if self._finished_runs is None:
+            self._finished_runs = self._runs.do("look for earlier trials", self._all_finished)
         found = {}
         for key in keys:
-            trial = self._runs.do("look for an earlier trial", lambda k=key: self._finished(k))  # type: ignore[misc]
-            if trial is not None:
-                found[key] = trial
+            run_id = self._finished_runs.get(key)
+            if run_id is not None:
+                trial = self._runs.do(
+                    "read an earlier trial",
+                    lambda key=key, run_id=run_id: self._read(key, run_id),  # type: ignore[misc]
+                )
+                if trial is not None:
+                    found[key] = trial
         return found
 
-    def _finished(self, key: str) -> Trial | None:
-        query = f"tags.`{KEY}` = '{key}' AND attributes.status = 'FINISHED'"
-        newest = ["attributes.start_time DESC"]
-        for run in self.client.search_runs([self.experiment_id], query, order_by=newest):
-            trial = read_trial(self.client, run.info.run_id)
-            if trial is None or trial.variant is None or trial.key != key:
-                continue
-            if self._is_ready(trial.variant.model_uri):
-                return replace(trial, state="reused", path="")
-        return None
+    def _all_finished(self) -> dict[str, str]:
+        """Return the newest finished run of each trial, by the trial's key."""
+        query = f"tags.`{KIND}` = 'trial' AND attributes.status = 'FINISHED'"
+        found: dict[str, str] = {}
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], query, max_results=_PAGE, page_token=token,
+                order_by=["attributes.start_time DESC"],
+            )  # fmt: skip
+            for run in page:
+                if DROPPED not in run.data.tags and KEY in run.data.tags:
+                    found.setdefault(run.data.tags[KEY], run.info.run_id)
+            token = page.token
+            if not token:
+                return found
+
+    def _read(self, key: str, run_id: str) -> Trial | None:
+        trial = read_trial(self.client, run_id)
+        if trial is None or trial.variant is None or trial.key != key:
+            return None
+        if not self._is_ready(trial.variant.model_uri):
+            return None
+        return replace(trial, state="reused", path="")
 
     def _is_ready(self, model_uri: str) -> bool:
         model_id = model_uri.rpartition("/")[2]
@@ -149,20 +178,31 @@ class Tracker:
             "compress.recipe": recipe.label,
             "compress.number": str(number),
         }
-        self._open_trial = self._runs.create_run(recipe.label, tags, parent=self._search_id)
-        self._runs.log_params(self._open_trial, recipe_params(recipe))
+        run_id = self._runs.create_run(recipe.label, tags, parent=self._search_id)
+        self._open[number] = run_id
+        self._runs.log_params(run_id, recipe_params(recipe))
+
+    def trial_trained(self, number: int, epochs: Sequence[Epoch]) -> None:
+        """Log the numbers of epochs as metrics, one step per epoch."""
+        run_id = self._open[number]
+        for epoch in epochs:
+            # a technique may train twice, each time from epoch 1
+            self._epochs[run_id, epoch.technique] += 1
+            step = self._epochs[run_id, epoch.technique]
+            self._runs.log_numbers(run_id, epoch_metrics(epoch), step=step)
 
     def trial_finished(self, trial: Trial) -> Trial:
         """Log a trial's model, numbers, tables and report, and end its run."""
-        run_id = self._open_trial
+        run_id = self._open[trial.number]
         if trial.state == "dropped":
             self._close_dropped(run_id, trial)
+            del self._open[trial.number]
             return trial
         if trial.variant is None:
             self._runs.set_tag(run_id, _NOTE, f"Failed: {trial.error}")
             self._runs.set_tag(run_id, "compress.error", trial.error)
             self._runs.close(run_id, "FAILED")
-            self._open_trial = ""
+            del self._open[trial.number]
             return trial
         model_id = self._log_model(run_id, trial, trial.variant)
         variant = replace(trial.variant, model_uri=f"models:/{model_id}", run_id=run_id)
@@ -173,19 +213,18 @@ class Tracker:
         except BaseException:
             self._runs.discard_model(model_id)
             raise
-        self._open_trial = ""
+        del self._open[trial.number]
         return finished
 
     def _close_dropped(self, run_id: str, trial: Trial) -> None:
         """End the run of a trial that was not measured to the end; it is not reused."""
         self._runs.set_tag(run_id, _NOTE, f"Dropped: {trial.error}")
-        self._runs.set_tag(run_id, "compress.dropped", trial.error)
+        self._runs.set_tag(run_id, DROPPED, trial.error)
         if trial.partial is not None:
             # An accuracy on fewer rows would stand beside others as if it were one of them.
             numbers, _ = report_metrics(replace(trial.partial, accuracy=None, fidelity=None))
             self._runs.log_numbers(run_id, numbers)
         self._runs.close(run_id, "FINISHED")
-        self._open_trial = ""
 
     def _log_model(self, run_id: str, trial: Trial, variant: Variant) -> str:
         if not trial.path:
@@ -248,11 +287,12 @@ class Tracker:
         self._log_report(run_id, trial)
 
     def search_finished(self, trials: Sequence[Trial], status: str) -> None:
-        """Log what came of the search and end its run, and the trial's that it broke off in."""
+        """Log what came of the search and end its run, and those of trials that it broke off in."""
         try:
-            if self._open_trial:
-                self._discard_trial(self._open_trial, "KILLED" if status == "KILLED" else "FAILED")
-                self._open_trial = ""
+            while self._open:
+                number = next(iter(self._open))
+                broken = "KILLED" if status == "KILLED" else "FAILED"
+                self._discard_trial(self._open.pop(number), broken)
             if status == "FINISHED":
                 self._summarise(trials)
         except BaseException:

@@ -4,6 +4,15 @@ from mlflow_compress.search.budget import Budget
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.effects import Effect, allocate, sensitivity, sensitivity_rows
 from mlflow_compress.search.evolution import Tried
+from mlflow_compress.search.executors import (
+    Executor,
+    Inline,
+    Options,
+    Process,
+    cores,
+    executor_names,
+    get_executor,
+)
 from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objective_values
 from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
@@ -20,9 +29,13 @@ __all__ = [
     "DroppedError",
     "Effect",
     "Evaluator",
+    "Executor",
+    "Inline",
     "NullObserver",
     "Observer",
+    "Options",
     "Point",
+    "Process",
     "Range",
     "Screen",
     "SearchInfo",
@@ -32,7 +45,10 @@ __all__ = [
     "TrialEvaluator",
     "Tried",
     "allocate",
+    "cores",
+    "executor_names",
     "front",
+    "get_executor",
     "get_strategy",
     "hypervolume",
     "objective_values",

@@ -55,11 +55,15 @@ class Watch:
             self._variants.append(trial.variant)
         self._volumes.append(volume(self._variants, self._objectives))
 
-    def ended(self) -> str:
-        """Return why the search ends now, empty when it goes on."""
+    def ended(self, running: int = 0) -> str:
+        """Return why no trial begins any more, empty when one may.
+
+        Args:
+            running: how many have begun and are not done.
+        """
         budget, done = self._budget, len(self._volumes)
-        if budget.trials is not None and done >= budget.trials:
-            return f"{done} trials are done"
+        if budget.trials is not None and done + running >= budget.trials:
+            return f"{budget.trials} trials are done"
         if budget.seconds is not None and self._clock() - self._began >= budget.seconds:
             return f"{budget.seconds:g} seconds have passed"
         if budget.patience is not None and done > budget.patience:

@@ -24,6 +24,9 @@ _START = 12
 _PARENTS = 16
 """The best so many are parents."""
 
+_FEWEST = 4
+"""A fifth of what was tried are parents, but no fewer."""
+
 _CROSSED = 0.5
 """How often a child has two parents."""
 
@@ -58,7 +61,7 @@ def breed(space: Space, history: Sequence[Tried], rng: np.random.Generator) -> P
     """
     if len(history) < _START:
         return draw(space, rng, alike=True)
-    parents = best(history, _PARENTS)
+    parents = best(history, min(_PARENTS, max(_FEWEST, len(history) // 5)))
     if not parents:
         return draw(space, rng, alike=True)
     point = _tournament(parents, rng).point

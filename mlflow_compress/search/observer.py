@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlflow_compress.records import DatasetRef, Recipe, Trial
+from mlflow_compress.techniques.train_data import Epoch
 
-__all__ = ["NullObserver", "Observer", "SearchInfo"]
+__all__ = ["WINDOW", "Epoch", "NullObserver", "Observer", "SearchInfo"]
+
+WINDOW = 4
+"""So many trials are on their way at most, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ class SearchInfo:
 
 
 class Observer(Protocol):
-    """Receives a search's records in order; may raise, which ends the search."""
+    """Receives a search's records in order, in one thread; may raise, which ends the search.
+
+    Several trials may be open at a time. ``finished_trials`` is called from another thread.
+    """
 
     def finished_trials(self, keys: Sequence[str]) -> Mapping[str, Trial]:
         """Return earlier complete trials among ``keys``, by key (state ``reused``)."""
@@ -45,6 +52,9 @@ class Observer(Protocol):
 
     def trial_started(self, number: int, recipe: Recipe, key: str) -> None:
         """Say that a trial begins."""
+
+    def trial_trained(self, number: int, epochs: Sequence[Epoch]) -> None:
+        """Record epochs that an unfinished trial was trained for; observers may do without."""
 
     def trial_finished(self, trial: Trial) -> Trial:
         """Record a trial; return it with ``model_uri`` and ``run_id`` filled in."""
@@ -64,6 +74,9 @@ class NullObserver:
         """Do nothing."""
 
     def trial_started(self, number: int, recipe: Recipe, key: str) -> None:
+        """Do nothing."""
+
+    def trial_trained(self, number: int, epochs: Sequence[Epoch]) -> None:
         """Do nothing."""
 
     def trial_finished(self, trial: Trial) -> Trial:

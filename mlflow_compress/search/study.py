@@ -1,30 +1,29 @@
 """The study: one ask/tell loop that serves every strategy, with each recipe tried once."""
 
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
-from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Trial, Variant
-from mlflow_compress.search.budget import Budget
-from mlflow_compress.search.observer import Observer, SearchInfo
+from mlflow_compress.search.budget import Budget, Watch
+from mlflow_compress.search.executors import Executor, Inline, Options
+from mlflow_compress.search.observer import WINDOW, Observer, SearchInfo
 from mlflow_compress.search.proposals import Proposals
-from mlflow_compress.search.screen import DroppedError
+from mlflow_compress.search.recording import Recording
+from mlflow_compress.search.running import Pending, Running
 from mlflow_compress.search.space import Space
 from mlflow_compress.search.strategies import Strategy
 from mlflow_compress.search.trial import Made
+from mlflow_compress.techniques.train_data import Epoch
 
 __all__ = ["Evaluator", "run_search"]
-
-_log = logging.getLogger(__name__)
 
 
 class Evaluator(Protocol):
     """Applies one recipe and measures the variant.
 
-    One that has a method ``learn(trial)`` hears of every finished trial, in order.
+    One that has a method ``learn(trial)`` hears of every finished trial, in order. One that has
+    ``make(recipe, key, screen, watch)`` and ``timed(variant, path)`` measures latency apart. To be
+    used on workers it must be picklable and have a ``work_dir``.
     """
 
     def key(self, recipe: Recipe) -> str:
@@ -52,6 +51,10 @@ def run_search(
     seed: int = 0,
     violations: Callable[[Variant], Mapping[str, float]] = lambda variant: {},
     on_trial: Callable[[Trial], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    executor: Executor | None = None,
+    window: int = WINDOW,
+    in_order: bool = True,
 ) -> tuple[Trial, ...]:
     """Try different recipes until the budget or the space is used up; return trials in order.
 
@@ -73,76 +76,62 @@ def run_search(
         violations: by how much a variant breaks the limits that matter; strategies that learn
             look for variants that break none.
         on_trial: called with each trial when it is finished.
+        on_epoch: called with each epoch of a training in this process.
+        executor: where trials run; in this process by default. It is closed at the end.
+        window: how many trials are on their way at most: so many outcomes a strategy does without
+            when it is asked for the next recipe, whatever the number of workers.
+        in_order: tell the strategy what came of trials in the order in which they were asked for,
+            so that the search can be repeated; else as they come.
     """
-    done: list[Trial] = []
-    record = _Record(observer, info)
+    record = Recording(observer, info)
     watch = (budget or Budget(trials)).start(objectives)
     learn = getattr(evaluator, "learn", lambda trial: None)
     proposals = Proposals(space, strategy, objectives, seed, violations)
+    executor = executor or Inline(Options())
+    running = Running(evaluator, executor, record, window, in_order, on_epoch)
+    done: list[Pending] = []
+
+    def outcomes() -> list[Trial]:
+        return [trial for one in done if (trial := one.trial) is not None] + running.finished()
+
     try:
-        while not watch.ended():
-            proposal = proposals.next()
-            if proposal is None:
-                break
-            trial = _one(len(done), proposal.recipe, evaluator, record)
-            proposals.tell(proposal, trial)
-            learn(trial)
-            watch.add(trial)
-            done.append(trial)
-            if on_trial is not None:
-                on_trial(trial)
+        while _ask(proposals, running, watch) or running.waiting:
+            for pending in running.take():
+                assert pending.trial is not None
+                proposals.tell(pending.proposal, pending.trial)
+                learn(pending.trial)
+                watch.add(pending.trial)
+                done.append(pending)
+                if on_trial is not None:
+                    on_trial(pending.trial)
+        trials_done = [_recorded(pending) for pending in sorted(done, key=lambda p: p.number)]
     except KeyboardInterrupt:
-        record.close(done, "KILLED")
+        running.close()
+        record.close(outcomes(), "KILLED")
         raise
     except BaseException:
-        record.close(done, "FAILED")
+        running.close()
+        record.close(outcomes(), "FAILED")
         raise
-    record.close(done, "FINISHED")
-    return tuple(done)
+    running.close()
+    record.close(trials_done, "FINISHED")
+    return tuple(trials_done)
 
 
-class _Record:
-    """Opens the observer's record at the first trial that is really run."""
-
-    def __init__(self, observer: Observer, info: SearchInfo) -> None:
-        self.observer = observer
-        self.info = info
-        self._is_open = False
-
-    def open(self) -> Observer:
-        if not self._is_open:
-            self._is_open = True
-            self.observer.search_started(self.info)
-        return self.observer
-
-    def close(self, trials: Sequence[Trial], status: str) -> None:
-        if self._is_open:
-            self.observer.search_finished(trials, status)
+def _ask(proposals: Proposals, running: Running, watch: Watch) -> bool:
+    """Begin as many trials as there is room for; return whether any began."""
+    before = running.asked
+    while running.has_room() and not watch.ended(len(running.waiting)):
+        proposal = proposals.next()
+        if proposal is None:
+            break
+        running.start(proposal)
+    return running.asked > before
 
 
-def _one(number: int, recipe: Recipe, evaluator: Evaluator, record: _Record) -> Trial:
-    key = evaluator.key(recipe)
-    earlier = record.observer.finished_trials([key]).get(key)
-    if earlier is not None and earlier.variant is not None:
-        # The key names the source by its content; it may have become a newer version since.
-        variant = replace(earlier.variant, source=record.info.source)
-        return replace(
-            earlier, number=number, state="reused", variant=variant, steps=0, reused_steps=0
-        )
-    observer = record.open()
-    observer.trial_started(number, recipe, key)
-    started = time.monotonic()
-    try:
-        made = Made(*evaluator.evaluate(recipe, key))
-    except DroppedError as error:
-        trial = Trial(number, key, recipe, "dropped", error=str(error), partial=error.report)
-    except TechniqueError as error:
-        trial = Trial(number, key, recipe, "failed", error=" ".join(str(error).split()))
-    except Exception as error:  # noqa: BLE001 - one recipe's accident must not end the search
-        _log.debug("trial %d (%s) failed", number, recipe.label, exc_info=True)
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        trial = Trial(number, key, recipe, "failed", error=text)
-    else:
-        trial = Trial(number, key, recipe, "complete", variant=made.variant, path=made.path)
-        trial = replace(trial, steps=made.steps, reused_steps=made.reused_steps)
-    return observer.trial_finished(replace(trial, seconds=time.monotonic() - started))
+def _recorded(pending: Pending) -> Trial:
+    """Return a trial with its run and its model."""
+    if pending.recorded is not None:
+        return pending.recorded.result()
+    assert pending.trial is not None
+    return pending.trial

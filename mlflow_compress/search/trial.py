@@ -1,8 +1,8 @@
 """A trial: one recipe applied to the source, packed, and measured."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import file_digest
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
 from mlflow_compress.targets import needs_of
 from mlflow_compress.techniques import Context, RecipeResult
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.train_data import Epoch, TrainData
 
 __all__ = ["Made", "TrialEvaluator"]
 
@@ -70,6 +70,7 @@ class TrialEvaluator:
         seed: seed of techniques and bootstraps.
         cache: keeps what the first steps of recipes made; None keeps nothing.
         screen: tells what need not be measured to the end; None measures everything.
+        checkpoints: where trainings that are broken off go on from; None keeps none.
     """
 
     source: onnx.ModelProto
@@ -86,6 +87,7 @@ class TrialEvaluator:
     seed: int = 0
     cache: StepCache | None = None
     screen: Screen | None = None
+    checkpoints: Path | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
 
     def key(self, recipe: Recipe) -> str:
@@ -117,17 +119,43 @@ class TrialEvaluator:
         """Apply, pack, measure; return the variant and the path of its packed file.
 
         Raises:
+            CompressError: as :meth:`make`.
+        """
+        made = self.make(recipe, key, self.screen)
+        return made._replace(variant=self.timed(made.variant, Path(made.path)))
+
+    def make(
+        self,
+        recipe: Recipe,
+        key: str,
+        screen: Screen | None = None,
+        watch: Callable[[Epoch], None] | None = None,
+    ) -> Made:
+        """Apply, pack, and measure all but latency.
+
+        Args:
+            recipe: what to apply.
+            key: the trial's key.
+            screen: tells what need not be measured to the end.
+            watch: hears of every epoch of a training.
+
+        Raises:
             TechniqueError: the recipe cannot be applied to this model, or what it made does
                 not run.
             DroppedError: the screen says that no target can take it.
         """
-        if self.screen is not None and (reason := self.screen.cannot_run(recipe)):
+        if screen is not None and (reason := screen.cannot_run(recipe)):
             raise DroppedError(reason, None)
         inputs: Mapping[str, np.ndarray] | None = None
         if self.calibration is not None:
             inputs = self.calibration.inputs
         context = Context(
-            calibration=inputs, seed=self.seed, work_dir=self.work_dir, train=self._train_data
+            calibration=inputs,
+            seed=self.seed,
+            work_dir=self.work_dir,
+            train=self._train_data,
+            on_epoch=watch,
+            checkpoints=self.checkpoints,
         )
         # On a busy machine two BLAS threads that spin for each other take many times as long.
         with threadpool_limits(1):
@@ -138,9 +166,37 @@ class TrialEvaluator:
         packed.save(made, path)
         # A portable file decodes itself: what that takes, the device's runtime must have too.
         needs = needs_of(made if recipe.profile == "portable" else result.model)
-        report = replace(self._report(result, path), needs=needs)
+        report = replace(self._report(result, path, screen), needs=needs)
         variant = Variant(key, recipe, report, source=self.uri)
         return Made(variant, str(path), applied.steps, applied.reused)
+
+    def timed(self, variant: Variant, path: Path) -> Variant:
+        """Return the variant with its latency on this machine, measured against the source's.
+
+        Args:
+            variant: a variant.
+            path: its packed file.
+        """
+        latency = tuple(self._latency(path, n) for n in self.threads if self.latency_rounds)
+        return replace(variant, report=replace(variant.report, latency=latency))
+
+    def at(self, folder: Path) -> "TrialEvaluator":
+        """Return the same evaluator for a worker, which writes to a folder of its own.
+
+        The cache of steps and the checkpoints stay where they are if that is a folder here too.
+        """
+        cache = self.cache
+        if cache is not None and not cache.folder.parent.is_dir():
+            cache = StepCache(folder / "steps", cache.limit)
+        kept = self.checkpoints
+        if kept is not None and not kept.parent.is_dir():
+            kept = None
+        return replace(self, work_dir=folder, cache=cache, checkpoints=kept)
+
+    def __reduce__(self) -> Any:
+        """Leave behind what was computed once: sessions cannot go to another process."""
+        values = [getattr(self, item.name) for item in fields(self)]
+        return type(self), tuple(values)
 
     def learn(self, trial: Trial) -> None:
         """Hear of a finished trial."""
@@ -187,17 +243,16 @@ class TrialEvaluator:
         """The source's outputs on the evaluation rows, computed once per search."""
         return measure.run(self._source_sessions[1], self.evaluation)
 
-    def _report(self, result: RecipeResult, path: Path) -> Report:
+    def _report(self, result: RecipeResult, path: Path, screen: Screen | None) -> Report:
         report = self._sizes(result, path)
         session = packed.load(path, threads=1)
-        if self.screen is not None:
-            self._look(self.screen, report, session)
+        if screen is not None:
+            self._look(screen, report, session)
         outputs = measure.run(session, self.evaluation)
         return replace(
             report,
             accuracy=self._accuracy(outputs),
             fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
-            latency=tuple(self._latency(path, n) for n in self.threads if self.latency_rounds),
         )
 
     def _look(self, screen: Screen, report: Report, session: measure.Runnable) -> None:

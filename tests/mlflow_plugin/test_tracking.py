@@ -273,7 +273,7 @@ def test_what_a_killed_job_left_open_is_closed_by_the_next(tracker, store_uri, t
         "tracker.search_started(SearchInfo('x', 'y', 'z', 1, 'grid'))\n"
         "tracker.trial_started(0, Recipe(), 'a')\n"
         "tracker.client.create_logged_model(\n"
-        "    tracker.experiment_id, 'half', tracker._open_trial)\n"
+        "    tracker.experiment_id, 'half', tracker._open[0])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     home = str(Path(mlflow_compress.__file__).parents[1])

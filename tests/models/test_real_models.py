@@ -23,7 +23,10 @@ RECIPES = {
     "fold": [("fold", {})],
     "prune": [("fold", {}), ("prune", {"sparsity": 0.3})],
     "prune and repair": [("fold", {}), ("prune", {"sparsity": 0.3, "repair": True})],
+    "shrink": [("fold", {}), ("shrink", {"ratio": 0.25, "repair": False})],
     "share": [("fold", {}), ("share", {"clusters": 256})],
+    "share and repair": [("fold", {}), ("share", {"clusters": 256}), ("repair", {})],
+    "quantize and repair": [("quantize", {}), ("repair", {})],
     "entropy_share": [("fold", {}), ("entropy_share", {"bits": 5.0})],
     "quantize": [("fold", {}), ("quantize", {})],
     "weight_only 8": [("weight_only", {"bits": 8})],
@@ -31,7 +34,14 @@ RECIPES = {
     "dynamic": [("dynamic", {})],
     "float16": [("float16", {})],
 }
-SLOW = {"prune and repair", "entropy_share", "weight_only 8", "weight_only 4"}
+SLOW = {
+    "prune and repair",
+    "share and repair",
+    "quantize and repair",
+    "entropy_share",
+    "weight_only 8",
+    "weight_only 4",
+}
 QUICK_MODELS = {"magika", "rapidocr cls", "silero vad", "text2tashkeel"}
 QUANTIZED = "is the model quantized already"
 REFUSED = {

@@ -62,7 +62,7 @@ def search(evaluator, targets, recipes):
     evaluator = replace(evaluator, screen=Screen(targets, OBJECTIVES) if targets else None)
     return run_search(
         Space.parse(recipes), get_strategy("manual"), evaluator, NullObserver(), INFO,
-        trials=100, objectives=OBJECTIVES,
+        trials=100, objectives=OBJECTIVES, window=1,
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_agreement_alone_is_enough_to_drop(evaluator):
     screened = replace(evaluator, screen=Screen([device], ("rate", "agreement")))
     trials = run_search(
         Space.parse([GOOD, WORSE]), get_strategy("manual"), screened, NullObserver(), INFO,
-        trials=9, objectives=("rate", "agreement"),
+        trials=9, objectives=("rate", "agreement"), window=1,
     )  # fmt: skip
     assert states(trials) == ["complete", "dropped"]
     assert "% at the most" in trials[1].error

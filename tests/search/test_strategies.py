@@ -137,8 +137,16 @@ def test_evolution_reaches_in_a_large_space_what_chance_does_not():
     assert volumes["evolution"] > 1.3 * volumes["random"]
 
 
-@pytest.mark.parametrize("strategy", ["tpe", "evolution"])
-def test_limits_of_a_target_draw_the_search_to_what_can_be_promoted(strategy):
+WIDE = [
+    [
+        {"prune": {"sparsity": {"low": 0.0, "high": 0.99, "step": 0.005}}},
+        {"share": {"clusters": {"low": 4, "high": 128}}},
+    ]
+]
+
+
+@pytest.mark.parametrize(("strategy", "seeds"), [("tpe", 5), ("evolution", 10)])
+def test_limits_of_a_target_draw_the_search_to_what_can_be_promoted(strategy, seeds):
     target = load_target(
         {"name": "tiny", "limits": {"size": "1400B"}, "accuracy": {"max_drop": 0.03}}
     )
@@ -147,7 +155,8 @@ def test_limits_of_a_target_draw_the_search_to_what_can_be_promoted(strategy):
         return sum(max(violations(t.variant, [target]).values()) <= 0 for t in found)
 
     def count(**options):
-        return sum(feasible(search(strategy, 40, seed=seed, **options)) for seed in range(4))
+        found = [search(strategy, 40, spec=WIDE, seed=s, **options) for s in range(seeds)]
+        return sum(map(feasible, found))
 
     assert count(violations=lambda v: violations(v, [target])) > count()
 

@@ -68,7 +68,9 @@ SPARSITIES = [0.1, 0.2, 0.3, 0.4]
 SPACE = [[{"prune": {"sparsity": {"choices": SPARSITIES}}}]]
 
 
-def search(strategy="grid", spec=SPACE, trials=100, evaluator=None, observer=None, seed=0):
+def search(
+    strategy="grid", spec=SPACE, trials=100, evaluator=None, observer=None, seed=0, **options
+):
     evaluator, observer = evaluator or FakeEvaluator(), observer or Recorder()
     done = run_search(
         Space.parse(spec),
@@ -78,6 +80,7 @@ def search(strategy="grid", spec=SPACE, trials=100, evaluator=None, observer=Non
         INFO,
         trials=trials,
         objectives=("rate", "accuracy"),
+        **options,
         seed=seed,
     )
     return done, evaluator, observer
@@ -143,11 +146,21 @@ def test_a_failed_trial_is_recorded_in_one_line_and_the_search_goes_on(error):
     assert done[1].variant is None
 
 
-def test_ctrl_c_closes_the_record_as_killed():
+@pytest.mark.parametrize("window", [1, 4])
+def test_ctrl_c_closes_the_record_as_killed(window):
+    observer = Recorder()
+    interrupted = FakeEvaluator(fail_on=(0.3,), error=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search(observer=observer, evaluator=interrupted, window=window)
+    assert observer.calls == ["start", 0, 1, 2, ("KILLED", 2)]
+
+
+def test_what_the_observer_raises_ends_the_search():
     observer = Recorder(fail_at=2)
     with pytest.raises(KeyboardInterrupt):
         search(observer=observer)
-    assert observer.calls == ["start", 0, 1, 2, ("KILLED", 2)]
+    assert observer.calls[:4] == ["start", 0, 1, 2]
+    assert observer.calls[-1][0] == "KILLED"
 
 
 def test_strategy_names_are_checked():

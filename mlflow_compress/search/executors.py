@@ -1,0 +1,390 @@
+"""Where trials run: in this process, in others, or on a cluster, all behind one seam.
+
+A trial is a pure function of what it is given, so that it can run anywhere and be repeated. What
+every trial needs (the source, the data) is shared once and reaches each worker once.
+"""
+
+import difflib
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
+
+__all__ = [
+    "Dask",
+    "Executor",
+    "Inline",
+    "Options",
+    "Process",
+    "Ray",
+    "cores",
+    "executor_names",
+    "get_executor",
+    "worker_died",
+]
+
+GROUP = "mlflow_compress.executors"
+
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
+)
+
+_DEAD = frozenset(
+    {
+        "BrokenExecutor",
+        "BrokenProcessPool",
+        "TerminatedWorkerError",
+        "KilledWorker",
+        "WorkerCrashedError",
+        "NodeDiedError",
+        "ObjectLostError",
+    }
+)
+"""What pools and clusters raise when a worker is gone, by class name: no common base class."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an executor may be told.
+
+    Attributes:
+        workers: how many trials run at a time; None is what the machine or the cluster has.
+        address: where the cluster is (``tcp://host:8786``, ``ray://host:10001``, ``auto``); empty
+            starts one on this machine.
+        wait: seconds to wait for a suitable worker.
+        device: whether trials are timed, which asks for a worker with the resource ``device``.
+        env: environment variables of workers on this machine.
+    """
+
+    workers: int | None = None
+    address: str = ""
+    wait: float = 60.0
+    device: bool = False
+    env: Mapping[str, str] = field(default_factory=lambda: dict(_ONE_THREAD))
+
+
+class Executor(ABC):
+    """Runs functions, several at a time; used by one search.
+
+    Attributes:
+        name: the word used in configurations.
+        workers: how many run at a time, known once it is open.
+        is_local: whether functions run in the calling process, each before ``submit`` returns.
+        times_here: whether latency is measured by the calling process, else by ``submit`` with
+            ``device``.
+    """
+
+    name: ClassVar[str]
+    is_local: ClassVar[bool] = False
+    times_here: ClassVar[bool] = False
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.workers = options.workers or 1
+
+    @abstractmethod
+    def open(self) -> None:
+        """Start workers, or find them.
+
+        Raises:
+            ConfigError: a package is missing.
+            UnreachableError: there is no cluster, or none with a suitable worker in time.
+        """
+
+    @abstractmethod
+    def share(self, path: Path) -> Any:
+        """Return an argument for :meth:`submit` that arrives as the file's bytes, or its path."""
+
+    @abstractmethod
+    def submit(
+        self, function: Callable[..., Any], *args: Any, device: bool = False
+    ) -> "Future[Any]":
+        """Begin to run a function.
+
+        Args:
+            function: importable by name on the workers.
+            args: what it gets; may hold shared arguments.
+            device: run it on a worker with the resource ``device``, of which there is one, so that
+                nothing else that asks for it runs at the same time.
+        """
+
+    @abstractmethod
+    def repair(self) -> None:
+        """Replace workers that died; what was running is not run again."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers at once; safe to call twice, and when opening failed."""
+
+
+class Inline(Executor):
+    """Runs each trial in the calling process, one after the other."""
+
+    name = "inline"
+    is_local = True
+    times_here = True
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.workers = 1
+
+    def open(self) -> None:
+        """Need nothing."""
+
+    def share(self, path: Path) -> Any:
+        """Return the path."""
+        return str(path)
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, device: bool = False
+    ) -> "Future[Any]":
+        """Run a function now."""
+        future: Future[Any] = Future()
+        future.set_result(function(*args))
+        return future
+
+    def repair(self) -> None:
+        """Have no workers."""
+
+    def close(self) -> None:
+        """Have no workers."""
+
+
+class Process(Executor):
+    """Runs trials in processes of this machine, kept alive from one search to the next (loky)."""
+
+    name = "process"
+    times_here = True
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.workers = options.workers or cores()
+        self._pool: Any = None
+
+    def open(self) -> None:
+        """Start the processes."""
+        from loky import get_reusable_executor
+
+        self._pool = get_reusable_executor(
+            max_workers=self.workers, timeout=60, env=dict(self.options.env)
+        )
+
+    def share(self, path: Path) -> Any:
+        """Return the path: the processes see the same files."""
+        return str(path)
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, device: bool = False
+    ) -> "Future[Any]":
+        """Begin to run a function."""
+        future: Future[Any] = self._pool.submit(function, *args)
+        return future
+
+    def repair(self) -> None:
+        """Start new processes."""
+        self.open()
+
+    def close(self) -> None:
+        """End processes that still run something; idle ones serve the next search."""
+        if self._pool is not None:
+            busy = bool(self._pool._pending_work_items)
+            if busy:
+                self._pool.shutdown(wait=True, kill_workers=True)
+            self._pool = None
+
+
+class Dask(Executor):
+    """Runs trials on a dask cluster, or on a local one started for the search."""
+
+    name = "dask"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._cluster: Any = None
+        self._client: Any = None
+
+    def open(self) -> None:
+        """Connect to the cluster, or start one, and wait for its workers."""
+        try:
+            from distributed import Client, LocalCluster
+        except ImportError:
+            raise ConfigError(
+                "search.executor dask needs dask: pip install 'mlflow-compress[dask]'"
+            ) from None
+        wait, address = self.options.wait, self.options.address
+        if not address:
+            os.environ.update(self.options.env)  # nannies hand their environment on
+            self._cluster = LocalCluster(
+                n_workers=self.options.workers or cores(),
+                threads_per_worker=1,
+                resources={"device": 1},
+                dashboard_address=None,
+                host="127.0.0.1",
+            )
+        try:
+            self._client = Client(self._cluster or address, timeout=wait)
+        except (OSError, ValueError) as error:
+            raise UnreachableError(f"dask: no scheduler answers at {address}: {error}") from error
+        self._await_workers(wait)
+
+    def _await_workers(self, wait: float) -> None:
+        end = time.monotonic() + wait
+        wanted = 1 if self.options.address else self.options.workers or cores()
+        while True:
+            known = self._client.scheduler_info(n_workers=-1)["workers"]
+            timed = [w for w in known.values() if w.get("resources", {}).get("device", 0) >= 1]
+            if len(known) >= wanted and (timed or not self.options.device):
+                break
+            if time.monotonic() >= end:
+                what = "no worker" if not known else "no worker with --resources device=1"
+                raise UnreachableError(
+                    f"dask: the cluster offers {what} after {wait:g} s ({len(known)} workers); "
+                    "latency is measured on one that has the resource device=1"
+                    if known
+                    else f"dask: the cluster offers no worker after {wait:g} s"
+                )
+            time.sleep(0.05)
+        self.workers = min(self.options.workers or len(known), max(len(known), 1))
+
+    def share(self, path: Path) -> Any:
+        """Hand the file to the cluster once; workers fetch it from each other.
+
+        As a task and not as scattered data: the scheduler makes it again when the worker that
+        held it dies.
+        """
+        return self._client.submit(bytes, path.read_bytes(), pure=False)
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, device: bool = False
+    ) -> "Future[Any]":
+        """Begin to run a function."""
+        resources = {"device": 1} if device else None
+        inner = self._client.submit(
+            function, *args, resources=resources, pure=False, retries=0, priority=10 * device
+        )
+        outer: Future[Any] = Future()
+
+        def done(finished: Any) -> None:
+            try:
+                outer.set_result(finished.result())
+            except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+                outer.set_exception(error)
+
+        inner.add_done_callback(done)
+        return outer
+
+    def repair(self) -> None:
+        """Wait for the workers that nannies start again."""
+        self._await_workers(self.options.wait)
+
+    def close(self) -> None:
+        """Leave the cluster; end it if it was started here."""
+        for held in (self._client, self._cluster):
+            if held is not None:
+                held.close()
+        self._client = self._cluster = None
+
+
+class Ray(Executor):
+    """Runs trials on a ray cluster, or on a local one started for the search."""
+
+    name = "ray"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._ray: Any = None
+
+    def open(self) -> None:
+        """Connect to the cluster, or start one."""
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError(
+                "search.executor ray needs ray: pip install 'mlflow-compress[ray]'"
+            ) from None
+        count = self.options.workers or cores()
+        # workers import what this process imports, and print nothing into its output
+        paths = os.environ.get("PYTHONPATH", "")
+        quiet: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "runtime_env": {"env_vars": {**self.options.env, "PYTHONPATH": paths}},
+        }
+        try:
+            if self.options.address:
+                ray.init(self.options.address, **quiet)
+            else:
+                ray.init(num_cpus=count, resources={"device": 1}, include_dashboard=False, **quiet)
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UnreachableError(f"ray: no cluster at {self.options.address}: {first}") from error
+        self._ray = ray
+        has = ray.cluster_resources()
+        if self.options.device and has.get("device", 0) < 1:
+            self.close()
+            raise UnreachableError(
+                "ray: the cluster offers no worker with the resource device=1, on which latency "
+                "is measured: start a node with --resources='{\"device\": 1}'"
+            )
+        self.workers = max(1, min(count, int(has.get("CPU", 1))))
+
+    def share(self, path: Path) -> Any:
+        """Put the file into the object store once."""
+        return self._ray.put(path.read_bytes())
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, device: bool = False
+    ) -> "Future[Any]":
+        """Begin to run a function."""
+        asked = {"resources": {"device": 1}} if device else {}
+        remote = self._ray.remote(max_retries=0, num_cpus=1, **asked)(function)
+        future: Future[Any] = remote.remote(*args).future()
+        return future
+
+    def repair(self) -> None:
+        """Need nothing: ray starts workers as it needs them."""
+
+    def close(self) -> None:
+        """Leave the cluster; end it if it was started here."""
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_died(error: BaseException) -> bool:
+    """Whether an error says that a worker is gone, rather than what the trial did."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not isinstance(error, CompressError) and bool(names & _DEAD)
+
+
+def executor_names() -> list[str]:
+    """Return the names of all installed executors, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def get_executor(name: str, options: Options) -> Executor:
+    """Return a new executor by its name.
+
+    Raises:
+        ConfigError: there is none of that name; the message lists what there is.
+    """
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            made: Executor = entry.load()(options)
+            return made
+    names = executor_names()
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise ConfigError(f"search.executor: must be one of {', '.join(names)}, got {name!r}{hint}")

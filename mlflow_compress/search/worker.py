@@ -1,0 +1,142 @@
+"""One trial as a pure function: what runs on a worker, and what comes back."""
+
+import logging
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow_compress.errors import TechniqueError
+from mlflow_compress.records import Recipe, Report, Variant
+from mlflow_compress.search.screen import DroppedError, Screen
+from mlflow_compress.search.trial import Made
+from mlflow_compress.techniques.train_data import Epoch
+
+__all__ = ["Outcome", "pack_evaluator", "run_shared", "run_trial", "time_shared"]
+
+_log = logging.getLogger(__name__)
+
+State = Literal["complete", "dropped", "failed"]
+Watch = Callable[[Epoch], None]
+
+_HELD: dict[str, Any] = {}
+"""The evaluator that this process used last, by its digest: unpacking one takes a while."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial.
+
+    Attributes:
+        state: ``complete``, ``dropped`` or ``failed``.
+        seconds: how long it took.
+        variant: the variant, when complete.
+        path: its packed file, when that lies on this machine.
+        data: its packed file, when it was made elsewhere.
+        error: why it is not complete.
+        partial: what was measured of one that was dropped.
+        steps: how many steps the recipe has.
+        reused_steps: how many of them were there already.
+        epochs: the epochs that were trained and not told of yet.
+    """
+
+    state: State
+    seconds: float
+    variant: Variant | None = None
+    path: str = ""
+    data: bytes | None = None
+    error: str = ""
+    partial: Report | None = None
+    steps: int = 0
+    reused_steps: int = 0
+    epochs: tuple[Epoch, ...] = ()
+
+
+def run_trial(
+    evaluator: Any,
+    recipe: Recipe,
+    key: str,
+    screen: Screen | None = None,
+    watch: Watch | None = None,
+) -> Outcome:
+    """Try a recipe; an accident of one recipe is an outcome, not an error."""
+    started = time.monotonic()
+
+    def after() -> float:
+        return time.monotonic() - started
+
+    try:
+        if hasattr(evaluator, "make"):
+            made = evaluator.make(recipe, key, screen, watch)
+        else:
+            made = Made(*evaluator.evaluate(recipe, key))
+    except DroppedError as error:
+        return Outcome("dropped", after(), error=str(error), partial=error.report)
+    except TechniqueError as error:
+        return Outcome("failed", after(), error=" ".join(str(error).split()))
+    except Exception as error:  # noqa: BLE001 - one recipe's accident must not end the search
+        _log.debug("%s failed", recipe.label, exc_info=True)
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Outcome("failed", after(), error=text)
+    return Outcome(
+        "complete",
+        after(),
+        made.variant,
+        made.path,
+        steps=made.steps,
+        reused_steps=made.reused_steps,
+    )
+
+
+def pack_evaluator(evaluator: Any) -> bytes:
+    """Return what a worker needs to try recipes, as bytes."""
+    import cloudpickle
+
+    data: bytes = cloudpickle.dumps(evaluator)
+    return data
+
+
+def run_shared(
+    shared: bytes | str, digest: str, recipe: Recipe, key: str, screen: bytes
+) -> Outcome:
+    """Try a recipe on a worker.
+
+    Args:
+        shared: the packed evaluator, or the file that holds it.
+        digest: its sha256.
+        recipe: what to try.
+        key: the trial's key.
+        screen: what is known of what targets take, pickled.
+    """
+    epochs: list[Epoch] = []
+    known = pickle.loads(screen)
+    outcome = run_trial(_evaluator(shared, digest), recipe, key, known, epochs.append)
+    outcome = replace(outcome, epochs=tuple(epochs))
+    if not outcome.path:
+        return outcome
+    path = Path(outcome.path)
+    data = path.read_bytes()
+    path.unlink()
+    return replace(outcome, path="", data=data)
+
+
+def time_shared(shared: bytes | str, digest: str, variant: Variant, data: bytes) -> Variant:
+    """Measure a variant's latency on a worker; see :func:`run_shared`."""
+    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+        path = Path(folder) / "variant.onnx"
+        path.write_bytes(data)
+        timed: Variant = _evaluator(shared, digest).timed(variant, path)
+        return timed
+
+
+def _evaluator(shared: bytes | str, digest: str) -> Any:
+    if digest not in _HELD:
+        _HELD.clear()
+        # from the search that started this worker, which could run anything here anyway
+        made = pickle.loads(Path(shared).read_bytes() if isinstance(shared, str) else shared)
+        folder = Path(tempfile.mkdtemp(prefix="mlflow-compress-worker-"))
+        _HELD[digest] = made.at(folder) if hasattr(made, "at") else made
+    return _HELD[digest]
