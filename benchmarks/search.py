@@ -3,6 +3,7 @@
     python benchmarks/search.py strategies    # hypervolume of gp, tpe, random … against the grid
     python benchmarks/search.py prefix        # time saved by steps that recipes have in common
     python benchmarks/search.py overhead      # time per trial besides technique and measurement
+    python benchmarks/search.py workers       # trials per minute of two processes beside one
 
 The grid's points are measured once (benchmarks/out/search_grid.json); strategies then look them up,
 so that seeds cost nothing but the strategy's own time. The hypervolume is that of powers of ten of
@@ -30,10 +31,12 @@ from mlflow_compress.records import Recipe, Trial, Variant, from_dict, to_dict
 from mlflow_compress.search import (
     Budget,
     NullObserver,
+    Options,
     SearchInfo,
     Space,
     StepCache,
     TrialEvaluator,
+    get_executor,
     get_strategy,
     run_search,
     volume,
@@ -237,6 +240,7 @@ def overhead(trials: int) -> dict[str, Any]:
                 return replace(made.variant, key=key, recipe=recipe), made.path
 
         example = {k: v[:2] for k, v in evaluator.evaluation.inputs.items()}
+        began = time.perf_counter()
         tracker = Tracker("overhead", f"sqlite:///{folder}/mlflow.db", input_example=example)
         run_search(
             Space.parse([[sparsity]]), get_strategy("tpe"), Fixed(), tracker,
@@ -244,17 +248,49 @@ def overhead(trials: int) -> dict[str, Any]:
             budget=Budget(trials), objectives=OBJECTIVES,
             on_trial=lambda trial: ends.append(time.perf_counter()),
         )  # fmt: skip
+        whole = 1000 * (time.perf_counter() - began) / trials
         os.chdir(HERE)
     took = 1000 * np.diff(ends)
     early, late = statistics.median(took[5:25]), statistics.median(took[-20:])
-    print(f"{trials} trials: {statistics.median(took):.0f} ms per trial (median); "
-          f"trials 5 to 25 {early:.0f} ms, the last 20 {late:.0f} ms")  # fmt: skip
-    return {"median": float(statistics.median(took)), "early": early, "late": late}
+    print(f"{trials} trials: {whole:.0f} ms per trial from the first call to the last run's end; "
+          f"median {statistics.median(took):.0f} ms, trials 5 to 25 {early:.0f} ms, the last 20 {late:.0f} ms")  # fmt: skip
+    return {"whole": whole, "median": float(statistics.median(took)), "early": early, "late": late}
+
+
+def workers(trials: int, rounds: int = 3) -> dict[str, Any]:
+    """Print trials per minute of two processes beside one, in turn; logging is not part of it."""
+    space = Space.parse(
+        [
+            [
+                {"prune": {"sparsity": {"low": 0.8, "high": 0.95}, "repair": True}},
+                {"share": {"clusters": {"choices": [8, 16, 32]}}},
+            ]
+        ]
+    )
+    pace: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        evaluator = make_evaluator(Path(folder))
+        evaluator.check_source()
+        for number in range(rounds):
+            for count in (1, 2) if number % 2 else (2, 1):
+                executor = get_executor("process", Options(workers=count))
+                executor.open()  # starting processes is not what is compared
+                executor.submit(int).result()
+                began = time.perf_counter()
+                run_search(
+                    space, get_strategy("random"), evaluator, NullObserver(), INFO,
+                    budget=Budget(trials), objectives=OBJECTIVES, executor=executor, seed=number,
+                )  # fmt: skip
+                pace[count].append(60 * trials / (time.perf_counter() - began))
+    one, two = (statistics.median(pace[count]) for count in (1, 2))
+    print(f"{trials} trials, {rounds} rounds in turn: {one:.1f} a minute on one process, {two:.1f} "
+          f"on two: {two / one:.2f} times as many")  # fmt: skip
+    return {"one": pace[1], "two": pace[2], "ratio": two / one}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["strategies", "prefix", "overhead"])
+    parser.add_argument("what", choices=["strategies", "prefix", "overhead", "workers"])
     parser.add_argument("--names", nargs="+", default=["random", "tpe", "nsga2", "evolution", "gp"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=200)
@@ -262,8 +298,10 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     if args.what == "strategies":
         made = strategies(args.names, args.seeds)
+    elif args.what == "prefix":
+        made = prefix()
     else:
-        made = prefix() if args.what == "prefix" else overhead(args.trials)
+        made = {"overhead": overhead, "workers": workers}[args.what](args.trials)
     (OUT / f"search_{args.what}.json").write_text(json.dumps(made, indent=1))
 
 

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.errors import SourceNotFoundError
-from mlflow_compress.mlflow_plugin.tracking import KIND, read_trial
+from mlflow_compress.mlflow_plugin.earlier import KIND, read_trial
 from mlflow_compress.records import Trial
 from mlflow_compress.registry.retry import PATIENCE, patiently
 from mlflow_compress.report.page import DecisionLine

@@ -17,13 +17,14 @@ from mlflow.entities import (
     LoggedModelStatus,
     Metric,
     Param,
+    RunTag,
 )
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.records import DatasetRef
 from mlflow_compress.registry.retry import PATIENCE, patiently
 
-__all__ = ["DIGEST_LENGTH", "RunWriter", "model_name"]
+__all__ = ["DIGEST_LENGTH", "RunWriter", "metric_entities", "model_name"]
 
 Result = TypeVar("Result")
 
@@ -37,6 +38,31 @@ _TABLES = "mlflow.loggedArtifacts"
 def model_name(label: str) -> str:
     """Return a name for a logged model: MLflow forbids some characters there."""
     return re.sub(r"[/:.%\"']", "_", label)
+
+
+def metric_entities(
+    run_id: str,
+    metrics: Mapping[str, float],
+    *,
+    model_id: str | None = None,
+    dataset: DatasetRef | None = None,
+    step: int = 0,
+) -> list[Metric]:
+    """Return metrics as MLflow stores them, linked to a model and to rows."""
+    now = int(time.time() * 1000)
+    return [
+        Metric(
+            key=key,
+            value=float(value),
+            timestamp=now,
+            step=step,
+            model_id=model_id,
+            dataset_name=dataset.name if dataset else None,
+            dataset_digest=dataset.digest[:DIGEST_LENGTH] if dataset else None,
+            run_id=run_id,
+        )
+        for key, value in metrics.items()
+    ]
 
 
 class RunWriter:
@@ -96,21 +122,13 @@ class RunWriter:
         step: int = 0,
     ) -> None:
         """Log metrics, linked to a model and to the rows they were measured on."""
-        now = int(time.time() * 1000)
-        entities = [
-            Metric(
-                key=key,
-                value=float(value),
-                timestamp=now,
-                step=step,
-                model_id=model_id,
-                dataset_name=dataset.name if dataset else None,
-                dataset_digest=dataset.digest[:DIGEST_LENGTH] if dataset else None,
-                run_id=run_id,
-            )
-            for key, value in metrics.items()
-        ]
-        self.do("log metrics", lambda: self.client.log_batch(run_id, metrics=entities))
+        entities = metric_entities(run_id, metrics, model_id=model_id, dataset=dataset, step=step)
+        self.log_batch(run_id, entities, {})
+
+    def log_batch(self, run_id: str, metrics: Sequence[Metric], tags: Mapping[str, str]) -> None:
+        """Log metrics and set tags in one call; MLflow cuts long values."""
+        entities = [RunTag(key, value) for key, value in tags.items()]
+        self.do("log metrics", lambda: self.client.log_batch(run_id, metrics, tags=entities))
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Log parameters."""
@@ -127,12 +145,18 @@ class RunWriter:
         ``MlflowClient.log_table`` appends to what is there, so that repeating it after a lost
         answer would double the rows.
         """
+        for key, value in self.write_tables(run_id, tables).items():
+            self.set_tag(run_id, key, value)
+
+    def write_tables(
+        self, run_id: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> dict[str, str]:
+        """Write the artifacts of :meth:`log_tables`; return the tags that are left to be set."""
         for file, rows in tables.items():
             columns = list(rows[0]) if rows else []
             data = [[row.get(column) for column in columns] for row in rows]
             self.log_text(run_id, json.dumps({"columns": columns, "data": data}), file)
-        value = json.dumps([{"path": file, "type": "table"} for file in tables])
-        self.set_tag(run_id, _TABLES, value)
+        return {_TABLES: json.dumps([{"path": file, "type": "table"} for file in tables])}
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         """Set one tag of a run; MLflow cuts long values."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking.context.registry import resolve_tags
 
@@ -16,26 +15,21 @@ from mlflow_compress import report as reporting
 from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
+from mlflow_compress.mlflow_plugin.earlier import DROPPED, KEY, KIND, REPORT_FILE, Earlier
 from mlflow_compress.mlflow_plugin.logged import epoch_metrics, recipe_params, report_metrics
-from mlflow_compress.mlflow_plugin.runs import RunWriter
-from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, from_dict, to_dict
+from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
+from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
-from mlflow_compress.registry.retry import PATIENCE, is_transient
+from mlflow_compress.registry.retry import PATIENCE
 from mlflow_compress.search.observer import Epoch, SearchInfo
 
-__all__ = ["Tracker", "read_trial"]
-
-KIND = "compress.kind"
-KEY = "compress.key"
-DROPPED = "compress.dropped"
-REPORT_FILE = "report.json"
+__all__ = ["Tracker"]
 
 _NOTE = "mlflow.note.content"
 # MLflow cuts run tags at 8000 characters; a table cut in the middle is unreadable.
 _NOTE_LIMIT = 8000
 # Seconds; an open search on another host counts as dead after this.
 _MAX_AGE = 24 * 3600
-_PAGE = 1000
 
 
 class Tracker:
@@ -73,7 +67,7 @@ class Tracker:
         self._search_id = ""
         self._open: dict[int, str] = {}
         self._epochs: Counter[tuple[str, str]] = Counter()
-        self._finished_runs: dict[str, str] | None = None
+        self._earlier = Earlier(self._runs)
         self._evaluation: DatasetRef | None = None
         # Here and not when a search starts: one that reuses every trial never starts.
         self._sweep()
@@ -89,60 +83,8 @@ class Tracker:
         return self._runs.experiment_id
 
     def finished_trials(self, keys: Sequence[str]) -> Mapping[str, Trial]:
-        """Return earlier complete trials among ``keys`` whose model is still there.
-
-        What was finished when this tracker was first asked is asked for once.
-        """
-        if self._finished_runs is None:
-            self._finished_runs = self._runs.do("look for earlier trials", self._all_finished)
-        found = {}
-        for key in keys:
-            run_id = self._finished_runs.get(key)
-            if run_id is not None:
-                trial = self._runs.do(
-                    "read an earlier trial",
-                    lambda key=key, run_id=run_id: self._read(key, run_id),  # type: ignore[misc]
-                )
-                if trial is not None:
-                    found[key] = trial
-        return found
-
-    def _all_finished(self) -> dict[str, str]:
-        """Return the newest finished run of each trial, by the trial's key."""
-        query = f"tags.`{KIND}` = 'trial' AND attributes.status = 'FINISHED'"
-        found: dict[str, str] = {}
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id], query, max_results=_PAGE, page_token=token,
-                order_by=["attributes.start_time DESC"],
-            )  # fmt: skip
-            for run in page:
-                if DROPPED not in run.data.tags and KEY in run.data.tags:
-                    found.setdefault(run.data.tags[KEY], run.info.run_id)
-            token = page.token
-            if not token:
-                return found
-
-    def _read(self, key: str, run_id: str) -> Trial | None:
-        trial = read_trial(self.client, run_id)
-        if trial is None or trial.variant is None or trial.key != key:
-            return None
-        if not self._is_ready(trial.variant.model_uri):
-            return None
-        return replace(trial, state="reused", path="")
-
-    def _is_ready(self, model_uri: str) -> bool:
-        model_id = model_uri.rpartition("/")[2]
-        try:
-            if str(self.client.get_logged_model(model_id).status) != "READY":
-                return False
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-        files = self.client.list_logged_model_artifacts(model_id)
-        return any(file.path == "MLmodel" for file in files)
+        """Return earlier complete trials among ``keys`` whose model is still there."""
+        return self._earlier.trials(keys)
 
     def search_started(self, info: SearchInfo) -> None:
         """Open the parent run."""
@@ -257,16 +199,16 @@ class Tracker:
         name = f"{trial.recipe.label} · {report.rate:.1f}x"
         self._runs.rename(run_id, name)
         self._runs.log_datasets(run_id, self._info.datasets if self._info else {})
-        numbers, quality = report_metrics(report)
-        self._runs.log_numbers(run_id, numbers, model_id=model_id)
         dataset = self._evaluation
         if report.accuracy is not None:
             dataset = report.accuracy.dataset
-        if quality:
-            self._runs.log_numbers(run_id, quality, model_id=model_id, dataset=dataset)
+        numbers, quality = report_metrics(report)
+        metrics = metric_entities(run_id, numbers, model_id=model_id)
+        metrics += metric_entities(run_id, quality, model_id=model_id, dataset=dataset)
         note = f"**{name}**, variant of `{variant.source}`\n\n{reporting.stage_markdown(report)}"
-        self._runs.set_tag(run_id, _NOTE, _cut(note))
-        self._runs.log_tables(run_id, {"layers/layers.json": reporting.layer_rows(report)})
+        layers = {"layers/layers.json": reporting.layer_rows(report)}
+        tags = {_NOTE: _cut(note), **self._runs.write_tables(run_id, layers)}
+        self._runs.log_batch(run_id, metrics, tags)
         self._log_report(run_id, trial)
 
     def _log_report(self, run_id: str, trial: Trial) -> None:
@@ -385,20 +327,6 @@ class Tracker:
                 tags[OWNER], run.info.start_time, _MAX_AGE
             ):
                 self._discard_trial(run.info.run_id, "KILLED")
-
-
-def read_trial(client: Any, run_id: str) -> Trial | None:
-    """Rebuild a trial from its run; None when its report is damaged or gone."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = client.download_artifacts(run_id, REPORT_FILE, folder)
-            return from_dict(Trial, json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, FileNotFoundError):
-            return None
-        except MlflowException as error:
-            if is_transient(error):
-                raise
-            return None
 
 
 def _cut(text: str) -> str:
