@@ -253,7 +253,8 @@ def overhead(trials: int) -> dict[str, Any]:
     took = 1000 * np.diff(ends)
     early, late = statistics.median(took[5:25]), statistics.median(took[-20:])
     print(f"{trials} trials: {whole:.0f} ms per trial from the first call to the last run's end; "
-          f"median {statistics.median(took):.0f} ms, trials 5 to 25 {early:.0f} ms, the last 20 {late:.0f} ms")  # fmt: skip
+          f"median {statistics.median(took):.0f} ms, trials 5 to 25 {early:.0f} ms, the last 20 "
+          f"{late:.0f} ms")  # fmt: skip
     return {"whole": whole, "median": float(statistics.median(took)), "early": early, "late": late}
 
 
