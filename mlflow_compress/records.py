@@ -22,6 +22,7 @@ __all__ = [
     "LayerReport",
     "Memory",
     "Needs",
+    "OperatorTime",
     "Profile",
     "Recipe",
     "Report",
@@ -284,6 +285,15 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class OperatorTime:
+    """Milliseconds per call that a kind of operator takes in a variant and in its source."""
+
+    operator: str
+    ms: float
+    source_ms: float
+
+
+@dataclass(frozen=True)
 class Memory:
     """Peak resident bytes of a fresh process that runs the variant on a device."""
 
@@ -312,7 +322,8 @@ class Needs:
 class Report:
     """Every number of one variant; what was not measured is None, never invented.
 
-    ``memory_bytes`` is the peak on this machine, ``memory`` has those on other devices.
+    ``memory_bytes`` is the peak on this machine, ``memory`` has those on other devices. ``slower``
+    are the operators responsible where the variant is slower than its source on this machine.
     """
 
     size_bytes: int
@@ -328,6 +339,7 @@ class Report:
     memory_bytes: int | None = None
     memory: tuple[Memory, ...] = ()
     needs: Needs | None = None
+    slower: tuple[OperatorTime, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,8 @@ class Tracker:
         metrics = metric_entities(run_id, numbers, model_id=model_id)
         metrics += metric_entities(run_id, quality, model_id=model_id, dataset=dataset)
         note = f"**{name}**, variant of `{variant.source}`\n\n{reporting.stage_markdown(report)}"
+        if slower := reporting.format_slower(report):
+            note += f"\n\n{slower}"
         layers = {"layers/layers.json": reporting.layer_rows(report)}
         tags = {_NOTE: _cut(note), **self._runs.write_tables(run_id, layers)}
         self._runs.log_batch(run_id, metrics, tags)

@@ -2,6 +2,7 @@
 
 from mlflow_compress.report.figures import front_figure, layers_figure, sensitivity_figure
 from mlflow_compress.report.tables import (
+    format_slower,
     front_markdown,
     layer_rows,
     stage_markdown,
@@ -9,6 +10,7 @@ from mlflow_compress.report.tables import (
 )
 
 __all__ = [
+    "format_slower",
     "front_figure",
     "front_markdown",
     "layer_rows",

@@ -13,6 +13,7 @@ from mlflow_compress.report.tables import (
     format_drop,
     format_latency,
     format_quality,
+    format_slower,
     layer_rows,
 )
 
@@ -127,6 +128,7 @@ def _details(variant: Variant) -> dict[str, Any]:
     return {
         "label": variant.recipe.label,
         "rate": f"{report.rate:.1f}x",
+        "slower": format_slower(report),
         "stages": [_stage(report, index) for index in range(len(report.stages))],
         "layers": [tuple(row.values()) for row in layer_rows(report)],
     }

@@ -10,6 +10,7 @@ __all__ = [
     "format_drop",
     "format_latency",
     "format_quality",
+    "format_slower",
     "front_markdown",
     "layer_rows",
     "markdown_table",
@@ -50,6 +51,19 @@ def format_latency(report: Report) -> str:
     drift = latency.drift or 0.0
     told = f", drift {100 * drift:+.0f} %" if abs(drift) > _DRIFT else ""
     return f"{latency.p50:.3g} ms ({latency.ratio:.2f}x{told})"
+
+
+def format_slower(report: Report) -> str:
+    """Say which operators make a variant slower than its source; empty when it is not."""
+    if not report.slower or not report.latency:
+        return ""
+    told = ", ".join(
+        f"{one.operator} {one.ms:.3g} ms (source {one.source_ms:.3g} ms)" for one in report.slower
+    )
+    return (
+        f"{report.latency[0].ratio:.2f} times as slow as the source on this machine. By "
+        f"onnxruntime's profiler, per call: {told}."
+    )
 
 
 def format_quality(report: Report) -> str:

@@ -178,7 +178,14 @@ class TrialEvaluator:
             path: its packed file.
         """
         latency = tuple(self._latency(path, n) for n in self.threads if self.latency_rounds)
-        return replace(variant, report=replace(variant.report, latency=latency))
+        report = replace(variant.report, latency=latency)
+        if latency and latency[0].ratio_interval.low > 1:
+            model = packed.unpack(path) if packed.is_packed(path) else onnx.load(path)
+            slower = measure.slower_operators(
+                model, self.source, self.evaluation, latency[0].threads
+            )
+            report = replace(report, slower=slower)
+        return replace(variant, report=report)
 
     def at(self, folder: Path) -> "TrialEvaluator":
         """Return the same evaluator for a worker, which writes to a folder of its own.
