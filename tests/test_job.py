@@ -12,6 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 import mlflow_compress
+from mlflow_compress import job
+from mlflow_compress.config import absolute_paths, parse_config
 from mlflow_compress.errors import ConfigError
 from tests.tiny import tiny_model
 
@@ -189,6 +191,37 @@ def test_training_rows_train_and_are_part_of_the_trial_s_identity(project):
     assert untrained.tags["compress.sha256"] != trained.tags["compress.sha256"]
 
 
+def test_a_training_that_was_broken_off_goes_on_and_logs_every_epoch(project):
+    class Impatient(job.Watcher):
+        def __init__(self, last):
+            self.epochs, self.last = [], last
+
+        def epoch(self, epoch):
+            self.epochs.append(epoch.epoch)
+            if epoch.epoch == self.last:
+                raise KeyboardInterrupt
+
+    np.savez(project.folder / "train.npz", **rows_of(project))
+    changes = {
+        "recipe": [{"prune": {"sparsity": 0.5, "epochs": 6, "batch": 16}}],
+        "data": {"evaluation": "rows.npz", "train": "train.npz"},
+        "search": {"latency_rounds": 0, "workers": 1, "checkpoint_folder": "kept"},
+    }
+    config = absolute_paths(parse_config(project.config | changes), project.folder)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(config, watcher=Impatient(4))
+    assert len(list((project.folder / "kept").glob("*.pt"))) == 1
+    assert open_runs(project.client) == []
+    again = Impatient(None)
+    (trial,) = job.run(config, watcher=again).trials
+    assert again.epochs == [4, 5, 6]  # the epoch that was told last had not been saved
+    assert list((project.folder / "kept").iterdir()) == []
+    run = project.client.get_run(trial.variant.run_id)
+    assert {"train.prune.loss", "train.prune.validation_loss"} <= set(run.data.metrics)
+    history = project.client.get_metric_history(run.info.run_id, "train.prune.loss")
+    assert [point.step for point in history] == [4, 5, 6]
+
+
 def test_distill_needs_training_rows(project):
     project.refuses(2, "recipe[0]", "distill", "data.train", recipe=["distill"])
 
@@ -254,7 +287,8 @@ def test_a_cache_folder_serves_the_next_search(project):
 def test_a_dropped_trial_has_a_run_of_its_own_and_is_not_reused(project):
     targets = [{"name": "device", "limits": {"size": "3kB"}, "accuracy": {"max_drop": 0.5}}]
     recipes = [[{"share": {"clusters": 16}}], []]
-    done = project.run(recipe=None, recipes=recipes, targets=targets)
+    search = {"latency_rounds": 2, "window": 1}
+    done = project.run(recipe=None, recipes=recipes, targets=targets, search=search)
     assert done.exit_code == 0, done.output
     assert "dropped: " in done.stderr
     assert "1 run now, 0 reused, 0 failed, 1 dropped" in done.stdout

@@ -128,9 +128,9 @@ class Tracker:
         """Log the numbers of epochs as metrics, one step per epoch."""
         run_id = self._open[number]
         for epoch in epochs:
-            # a technique may train twice, each time from epoch 1
-            self._epochs[run_id, epoch.technique] += 1
-            step = self._epochs[run_id, epoch.technique]
+            # a technique may train twice, each time from epoch 1; a training may go on from any
+            step = max(self._epochs[run_id, epoch.technique] + 1, epoch.epoch)
+            self._epochs[run_id, epoch.technique] = step
             self._runs.log_numbers(run_id, epoch_metrics(epoch), step=step)
 
     def trial_finished(self, trial: Trial) -> Trial:
