@@ -289,16 +289,44 @@ def workers(trials: int, rounds: int = 3) -> dict[str, Any]:
     return {"one": pace[1], "two": pace[2], "ratio": two / one}
 
 
+def plot(curves: dict[str, Any], path: Path) -> None:
+    """Draw the mean share of the grid's hypervolume, and its range over seeds, after each trial."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "mlflow-compress"  # the same bytes each time
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    styles = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+    for (name, curve), style in zip(curves.items(), styles, strict=False):
+        shares = np.array(curve["shares"])
+        trials = np.arange(1, shares.shape[1] + 1)
+        (line,) = axes.plot(trials, shares.mean(axis=0), label=name, linestyle=style)
+        axes.fill_between(
+            trials, shares.min(axis=0), shares.max(axis=0), alpha=0.12, color=line.get_color()
+        )
+    axes.axhline(0.95, color="grey", linewidth=0.8)
+    axes.set(xlabel="trials (the grid has 142)", ylabel="share of the grid's hypervolume",
+             ylim=(0.5, 1.01), xlim=(1, None))  # fmt: skip
+    axes.legend(loc="lower right")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["strategies", "prefix", "overhead", "workers"])
     parser.add_argument("--names", nargs="+", default=["random", "tpe", "nsga2", "evolution", "gp"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--plot", type=Path, help="draw the strategies' curves into this .svg")
     args = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     if args.what == "strategies":
         made = strategies(args.names, args.seeds)
+        if args.plot is not None:
+            plot(made, args.plot)
     elif args.what == "prefix":
         made = prefix()
     else:
