@@ -6,22 +6,24 @@ layers before it now give it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.onnx_graph import (
     Weight,
-    at_opset,
     clone,
     float_weights,
     initializers,
-    prepend_nodes,
     set_initializer,
-    unique_name,
+)
+from mlflow_compress.techniques.onnx_integers import (
+    Integers,
+    needed_version,
+    raise_version,
+    write_integers,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import (
@@ -36,15 +38,6 @@ from mlflow_compress.techniques.rate import Grid, round_feedback
 from mlflow_compress.techniques.weight_only import WeightOnlySettings
 
 __all__ = ["channel_axis", "channel_scales", "weight_only"]
-
-_MIN_OPSET = 13
-"""The first version whose DequantizeLinear has an axis."""
-
-_GROUP_OPSET = 21
-"""The first with a scale per block, and with int4; its IR version is 10."""
-
-_INT2_OPSET = 25
-"""The first with int2; its IR version is 13."""
 
 _TINY = 64
 
@@ -63,12 +56,14 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
     inputs: Mapping[str, np.ndarray] = {}
     if settings.method == "gptq":
         inputs = check_calibration(model, context.calibration)
-    model = _at_version(model, settings)
+    kinds = {_kind(settings, product) for product in (False, True)}
+    model = raise_version(model, needed_version(kinds, blocks=settings.group_size > 0))
     weights = _chosen(model, settings)
     made = clone(model)
     layers = {layer.weight: layer for layer in linear_layers(made)} if inputs else {}
     pair = Pair.of(model, made, inputs, settings.rows) if inputs else None
-    quantized: dict[str, Quantized] = {}
+    quantized: dict[str, Integers] = {}
+    products = {name for n in model.graph.node if n.op_type == "MatMul" for name in n.input}
     notes: list[str] = []
     whole: list[str] = []
     for name in sorted(weights, key=lambda n: list(layers).index(n) if n in layers else -1):
@@ -86,51 +81,16 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
             symbols = _nearest(array, scales, settings.bits)
         else:
             symbols, scales = _gptq(pair, made, layer, axis, block, settings, context.seed)
+        kind = _kind(settings, name in products)
+        quantized[name] = Integers(symbols, scales, axis, kind, block)
         # the layers after it see the rounded weights
-        set_initializer(initializers(made)[name], symbols * scales)
-        quantized[name] = Quantized(symbols, scales, axis, block)
+        set_initializer(initializers(made)[name], quantized[name].values())
     if whole:
         notes.append(
             f"one scale per output, for want of groups of {settings.group_size} inputs: "
             f"{', '.join(whole)}"
         )
-    return Result(*_with_integers(made, quantized, settings), tuple(notes))
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """Integers of a weight tensor, in its shape, and scales that broadcast to it.
-
-    Attributes:
-        symbols: the integers.
-        scales: the scales.
-        axis: the channels' axis.
-        block: how many inputs of a channel share a scale; 0 for all.
-    """
-
-    symbols: np.ndarray
-    scales: np.ndarray
-    axis: int
-    block: int
-
-    def stored(self) -> tuple[np.ndarray, dict[str, int]]:
-        """Return the scales as DequantizeLinear takes them, and its attributes."""
-        if not self.block:
-            return self.scales.ravel(), {"axis": self.axis}
-        step = [slice(None)] * 2
-        step[1 - self.axis] = slice(None, None, self.block)
-        return self.scales[tuple(step)], {"axis": 1 - self.axis, "block_size": self.block}
-
-
-def _at_version(model: ModelProto, settings: WeightOnlySettings) -> ModelProto:
-    version, ir = _MIN_OPSET, 0
-    if settings.group_size or (settings.store == "narrow" and settings.bits <= 4):
-        version, ir = _GROUP_OPSET, 10
-    if settings.store == "narrow" and settings.bits == 2:
-        version, ir = _INT2_OPSET, 13
-    made = clone(at_opset(model, version))
-    made.ir_version = max(made.ir_version, ir)
-    return made
+    return Result(*write_integers(made, quantized), tuple(notes))
 
 
 def _kind(settings: WeightOnlySettings, product: bool) -> int:
@@ -272,33 +232,3 @@ def _chosen(model: ModelProto, settings: WeightOnlySettings) -> dict[str, Weight
             f"with at least {_TINY} elements (is the model quantized already?)"
         )
     return chosen
-
-
-def _with_integers(
-    model: ModelProto,
-    quantized: Mapping[str, Quantized],
-    settings: WeightOnlySettings,
-) -> tuple[ModelProto, dict[str, str]]:
-    """Put the integers, and the nodes that scale them, in the weights' place."""
-    taken = set(initializers(model)) | {n for node in model.graph.node for n in node.output}
-    products = {name for n in model.graph.node if n.op_type == "MatMul" for name in n.input}
-    origin: dict[str, str] = {}
-    nodes, tensors = [], []
-    for tensor in model.graph.initializer:
-        if tensor.name not in quantized:
-            tensors.append(tensor)
-            continue
-        scales, attributes = quantized[tensor.name].stored()
-        symbols = quantized[tensor.name].symbols
-        kind = _kind(settings, tensor.name in products)
-        dtype = helper.tensor_dtype_to_np_dtype(kind)
-        names = [unique_name(f"{tensor.name}_{part}", taken) for part in ("quantized", "scale")]
-        tensors.append(numpy_helper.from_array(symbols.astype(np.int8).astype(dtype), names[0]))
-        tensors.append(numpy_helper.from_array(scales.astype(np.float32), names[1]))
-        origin |= dict.fromkeys(names, tensor.name)
-        nodes.append(helper.make_node("DequantizeLinear", names, [tensor.name], **attributes))
-    made = clone(model)
-    del made.graph.initializer[:]
-    made.graph.initializer.extend(tensors)
-    prepend_nodes(made.graph, nodes)
-    return made, origin
