@@ -13,7 +13,7 @@ import torch
 from mlflow_compress.errors import DataError, SourceError
 from mlflow_compress.techniques.onnx_run import session
 
-__all__ = ["export_torch"]
+__all__ = ["export_torch", "quiet_export"]
 
 Inputs = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
 
@@ -53,7 +53,7 @@ def export_torch(
     was_training = module.training
     _set_training(module, False)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet_export(), torch.no_grad():
             model = _export(module, tensors, names)
             expected = module(*tensors) if check else None
     finally:
@@ -127,7 +127,7 @@ def _set_training(module: torch.nn.Module, mode: bool) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """Keep PyTorch's export warnings, log lines and prints from the user's terminal."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     loggers += [
