@@ -79,6 +79,8 @@ class Proposals:
         if self._listed is not None:
             return self._next_of(self._listed)
         point, asked = self._draw()
+        if point is None:
+            return None
         digest = self._digest(point)
         if digest in self._seen:
             if asked is not None:
@@ -134,7 +136,7 @@ class Proposals:
             self._last = point, self._space.recipe(point)
         return self._last[1]
 
-    def _draw(self) -> tuple[Point, "optuna.Trial | None"]:
+    def _draw(self) -> tuple[Point | None, "optuna.Trial | None"]:
         if self._propose is not None:
             return self._propose(self._space, self._history, self._rng), None
         assert self._study is not None

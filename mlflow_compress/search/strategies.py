@@ -40,7 +40,8 @@ class Strategy(Protocol):
     """Chooses points; one instance serves one search.
 
     A strategy without an Optuna sampler has a method ``propose(space, history, rng)`` that returns
-    a point (see :func:`~mlflow_compress.search.evolution.breed`); ``sampler`` is then not called.
+    a point (see :func:`~mlflow_compress.search.evolution.breed`), or None to end the search;
+    ``sampler`` is then not called.
     Attributes that count where they are there: ``whole`` (true: ask every parameter in every
     trial), ``plain`` (true: parameters that a point leaves unused are told at their lowest, so that
     equal recipes are equal points), ``blind`` (true: a repeated point is replaced by any new one,

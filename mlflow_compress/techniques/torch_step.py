@@ -47,10 +47,12 @@ class Lesson:
         """Prepare to train a model.
 
         Raises:
-            TechniqueError: the model has an operator that cannot be trained through, or PyTorch
-                computes something else than onnxruntime.
+            TechniqueError: the model has nothing to train, or an operator that cannot be trained
+                through, or PyTorch computes something else than onnxruntime.
         """
         student = Interpreter(model)
+        if not student.trained():
+            raise TechniqueError("there is nothing to train: the model has no float32 weights")
         rows = _data(context).head(_CHECKED)
         check_inputs(student.inputs, rows)
         check_interpreter(student, model, {name: rows[name] for name in student.inputs})

@@ -63,8 +63,8 @@ NETS: dict[str, Any] = {
         nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
     ),
     "BN": lambda: nn.Sequential(
-        *conv_bn(1, 16, 2), Residual(16), *conv_bn(16, 32, 2), Residual(32), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(32, 10),
+        *conv_bn(1, 16, 2), Residual(16), *conv_bn(16, 32, 2), Residual(32),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     ),
 }  # fmt: skip
 
@@ -105,15 +105,19 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 def rivals(bits: int) -> dict[str, Step]:
     """Return the ways to have weights of so many bits, by name."""
-    plugin = "neural_compressor"
-    return {
-        "NC gptq": Step(plugin, {"bits": bits}),
-        "NC gptq, groups of 32": Step(plugin, {"bits": bits, "group_size": 32}),
-        "NC rtn": Step(plugin, {"bits": bits, "algorithm": "rtn"}),
-        "NC rtn, groups of 32": Step(plugin, {"bits": bits, "algorithm": "rtn", "group_size": 32}),
-        "core rtn": Step("weight_only", {"bits": bits, "method": "rtn"}),
-        "core gptq": Step("weight_only", {"bits": bits}),
+    ways = {
+        "NC gptq": {},
+        "NC gptq, groups of 32": {"group_size": 32},
+        "NC gptq, symmetric": {"symmetric": True},
+        "NC rtn": {"algorithm": "rtn"},
+        "NC rtn, groups of 32": {"algorithm": "rtn", "group_size": 32},
+        "NC rtn, symmetric": {"algorithm": "rtn", "symmetric": True},
+        "NC rtn, symmetric, range": {"algorithm": "rtn", "symmetric": True, "search_range": True},
     }
+    steps = {k: Step("neural_compressor", {"bits": bits, **v}) for k, v in ways.items()}
+    steps["core rtn"] = Step("weight_only", {"bits": bits, "method": "rtn"})
+    steps["core gptq"] = Step("weight_only", {"bits": bits})
+    return steps
 
 
 def one(
@@ -168,14 +172,14 @@ def main() -> int:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print means over the seeds, and the standard deviation of the accuracy."""
-    print(f"{'net':14}{'bits':>5}  {'way':23}{'accuracy %':>14}{'source':>8}{'agree %':>9}"
+    print(f"{'net':14}{'bits':>5}  {'way':25}{'accuracy %':>14}{'source':>8}{'agree %':>9}"
           f"{'rate':>7}{'CPU s':>7}{'latency':>9}")  # fmt: skip
     for net, bits, way in dict.fromkeys((r["net"], r["bits"], r["way"]) for r in rows):
         same = [r for r in rows if (r["net"], r["bits"], r["way"]) == (net, bits, way)]
         mean = {k: float(np.mean([r[k] for r in same])) for k in same[0] if k not in _WORDS}
         spread = 100 * float(np.std([r["accuracy"] for r in same]))
         ratio = f"{mean['ratio']:8.2f}x" if "ratio" in mean else ""
-        print(f"{net:14}{bits:5}  {way:23}{100 * mean['accuracy']:8.1f} ±{spread:4.1f}"
+        print(f"{net:14}{bits:5}  {way:25}{100 * mean['accuracy']:8.1f} ±{spread:4.1f}"
               f"{100 * mean['source']:8.1f}{100 * mean['agreement']:9.1f}{mean['rate']:7.1f}"
               f"{mean['seconds']:7.1f}{ratio}")  # fmt: skip
 

@@ -38,17 +38,20 @@ def library() -> Any:
 
 def failed(error: Exception) -> TechniqueError:
     """Return the error that a person sees when the library raised one."""
-    lines = str(error).strip().splitlines()
-    return TechniqueError(f"neural_compressor fails on this model: {lines[0] if lines else error!r}")
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return TechniqueError(f"neural_compressor fails on this model: {lines[0]}")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the library's log and tables from the user's terminal."""
     log = logging.getLogger("neural_compressor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    log.addFilter(_nothing)  # not by its level: that is set when it is imported
     try:
         yield
     finally:
-        log.setLevel(level)
+        log.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

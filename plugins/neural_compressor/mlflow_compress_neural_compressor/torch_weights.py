@@ -53,7 +53,7 @@ def quantize_weights(model: ModelProto, settings: WeightSettings, context: Conte
     """
     layers = _layers(model)
     _check_names(model, settings)
-    kept = {name: why for name, why in _left_out(model, layers).items()}
+    kept = _left_out(model, layers)
     chosen = {n: layer for n, layer in layers.items() if n not in settings.exclude}
     if settings.algorithm == "gptq":
         inputs = check_calibration(model, context.calibration)
