@@ -8,13 +8,20 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mlflow_compress.techniques.onnx_graph import (
     at_opset,
+    attributes_of,
     clone,
     initializers,
     prepend_nodes,
     unique_name,
 )
 
-__all__ = ["Integers", "needed_version", "raise_version", "write_integers"]
+__all__ = [
+    "Integers",
+    "needed_version",
+    "raise_version",
+    "without_two_bits",
+    "write_integers",
+]
 
 _AXIS = (13, 0)
 """The first version whose DequantizeLinear has an axis, and the IR version that it needs."""
@@ -69,6 +76,22 @@ class Integers:
         if not self.block:
             return {"axis": self.axis}
         return {"axis": 1 - self.axis, "block_size": self.block}
+
+
+def without_two_bits(model: ModelProto) -> set[str]:
+    """Return the values that cannot be integers of 2 bits, for the sake of onnxruntime 1.32.
+
+    It fuses DequantizeLinear and a product with what is stored as [inputs, outputs] into a
+    MatMulNBits, which for 2 bits, signed or not, gives wrong results where the number of outputs
+    is no multiple of 4.
+    """
+    return {
+        name
+        for node in model.graph.node
+        if node.op_type == "MatMul"
+        or (node.op_type == "Gemm" and not attributes_of(node).get("transB", 0))
+        for name in node.input[:2]
+    }
 
 
 def needed_version(kinds: set[int], *, blocks: bool = False) -> tuple[int, int]:

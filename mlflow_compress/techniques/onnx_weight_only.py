@@ -23,6 +23,7 @@ from mlflow_compress.techniques.onnx_integers import (
     Integers,
     needed_version,
     raise_version,
+    without_two_bits,
     write_integers,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
@@ -63,7 +64,7 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
     layers = {layer.weight: layer for layer in linear_layers(made)} if inputs else {}
     pair = Pair.of(model, made, inputs, settings.rows) if inputs else None
     quantized: dict[str, Integers] = {}
-    products = {name for n in model.graph.node if n.op_type == "MatMul" for name in n.input}
+    products = without_two_bits(model)
     notes: list[str] = []
     whole: list[str] = []
     for name in sorted(weights, key=lambda n: list(layers).index(n) if n in layers else -1):
@@ -94,10 +95,7 @@ def weight_only(model: ModelProto, settings: WeightOnlySettings, context: Contex
 
 
 def _kind(settings: WeightOnlySettings, product: bool) -> int:
-    """Return the type of the integers.
-
-    onnxruntime 1.32 fuses int2 and MatMul into a MatMulNBits that gives wrong results: int4 there.
-    """
+    """Return the type of the integers."""
     if settings.store == "int8" or settings.bits > 4:
         return int(TensorProto.INT8)
     return int(TensorProto.INT2 if settings.bits == 2 and not product else TensorProto.INT4)

@@ -228,6 +228,20 @@ def test_narrow_storage_holds_the_same_integers(
         assert sizes["narrow"] < 0.75 * sizes["int8"]
 
 
+def test_products_that_onnxruntime_gets_wrong_with_two_bits_have_four(build, rng, evaluate, arrays):
+    """Where outputs are no multiple of 4, and the matrix is stored as [inputs, outputs]."""
+    array, settings = rng.normal(size=(64, 10)).astype(np.float32), {"bits": 2, "method": "rtn"}
+    for op in ("MatMul", "Gemm"):
+        node = helper.make_node(op, ["x", "w"], ["y"])
+        model = build([node], {"w": array}, [("x", ["n", 64])], [("y", ["n", 10])])
+        x = {"x": rng.normal(size=(8, 64)).astype(np.float32)}
+        wide, narrow = (
+            weight_only(model, WeightOnlySettings(**settings, store=store), Context()).model
+            for store in ("int8", "narrow")
+        )
+        assert error(evaluate, wide, narrow, x) < 1e-3
+
+
 def test_packing_makes_narrow_storage_no_smaller_than_int8(convnet, rows, evaluate):
     from mlflow_compress import packed
 

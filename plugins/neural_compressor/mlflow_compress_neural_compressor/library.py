@@ -1,5 +1,6 @@
 """The one place that imports neural_compressor: quietly, and with its known faults mended."""
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 from mlflow_compress.errors import MissingDependencyError, TechniqueError
 
-__all__ = ["FAILURES", "failed", "library", "quiet"]
+__all__ = ["FAILURES", "failed", "library", "little_garbage", "quiet"]
 
 FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, KeyError, NotImplementedError)
 """What the library raises on a model that it cannot handle."""
@@ -46,12 +47,25 @@ def failed(error: Exception) -> TechniqueError:
 def quiet() -> Iterator[None]:
     """Keep the library's log and tables from the user's terminal."""
     log = logging.getLogger("neural_compressor")
-    log.addFilter(_nothing)  # not by its level: that is set when it is imported
+
+    def mute(record: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(mute)  # not by its level, which is set when it is imported
     try:
         yield
     finally:
-        log.removeFilter(_nothing)
+        log.removeFilter(mute)
 
 
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
+@contextmanager
+def little_garbage() -> Iterator[None]:
+    """Make collecting garbage cheap: GPTQ does it after each layer, for longer than a layer takes.
+
+    What exists already is not looked at meanwhile.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -32,6 +32,7 @@ from mlflow_compress.techniques.onnx_run import (
 from mlflow_compress.techniques.torch_export import quiet_export
 from mlflow_compress.techniques.torch_interpreter import Interpreter, check_interpreter
 from mlflow_compress_neural_compressor.library import FAILURES, failed, library, quiet
+from mlflow_compress_neural_compressor.qdq import close_layers
 from mlflow_compress_neural_compressor.static import StaticSettings
 from mlflow_compress_neural_compressor.torch_rows import weight_layers
 
@@ -78,11 +79,17 @@ def quantize_static(model: ModelProto, settings: StaticSettings, context: Contex
     parameters = {id(values): name for name, values in module.trained().items()}
     names = {name: parameters[id(values)] for name, values in module.named_parameters()}
     folded = _integer_weights(made, names)
-    made = _ends(normalize(_with_names(folded.model, names)), model)
+    made, biases = close_layers(_with_names(folded.model, names), inputs, settings.rows)
+    made = _ends(normalize(made), model)
     if not any(tensor.data_type == TensorProto.INT8 for tensor in made.graph.initializer):
-        raise TechniqueError("neural_compressor_static found no weights to quantize")
+        raise TechniqueError(
+            "the library quantized no layer of this model (it knows Conv of 2 dimensions, Gemm and "
+            "MatMul)"
+        )
     session(made)  # what onnxruntime refuses ends here, not on a device
-    return Result(made, folded.origin)
+    held = initializers(made)
+    origin = {new: old for new, old in {**folded.origin, **biases}.items() if new in held}
+    return Result(made, origin)
 
 
 def _plain(model: ModelProto) -> ModelProto:

@@ -22,13 +22,20 @@ from mlflow_compress.techniques.onnx_integers import (
     Integers,
     needed_version,
     raise_version,
+    without_two_bits,
     write_integers,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_run import batches, check_calibration, probe
 from mlflow_compress.techniques.onnx_weight_only import channel_axis
 from mlflow_compress.techniques.torch_interpreter import Interpreter, check_interpreter
-from mlflow_compress_neural_compressor.library import FAILURES, failed, library, quiet
+from mlflow_compress_neural_compressor.library import (
+    FAILURES,
+    failed,
+    library,
+    little_garbage,
+    quiet,
+)
 from mlflow_compress_neural_compressor.torch_rows import OneBlock, row_scales, weight_layers
 from mlflow_compress_neural_compressor.weights import WeightSettings
 
@@ -76,13 +83,13 @@ def quantize_weights(model: ModelProto, settings: WeightSettings, context: Conte
             made = _gptq(module, known, model, inputs, blocks, settings)
         else:
             made = _rtn(chosen, model, blocks, settings)
-    kind = _kind(settings)
-    weights = {w.name: w for w in float_weights(model)}
+    weights, products = {w.name: w for w in float_weights(model)}, without_two_bits(model)
+    kinds = {name: _kind(settings, name in products) for name in chosen}
     integers = {
-        name: _integers(made[name], layer, weights[name], blocks[name], kind)
+        name: _integers(made[name], layer, weights[name], blocks[name], kinds[name])
         for name, layer in chosen.items()
     }
-    version = needed_version({kind}, blocks=any(blocks.values()))
+    version = needed_version(set(kinds.values()), blocks=any(blocks.values()))
     result = write_integers(raise_version(model, version), integers)
     return Result(*result, notes=_notes(kept, blocks, settings))
 
@@ -113,7 +120,7 @@ def _left_out(model: ModelProto, layers: Mapping[str, LinearLayer]) -> dict[str,
         if weight.tensor.data_type != TensorProto.FLOAT:
             reasons[weight.name] = "is not float32"
         elif kind not in ("Conv", "Gemm", "MatMul"):
-            reasons[weight.name] = f"is the weight of a {kind}, whose outputs have no one axis"
+            reasons[weight.name] = f"is the weight of {kind}, whose outputs have no one axis"
         else:
             reasons[weight.name] = f"is used by its {kind} in a way that has no rows"
     return reasons
@@ -145,10 +152,10 @@ def _block(layer: LinearLayer, model: ModelProto, settings: WeightSettings) -> i
     return size if layer.node.op_type != "Conv" and inputs > size else 0
 
 
-def _kind(settings: WeightSettings) -> int:
+def _kind(settings: WeightSettings, product: bool) -> int:
     if settings.store == "uint8" or settings.bits > 4:
         return int(TensorProto.UINT8)
-    return int(TensorProto.UINT2 if settings.bits == 2 else TensorProto.UINT4)
+    return int(TensorProto.UINT2 if settings.bits == 2 and not product else TensorProto.UINT4)
 
 
 def _config(maker: Any, blocks: Mapping[str, int], settings: WeightSettings, **more: Any) -> Any:
@@ -196,7 +203,8 @@ def _gptq(
             net = nc.prepare(net, config)
             for batch in batches(model, inputs, size=_BATCH, rows=settings.rows):
                 net(*(torch.from_numpy(np.ascontiguousarray(batch[n])) for n in module.inputs))
-            net = nc.convert(net)
+            with little_garbage():
+                net = nc.convert(net)
         except FAILURES as error:
             raise failed(error) from error
     layers = module.layers
