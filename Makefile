@@ -1,10 +1,15 @@
-# make demo · make test · make lint · make bench · make fuzz · make faults · make large · make wheels · make models
+# make demo · make test · make lint · make plugins · make bench · make fuzz · make faults · make large
+# make wheels · make models
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The CPU build of torch: left to itself, pip fetches gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
+# Plugins have an environment of their own over that one: the suite must pass without them, and what
+# they bring (90 MB) would be seen by it through its entry points.
+PLUGINS := .venv-plugins
+PLUGINS_STAMP := $(PLUGINS)/.installed
 
 FUZZ_SECONDS ?= 600
 # 0 runs the tests in one process, for a debugger
@@ -15,7 +20,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
-.PHONY: demo test lint format bench fuzz faults large models wheels clean
+.PHONY: demo test lint plugins format bench fuzz faults large models wheels clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -31,6 +36,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+plugins: $(PLUGINS_STAMP)
+	cd plugins/neural_compressor && OMP_NUM_THREADS=1 $(CURDIR)/$(PLUGINS)/bin/python -m pytest $(PYTEST_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH) -e '.[bench]'
@@ -63,7 +71,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info examples/lenet_mnist/out benchmarks/out
+	rm -rf $(VENV) $(PLUGINS) build *.egg-info examples/lenet_mnist/out benchmarks/out
 	find mlflow_compress -name '*.so' -delete
 
 # One install serves everything; it is repeated only when what is installed changes.
@@ -72,4 +80,11 @@ $(STAMP): setup.py pyproject.toml $(wildcard mlflow_compress/packed/*.c mlflow_c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes, once"
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH) -e '.[torch,demo,test,lint]'
+	touch $@
+
+SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(PLUGINS_STAMP): $(STAMP) plugins/neural_compressor/setup.py
+	$(BIN)/python -m venv --clear $(PLUGINS)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > $$($(PLUGINS)/bin/python $(SITE))/below.pth
+	$(PLUGINS)/bin/python -m pip install -q --disable-pip-version-check $(TORCH) -e plugins/neural_compressor
 	touch $@

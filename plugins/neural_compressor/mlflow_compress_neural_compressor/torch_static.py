@@ -82,10 +82,7 @@ def quantize_static(model: ModelProto, settings: StaticSettings, context: Contex
     made, biases = close_layers(_with_names(folded.model, names), inputs, settings.rows)
     made = _ends(normalize(made), model)
     if not any(tensor.data_type == TensorProto.INT8 for tensor in made.graph.initializer):
-        raise TechniqueError(
-            "the library quantized no layer of this model (it knows Conv of 2 dimensions, Gemm and "
-            "MatMul)"
-        )
+        raise TechniqueError("the library quantized no layer of this model")
     session(made)  # what onnxruntime refuses ends here, not on a device
     held = initializers(made)
     origin = {new: old for new, old in {**folded.origin, **biases}.items() if new in held}
