@@ -72,10 +72,10 @@ class StrategyContract:
 
     A subclass says which strategy, with one fixture::
 
-        class TestHalton(StrategyContract):
+        class TestEager(StrategyContract):
             @pytest.fixture
             def strategy(self):
-                return Halton
+                return Eager
 
     Attributes:
         space: recipes as they stand in a configuration, finitely many, on which the strategy

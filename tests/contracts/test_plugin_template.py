@@ -31,8 +31,8 @@ def run(command, folder, environment):
 
 
 def test_it_is_found_by_its_entry_point(installed):
-    code = "from mlflow_compress.techniques import get, names; print(names(), get('trim').name)"
-    assert run([sys.executable, "-c", code], *installed).strip().endswith("trim")
+    code = "from mlflow_compress.techniques import get, names; print(names(), get('mantissa').name)"
+    assert run([sys.executable, "-c", code], *installed).strip().endswith("mantissa")
 
 
 def test_it_keeps_the_contract(installed):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mlflow_compress_trim import TECHNIQUE, TrimSettings
+from mlflow_compress_mantissa import TECHNIQUE, MantissaSettings
 from onnx import numpy_helper
 
 from mlflow_compress.techniques import Context
@@ -10,7 +10,7 @@ from mlflow_compress.testing import TechniqueContract
 from mlflow_compress.testing.models import contract_model
 
 
-class TestTrim(TechniqueContract):
+class TestMantissa(TechniqueContract):
     bad = {"bits": 24}
 
     @pytest.fixture
@@ -20,7 +20,7 @@ class TestTrim(TechniqueContract):
 
 @pytest.mark.parametrize("bits", [0, 4, 23])
 def test_weights_move_by_half_a_unit_of_the_last_bit_at_most(bits):
-    made = TECHNIQUE.apply(contract_model(), TrimSettings(bits), Context()).model
+    made = TECHNIQUE.apply(contract_model(), MantissaSettings(bits), Context()).model
     for old, new in zip(contract_model().graph.initializer, made.graph.initializer, strict=True):
         one, two = numpy_helper.to_array(old), numpy_helper.to_array(new)
         if one.ndim < 2:

@@ -1,4 +1,4 @@
-"""``trim``: weights keep the leading bits of their mantissas; the packed file gets smaller.
+"""``mantissa``: weights keep the leading bits of their mantissas; the packed file gets smaller.
 
 Neither onnx nor numpy is imported here: a configuration is checked on machines without them.
 """
@@ -12,12 +12,12 @@ from mlflow_compress.techniques.base import between
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["TECHNIQUE", "Trim", "TrimSettings"]
+__all__ = ["TECHNIQUE", "Mantissa", "MantissaSettings"]
 
 
 @dataclass(frozen=True)
-class TrimSettings:
-    """Settings of ``trim``.
+class MantissaSettings:
+    """Settings of ``mantissa``.
 
     Attributes:
         bits: bits of the mantissa that stay, of 23.
@@ -27,18 +27,20 @@ class TrimSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, with the key, the value and what is allowed."""
-        between("trim.bits", self.bits, 0, 23)
+        between("mantissa.bits", self.bits, 0, 23)
 
 
-class Trim(Technique[TrimSettings]):
+class Mantissa(Technique[MantissaSettings]):
     """Rounds float32 weights to so many bits of mantissa, ties to even."""
 
-    name = "trim"
-    settings = TrimSettings
+    name = "mantissa"
+    settings = MantissaSettings
     phase = Phase.SHARE
     space: ClassVar[dict[str, Any]] = {"bits": {"low": 2, "high": 10}}
 
-    def apply(self, model: "onnx.ModelProto", settings: TrimSettings, context: Context) -> Result:
+    def apply(
+        self, model: "onnx.ModelProto", settings: MantissaSettings, context: Context
+    ) -> Result:
         """Return a new model; the one that is given is not changed.
 
         Raises:
@@ -64,4 +66,4 @@ class Trim(Technique[TrimSettings]):
         return Result(made)
 
 
-TECHNIQUE = Trim()
+TECHNIQUE = Mantissa()
