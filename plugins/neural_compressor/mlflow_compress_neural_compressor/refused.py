@@ -1,6 +1,7 @@
 """What Neural Compressor 3.10 lists and this plugin does not offer, each with the reason.
 
-The reasons are those that ``tests/test_refused.py`` finds on today's versions.
+``tests/test_refused.py`` runs AWQ, AutoRound, HQQ, SmoothQuant and TEQ to see that theirs still
+hold.
 """
 
 from mlflow_compress.errors import ConfigError
