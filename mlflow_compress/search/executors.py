@@ -344,8 +344,8 @@ class Ray(Executor):
     ) -> "Future[Any]":
         """Begin to run a function."""
         asked = {"resources": {"device": 1}} if device else {}
-        remote = self._ray.remote(max_retries=0, num_cpus=1, **asked)(function)
-        future: Future[Any] = remote.remote(*args).future()
+        remote = self._ray.remote(max_retries=0, num_cpus=1, **asked)(_call)
+        future: Future[Any] = remote.remote(function, *args).future()
         return future
 
     def repair(self) -> None:
@@ -356,6 +356,10 @@ class Ray(Executor):
         if self._ray is not None:
             self._ray.shutdown()
             self._ray = None
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)  # ray takes no built-in functions as tasks
 
 
 def cores() -> int:
