@@ -191,6 +191,33 @@ def test_training_rows_train_and_are_part_of_the_trial_s_identity(project):
     assert untrained.tags["compress.sha256"] != trained.tags["compress.sha256"]
 
 
+def test_a_learning_search_that_was_broken_off_ends_as_if_it_had_not_been(project):
+    class Stopped(job.Watcher):
+        def __init__(self, after):
+            self.left = after
+
+        def trial(self, trial):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    changes = {
+        "recipe": [{"prune": {"sparsity": {"low": 0.1, "high": 0.9, "step": 0.01}}}, "share"],
+        "search": {"strategy": "tpe", "trials": 16, "latency_rounds": 0, "workers": 1},
+        "targets": [],
+    }
+    config = absolute_paths(parse_config(project.config | changes), project.folder)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(config, watcher=Stopped(13))
+    assert open_runs(project.client) == []
+    again = job.run(config).trials
+    assert [t.state for t in again].count("reused") >= 13
+    fresh = project.config["tracking_uri"].replace("mlflow.db", "other.db")
+    whole = job.run(config.model_copy(update={"tracking_uri": fresh})).trials
+    assert {t.state for t in whole} == {"complete"}
+    assert [t.key for t in again] == [t.key for t in whole]
+
+
 def test_a_training_that_was_broken_off_goes_on_and_logs_every_epoch(project):
     class Impatient(job.Watcher):
         def __init__(self, last):
