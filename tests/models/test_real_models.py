@@ -45,16 +45,24 @@ SLOW = {
 QUICK_MODELS = {"magika", "rapidocr cls", "silero vad", "text2tashkeel"}
 QUANTIZED = "is the model quantized already"
 REFUSED = {
+    ("magika", "shrink"): "Reshape .* splits its channels",
+    ("silero vad", "shrink"): "there are no layers that make any",
+    ("text2tashkeel", "shrink"): "there are no layers that make any",
+    # its state has the rows as second axis, so that rows cannot be held back
+    ("silero vad", "share and repair"): "does not run on the calibration inputs",
     ("rapidocr det v4", "dynamic"): "found no weights to quantize",
     ("silero vad", "quantize"): "found no weights to quantize",
+    ("silero vad", "quantize and repair"): "found no weights to quantize",
     ("silero vad", "dynamic"): "found no weights to quantize",
     ("text2tashkeel", "prune"): QUANTIZED,
     ("text2tashkeel", "prune and repair"): QUANTIZED,
     ("text2tashkeel", "share"): QUANTIZED,
+    ("text2tashkeel", "share and repair"): QUANTIZED,
     ("text2tashkeel", "entropy_share"): QUANTIZED,
     ("text2tashkeel", "weight_only 8"): QUANTIZED,
     ("text2tashkeel", "weight_only 4"): QUANTIZED,
     ("text2tashkeel", "quantize"): "'/embedding/Gather_output_0_DequantizeLinear'",
+    ("text2tashkeel", "quantize and repair"): "'/embedding/Gather_output_0_DequantizeLinear'",
     ("text2tashkeel", "dynamic"): "'/embedding/Gather_output_0_DequantizeLinear'",
 }
 """What is refused, and what the message has to say."""
