@@ -10,6 +10,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 from scipy import linalg
 
+from mlflow_compress.techniques.onnx_focus import Focus
 from mlflow_compress.techniques.onnx_graph import initializers, set_initializer
 from mlflow_compress.techniques.onnx_layers import LinearLayer
 from mlflow_compress.techniques.onnx_repair import Moments, refit, row_share
@@ -39,11 +40,21 @@ _TARGET_BYTES = 1 << 28
 
 
 class Targets:
-    """What the dense layers give at the drawn places, for walks after the first; bounded."""
+    """What is known of the dense model, for walks after the first.
+
+    How much the rows count, and what its layers give at the drawn places, the latter bounded.
+    """
 
     def __init__(self) -> None:
+        self._focus: Focus | None = None
         self._held: dict[str, list[np.ndarray]] = {}
         self._left = float(_TARGET_BYTES)
+
+    def focus(self, dense: ModelProto, fed: Sequence[Mapping[str, np.ndarray]]) -> Focus:
+        """Return how much the rows count."""
+        if self._focus is None:
+            self._focus = Focus.of(dense, fed)
+        return self._focus
 
     def find(self, layer: LinearLayer) -> list[np.ndarray] | None:
         """Return the outputs of a layer, a batch each, of [groups, rows, outputs]."""
@@ -87,6 +98,7 @@ class LayerByLayer:
         self._size = max(1, min(64, self._total // _HELD_BACK))
         self._seed = seed
         given = list(batches(changed, inputs, size=self._size, rows=rows))
+        self._focus = self._targets.focus(dense, given)
         stops = [layer.source for layer in layers]
         self._dense, self._changed = Walk(dense, given, stops), Walk(changed, given, stops)
 
@@ -110,14 +122,14 @@ class LayerByLayer:
         given = self._changed.values(layer.source, keep=not layer.recurrent)
         wanted = iter(known or self._dense.values(layer.source))
         for index, (value, dense_value) in enumerate(zip(given, wanted, strict=True)):
-            chosen = layer.choose(value, shape, share, rng)
+            chosen, weights = self._focus.draw(layer, value, shape, share, rng, index)
             y = dense_value
             if known is None:
                 y = layer.rows(dense_value, shape, chosen).astype(np.float32)
                 y = y @ matrix.transpose(0, 2, 1)
                 made.append(y)
             x = layer.rows(value, shape, chosen)
-            both[index % _HELD_BACK == _HELD_BACK - 1].add(x, y + shift[:, None])
+            both[index % _HELD_BACK == _HELD_BACK - 1].add(x, y + shift[:, None], weights)
         if known is None:
             self._targets.keep(layer, made)
         for walk in (self._dense, self._changed):

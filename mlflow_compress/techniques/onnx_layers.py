@@ -63,11 +63,20 @@ class LinearLayer:
             matrix = matrix.transpose(0, 2, 1)
         return np.ascontiguousarray(matrix.reshape(shape))
 
+    @property
+    def steps_first(self) -> bool:
+        """Whether its input rows go through the batch once for each step in time."""
+        return self.node.op_type in _RECURRENT
+
+    def count(self, activation: np.ndarray, kernel: Sequence[int]) -> int:
+        """Return how many rows an activation has."""
+        return math.prod(self._places(activation, kernel))
+
     def choose(
         self, activation: np.ndarray, kernel: Sequence[int], limit: int, rng: np.random.Generator
     ) -> np.ndarray:
         """Draw at most ``limit`` of the rows that an activation has; sorted indices."""
-        count = math.prod(self._places(activation, kernel))
+        count = self.count(activation, kernel)
         if count <= limit:
             return np.arange(count)
         return np.sort(rng.choice(count, limit, replace=False))

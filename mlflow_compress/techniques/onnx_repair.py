@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 from scipy import linalg
 
+from mlflow_compress.techniques.onnx_focus import Focus
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     initializers,
@@ -61,12 +62,12 @@ class Moments:
     Attributes:
         gram: sums of x xᵀ, [groups, inputs + 1, inputs + 1]; the last input is always 1.
         cross: sums of x yᵀ, [groups, inputs + 1, outputs].
-        count: number of rows summed.
+        count: number of rows summed, or the sum of their weights.
     """
 
     gram: np.ndarray
     cross: np.ndarray
-    count: int = 0
+    count: float = 0.0
 
     @classmethod
     def empty(cls, groups: int, inputs: int, outputs: int) -> "Moments":
@@ -75,13 +76,14 @@ class Moments:
             np.zeros((groups, inputs + 1, inputs + 1)), np.zeros((groups, inputs + 1, outputs))
         )
 
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Add rows of [groups, rows, inputs] and [groups, rows, outputs]."""
+    def add(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Add rows of [groups, rows, inputs] and [groups, rows, outputs], weighted if asked to."""
         ones = np.ones((*x.shape[:2], 1), np.float32)
         x = np.concatenate([x.astype(np.float32), ones], axis=2)
-        self.gram += x.transpose(0, 2, 1) @ x
-        self.cross += x.transpose(0, 2, 1) @ y.astype(np.float32)
-        self.count += x.shape[1]
+        weighted = x if weights is None else x * weights[None, :, None].astype(np.float32)
+        self.gram += weighted.transpose(0, 2, 1) @ x
+        self.cross += weighted.transpose(0, 2, 1) @ y.astype(np.float32)
+        self.count += x.shape[1] if weights is None else float(weights.sum())
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of rows."""
@@ -158,12 +160,14 @@ class Pair:
         changed: activations of the other; its layers must be finished in running order.
         size: rows per batch.
         total: number of rows.
+        focus: how much the rows count.
     """
 
     dense: Stream
     changed: Stream
     size: int
     total: int
+    focus: Focus
 
     @classmethod
     def of(
@@ -173,7 +177,7 @@ class Pair:
         total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
         size = max(1, min(64, total // _HELD_BACK))
         fed = list(batches(changed, inputs, size=size, rows=rows))
-        return cls(Stream(dense, fed), Stream(changed, fed), size, total)
+        return cls(Stream(dense, fed), Stream(changed, fed), size, total, Focus.of(dense, fed))
 
 
 def layer_moments(
@@ -200,12 +204,12 @@ def layer_moments(
     rng = np.random.default_rng(seed)
     found = zip(pair.changed.values(layer.source), pair.dense.values(layer.source), strict=True)
     for index, (given, wanted) in enumerate(found):
-        chosen = layer.choose(given, shape, share, rng)
+        chosen, weights = pair.focus.draw(layer, given, shape, share, rng, index)
         x, dense_x = (layer.rows(a, shape, chosen) for a in (given, wanted))
         y = dense_x.astype(np.float32) @ matrix.transpose(0, 2, 1) + shift[:, None]
         if width < matrix.shape[2]:
             y = y - x.astype(np.float32) @ rest.transpose(0, 2, 1)
-        both[index % _HELD_BACK == _HELD_BACK - 1].add(x[..., block], y)
+        both[index % _HELD_BACK == _HELD_BACK - 1].add(x[..., block], y, weights)
     if layer.recurrent:  # its rows are its own outputs, which its refit changes
         pair.changed.drop(layer.source)
     return both[0], both[1]
