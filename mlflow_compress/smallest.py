@@ -6,6 +6,7 @@ wins. The gate is checked on rows that no technique has looked at.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ _FOLD = Step("fold", {"names": True})
 
 _ROUNDING = 1e-9
 """Ten rows of 5,000 are a drop of 0.002, though their difference in floating point is more."""
+
+_ROWS = (2048, 8192, 16384, 32768, 65536)
+"""At most so many calibration rows are looked at, by effort; more rows make better fits."""
 
 _HELD_BACK = 0.25
 """Share of the calibration rows that gate the variants when there are no evaluation rows."""
@@ -132,33 +136,51 @@ def _plans(effort: int, has_calibration: bool) -> Iterator[tuple[str, list[tuple
                 [(Step("prune", {"sparsity": s}), share) for s in _spread(0.3, 0.9, counts)],
             )
         return
+    looks = {"rows": _ROWS[effort - 1]}
     yield (
         "entropy_share",
-        [(Step("entropy_share", {"bits": b}),) for b in _geometric(5.0, 0.15, counts)],
+        [(Step("entropy_share", {"bits": b, **looks}),) for b in _geometric(5.0, 0.15, counts)],
     )
     if effort == 1:
         return  # the strongest one alone: nothing else is as small as often
     yield "share", [(Step("share", {"clusters": n}),) for n in clusters]
-    for s in ((), (0.8,), (0.7, 0.9), (0.6, 0.8, 0.9, 0.95), (0.5, 0.7, 0.8, 0.9, 0.95))[
+    for s in ((), (0.85,), (0.75, 0.85), (0.65, 0.8, 0.9, 0.95), (0.5, 0.7, 0.8, 0.9, 0.95))[
         effort - 1
     ]:
-        prune = Step("prune", {"sparsity": s, "repair": True})
+        prune = Step("prune", {"sparsity": s, "repair": True, **looks})
         yield (
             f"prune {s:g} + entropy_share",
             [
-                (prune, Step("entropy_share", {"bits": b}))
-                for b in _geometric(4 * (1 - s), 0.1, counts)
+                (prune, Step("entropy_share", {"bits": b, **looks}))
+                for b in _geometric(_where(s) + 4 * (1 - s), 0.1, counts)
             ],
         )
-    for n in ((), (16,), (16, 32), (8, 16, 32), (8, 16, 32, 64))[effort - 1]:
+    for ratio, s in ((), ((0.25, 0.75),), ((0.25, 0.75), (0.5, 0.6)),
+                     ((0.15, 0.75), (0.3, 0.75), (0.5, 0.6)),
+                     ((0.15, 0.75), (0.25, 0.75), (0.4, 0.7), (0.5, 0.6)))[effort - 1]:  # fmt: skip
+        shrink = Step("shrink", {"ratio": ratio, **looks})
+        prune = Step("prune", {"sparsity": s, "repair": True, **looks})
+        yield (
+            f"shrink {ratio:g} + prune {s:g} + entropy_share",
+            [
+                (shrink, prune, Step("entropy_share", {"bits": b, **looks}))
+                for b in _geometric(_where(s) + 4 * (1 - s), 0.1, counts)
+            ],
+        )
+    for n in ((), (), (16,), (8, 16, 32), (8, 16, 32, 64))[effort - 1]:
         share = Step("share", {"clusters": n})
         yield (
             f"prune + share {n}",
             [
-                (Step("prune", {"sparsity": s, "repair": True}), share)
+                (Step("prune", {"sparsity": s, "repair": True, **looks}), share)
                 for s in _spread(0.5, 0.97, counts)
             ],
         )
+
+
+def _where(sparsity: float) -> float:
+    """Return the bits per weight that it takes to say which are zero."""
+    return -sum(p * math.log2(p) for p in (sparsity, 1 - sparsity))
 
 
 def _spread(low: float, high: float, count: int) -> list[float]:
