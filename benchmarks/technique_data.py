@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,12 +75,12 @@ def debian(name: str) -> Path:
     return folder
 
 
-def magika(roots: list[Path], per_class: int = 120) -> Task:
+def magika(roots: list[Path], per_class: tuple[int, int, int] = (94, 71, 64)) -> Task:
     """Magika on files of this machine, labelled by their extensions.
 
     A file counts when its extension belongs to exactly one of Magika's classes, at most
-    ``per_class`` files for each; files with the same features count once. Files of one folder are
-    much alike, and folders are split, not files.
+    ``per_class`` calibration, validation and test files for each; files with the same features
+    count once. Files of one folder are much alike, and folders are split, not files.
     """
     inside = package("magika", "1.0.3") / "magika"
     folder = inside / "models" / "standard_v3_3"
@@ -92,24 +92,23 @@ def magika(roots: list[Path], per_class: int = 120) -> Task:
         for extension in known.get(label, {}).get("extensions", []):
             owners[extension].add(label)
     wanted = {e: classes.index(*labels) for e, labels in owners.items() if len(labels) == 1}
-    groups: dict[int, dict[bytes, tuple[str, np.ndarray]]] = defaultdict(dict)
+    parts: list[list[tuple[np.ndarray, int]]] = [[], [], []]
+    counts: Counter[tuple[int, int]] = Counter()
+    seen = set()
     for path in sorted(_files(roots), key=lambda p: hashlib.sha256(str(p).encode()).digest()):
         label = wanted.get(path.suffix[1:].lower())
-        if label is None or len(groups[label]) >= per_class:
+        place = hashlib.sha256(str(path.parent).encode()).digest()[0]
+        part = 0 if place < 48 else 1 if place < 120 else 2
+        if label is None or counts[part, label] >= per_class[part]:
             continue
         row = magika_features(path, config)
-        if row is not None:
-            groups[label].setdefault(row.tobytes(), (str(path.parent), row))
-    parts: list[list[tuple[np.ndarray, int]]] = [[], [], []]
-    for label, found in groups.items():
-        for parent, row in found.values():
-            place = hashlib.sha256(parent.encode()).digest()[0]
-            parts[0 if place < 48 else 1 if place < 120 else 2].append((row, label))
+        if row is not None and row.tobytes() not in seen:
+            seen.add(row.tobytes())
+            counts[part, label] += 1
+            parts[part].append((row, label))
     sets, rng = [], np.random.default_rng(0)
-    for name, part, most in zip(
-        ("calibration", "validation", "test"), parts, (400, 900, 2000), strict=True
-    ):
-        chosen = [part[index] for index in rng.permutation(len(part))[:most]]
+    for name, found in zip(("calibration", "validation", "test"), parts, strict=True):
+        chosen = [found[index] for index in rng.permutation(len(found))]
         inputs = {"bytes": np.stack([row for row, _ in chosen])}
         sets.append(Dataset(inputs, np.array([label for _, label in chosen]), name))
     return Task(onnx.load(folder / "model.onnx"), *sets)
@@ -151,7 +150,7 @@ def _files(roots: list[Path]) -> Iterator[Path]:
 def lenet(name: str, folder: Path, epochs: int = 15, seed: int = 0) -> Task:
     """A LeNet trained on 55,000 images; of the 5,000 held out and the test rows none is seen.
 
-    Calibration rows are 2,048 of those that it was trained on.
+    Calibration rows are 8,192 of those that it was trained on, without labels.
     """
     import deep_compression as deep
 
@@ -166,7 +165,7 @@ def lenet(name: str, folder: Path, epochs: int = 15, seed: int = 0) -> Task:
         CACHE.mkdir(parents=True, exist_ok=True)
         onnx.save(deep.train_source(deep.Net(made, epochs, 1.5e-3, ()), data, seed), path)
     seen, held = data.split(seed)
-    seen = np.random.default_rng(seed).permutation(seen)[:2048]
+    seen = np.random.default_rng(seed).permutation(seen)[:8192]
     return Task(
         onnx.load(path),
         Dataset({"input": images[seen]}, name="calibration"),
