@@ -17,6 +17,7 @@ after the other.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -170,8 +171,8 @@ def _int8(model: ModelProto, data: Dataset, per_channel: bool, count: int = 64) 
         return made.read_bytes()
 
 
-def olive_int8(python: Path, model: ModelProto, data: Dataset) -> bytes:
-    """Return static int8 by Olive, run in an environment of its own."""
+def olive_int8(python: Path, model: ModelProto, data: Dataset) -> tuple[bytes, str]:
+    """Return static int8 by Olive as a file, as :func:`int8`; run in an environment of its own."""
     with tempfile.TemporaryDirectory() as folder:
         source, inputs, made = (Path(folder, name) for name in ("in.onnx", "rows.npz", "out.onnx"))
         onnx.save(at_opset(normalize(model), 13), source)
@@ -181,9 +182,11 @@ def olive_int8(python: Path, model: ModelProto, data: Dataset) -> bytes:
             [python, script, source, inputs, made], capture_output=True, text=True, cwd=folder
         )
         if done.returncode:
-            raise RuntimeError((done.stderr.strip() or done.stdout.strip()).splitlines()[-1])
+            lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            causes = [line for line in lines if re.match(r"\S+(Error|Exception): ", line)]
+            raise RuntimeError((causes or lines)[-1])
         measure.open_session(made)
-        return made.read_bytes()
+        return made.read_bytes(), done.stdout.strip().splitlines()[-1]
 
 
 def zipped(data: bytes) -> int:
@@ -248,13 +251,13 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
         report("int8 + zstd-19", {"bytes": len(coded), **found})
     if options.olive_python is not None:
         try:
-            data = olive_int8(options.olive_python, task.model, calibration)
+            data, how = olive_int8(options.olive_python, task.model, calibration)
         except Exception as error:  # noqa: BLE001 - as above
             result["olive_failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             print(f"  int8 by Olive failed: {result['olive_failed']}", flush=True)
         else:
             found = judge.score(measure.open_session(data))
-            report("int8 by Olive", {"bytes": len(data), **found})
+            report("int8 by Olive", {"bytes": len(data), **found, "recipe": how})
     for label, (model, labelled) in task.vendor.items():
         opened = measure.open_session(model)
         report(label, {"bytes": model.ByteSize(), **judge.score(opened, labelled)})

@@ -153,3 +153,22 @@ def test_more_effort_tries_more(has_calibration):
         for effort in EFFORTS
     ]
     assert counts == sorted(set(counts))
+
+
+@pytest.mark.parametrize("effort", [2, 3, 5])
+def test_ladders_after_pruning_leave_bits_for_the_values_and_get_stronger(effort):
+    names = set()
+    for ladder in ladders(effort, "compact", has_calibration=True):
+        steps = [{step.technique: step.settings for step in rung.steps} for rung in ladder.rungs]
+        if not {"prune", "entropy_share"} <= set(steps[0]):
+            continue
+        names.add("shrink" if "shrink" in steps[0] else "prune")
+        kept = 1 - steps[0]["prune"]["sparsity"]
+        zeros = -kept * np.log2(kept) - (1 - kept) * np.log2(1 - kept)
+        bits = [step["entropy_share"]["bits"] for step in steps]
+        assert bits[0] > zeros + 3 * kept
+        assert bits == sorted(bits, reverse=True)
+        assert bits[-1] < zeros
+        looked = {settings["rows"] for step in steps for t, settings in step.items() if t != "fold"}
+        assert len(looked) == 1
+    assert names == {"shrink", "prune"}
