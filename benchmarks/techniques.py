@@ -42,7 +42,7 @@ from mlflow_compress.measure import Dataset
 from mlflow_compress.measure.intervals import bootstrap_interval
 from mlflow_compress.measure.metrics import find_metric
 from mlflow_compress.records import Recipe, Step, Trial
-from mlflow_compress.smallest import Ladder, Limits, Smallest, smallest
+from mlflow_compress.smallest import Ladder, Limits, Smallest, ladders, smallest
 from mlflow_compress.techniques import Context, apply_recipe, normalize, validate_recipe
 from mlflow_compress.techniques.onnx_graph import at_opset
 from mlflow_compress.techniques.onnx_opset import raise_opset
@@ -282,6 +282,8 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     effort = options.effort or row.effort
     plan = None if options.effort else row.plan(tuple(options.bits or ()))
+    if options.ladder:
+        plan = tuple(x for x in ladders(effort, "compact", True) if options.ladder in x.name)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         done = search(folder, row.max_drop, plan, effort)
         trials = [trial for trial in done.trials if trial.variant is not None]
@@ -389,6 +391,7 @@ def main() -> None:
     parser.add_argument("--only", choices=names, action="append", help="only this row")
     parser.add_argument("--mnist", type=Path, default=os.environ.get("MNIST_DIR"))
     parser.add_argument("--effort", type=int, choices=range(1, 6), help="as of the command")
+    parser.add_argument("--ladder", help="only the effort's ladders with this in their names")
     parser.add_argument("--bits", type=float, nargs="+", help="entropy_share at these bits alone")
     parser.add_argument(
         "--rows",
