@@ -118,6 +118,7 @@ setup(
             "share_layers = mlflow_compress.search.per_layer:SHARE",
             "weight_only_layers = mlflow_compress.search.per_layer:WEIGHT_ONLY",
             "shrink = mlflow_compress.techniques.shrink:TECHNIQUE",
+            "trim = mlflow_compress.techniques.trim:TECHNIQUE",
             "weight_only = mlflow_compress.techniques.weight_only:TECHNIQUE",
         ],
         "mlflow_compress.executors": [

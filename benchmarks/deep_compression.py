@@ -48,11 +48,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Net:
-    """A network, how long its source trains, and the variants that are made of it."""
+    """A network, how its source trains (on shifted images or not), and what is made of it."""
 
     make: Callable[[], nn.Module]
     epochs: int
     learning_rate: float
+    shifts: bool
     variants: tuple[Variant, ...]
 
 
@@ -80,7 +81,7 @@ def _steps(*steps: tuple[str, dict[str, Any]]) -> tuple[Step, ...]:
 
 NETS = {
     "lenet-300-100": Net(
-        lenet_300_100, 15, 1.5e-3,
+        lenet_300_100, 15, 1.5e-3, False,
         (
             Variant("80x", _steps(
                 ("prune", {"sparsity": 0.94, "epochs": 80, **HOW}),
@@ -92,6 +93,7 @@ NETS = {
             ), 125, 1.9),
         ),
     ),
+    "lenet-5": Net(lenet_5, 8, 2e-3, True, ()),
 }  # fmt: skip
 
 
@@ -127,15 +129,18 @@ def train_source(net: Net, data: TrainData, seed: int) -> ModelProto:
     """Train the dense network on the rows that are not held out, by labels alone."""
     torch.manual_seed(seed)
     rows, _ = data.split(seed)
-    images = torch.from_numpy(data.inputs["input"][rows])
-    labels = torch.from_numpy(data.labels[rows])
+    labels = torch.from_numpy(data.labels)
+    rng = np.random.default_rng([seed, 3])
     module = net.make()
     optimizer = torch.optim.Adam(module.parameters())
     steps = len(rows) // 128 * net.epochs
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, net.learning_rate, total_steps=steps)
     for _ in range(net.epochs):
         for batch in torch.randperm(len(rows))[: len(rows) // 128 * 128].split(128):
-            loss = F.cross_entropy(module(images[batch]), labels[batch])
+            chosen = rows[batch.numpy()]
+            inputs = {"input": data.inputs["input"][chosen]}
+            images = (shifted(inputs, rng) if net.shifts else inputs)["input"]
+            loss = F.cross_entropy(module(torch.from_numpy(images)), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

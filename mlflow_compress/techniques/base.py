@@ -58,7 +58,8 @@ class Phase(IntEnum):
     PRUNE = 30
     SHARE = 40
     QUANTIZE = 50
-    REPAIR = 60
+    TRIM = 60
+    REPAIR = 70
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Short names for the values inside a graph; exported ones may take a tenth of a packed file."""
 
+from collections.abc import Iterable, Mapping
+
 from onnx import ModelProto
 
 from mlflow_compress.techniques.onnx_graph import clone, walk_graphs, walk_nodes
 
-__all__ = ["shorten_names"]
+__all__ = ["shorten_names", "shorten_weights"]
 
 _DIGITS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -16,6 +18,32 @@ def shorten_names(model: ModelProto) -> ModelProto:
     """
     model = clone(model)
     graph = model.graph
+    kept = {value.name for value in graph.output}
+    made = [name for node in graph.node for name in node.output if name and name not in kept]
+    _rename(model, _short(made, _taken(model)))
+    for node in walk_nodes(graph):
+        node.name = ""
+    return model
+
+
+def shorten_weights(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
+    """Return the model with short names for its weights, and the old name of each new one.
+
+    Weights that are inputs or outputs too keep theirs.
+    """
+    model = clone(model)
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    held = [tensor.name for tensor in model.graph.initializer if tensor.name not in kept]
+    short = _short(held, _taken(model) - set(held))
+    _rename(model, short)
+    for tensor in model.graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)
+    return model, {new: old for old, new in short.items() if new != old}
+
+
+def _taken(model: ModelProto) -> set[str]:
+    """Return all names that are in use."""
+    graph = model.graph
     taken = {value.name for value in (*graph.input, *graph.output)}
     for inner in walk_graphs(graph):
         taken |= {tensor.name for tensor in inner.initializer}
@@ -23,18 +51,27 @@ def shorten_names(model: ModelProto) -> ModelProto:
         taken |= {tensor.values.name for tensor in inner.sparse_initializer}
     for node in walk_nodes(graph):
         taken |= {name for name in node.output if name}
-    kept = {value.name for value in graph.output}
+    return taken
+
+
+def _short(names: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """Return a short name for each, none of them taken."""
     short: dict[str, str] = {}
     count = 0
-    for node in graph.node:
-        for name in node.output:
-            if name and name not in kept and name not in short:
-                while _letters(count) in taken:
-                    count += 1
-                short[name] = _letters(count)
-                count += 1
+    for name in names:
+        if name in short:
+            continue
+        while _letters(count) in taken:
+            count += 1
+        short[name] = _letters(count)
+        count += 1
+    return short
+
+
+def _rename(model: ModelProto, short: Mapping[str, str]) -> None:
+    """Rename values wherever they are read, made or annotated."""
+    graph = model.graph
     for node in walk_nodes(graph):
-        node.name = ""
         node.input[:] = [short.get(name, name) for name in node.input]
         node.output[:] = [short.get(name, name) for name in node.output]
     for inner in walk_graphs(graph):
@@ -42,7 +79,6 @@ def shorten_names(model: ModelProto) -> ModelProto:
             value.name = short.get(value.name, value.name)
     for annotation in graph.quantization_annotation:
         annotation.tensor_name = short.get(annotation.tensor_name, annotation.tensor_name)
-    return model
 
 
 def _letters(number: int) -> str:
