@@ -93,7 +93,7 @@ NETS = {
             ), 125, 1.9),
         ),
     ),
-    "lenet-5": Net(lenet_5, 8, 2e-3, True, ()),
+    "lenet-5": Net(lenet_5, 6, 2e-3, True, ()),
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def train_source(net: Net, data: TrainData, seed: int) -> ModelProto:
     rows, _ = data.split(seed)
     labels = torch.from_numpy(data.labels)
     rng = np.random.default_rng([seed, 3])
-    module = net.make()
+    module = net.make().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(module.parameters())
     steps = len(rows) // 128 * net.epochs
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, net.learning_rate, total_steps=steps)

@@ -21,11 +21,14 @@ class FoldSettings:
         duplicates: store equal tensors once.
         names: give short names to the values between nodes, and none to nodes; inputs, outputs and
             weights keep theirs. Exported names may take a tenth of a packed file.
+        biases: let the next layer add a bias that goes through pooling only; for files of a few
+            kilobytes.
     """
 
     constants: bool = True
     duplicates: bool = True
     names: bool = False
+    biases: bool = False
 
 
 class Fold(Technique[FoldSettings]):

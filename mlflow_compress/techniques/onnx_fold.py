@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.fold import FoldSettings
+from mlflow_compress.techniques.onnx_biases import pass_biases_on
 from mlflow_compress.techniques.onnx_graph import clone, initializers, walk_graphs, walk_nodes
 from mlflow_compress.techniques.onnx_names import shorten_names
 from mlflow_compress.techniques.onnx_normalize import normalize
@@ -37,6 +38,8 @@ def fold(model: ModelProto, settings: FoldSettings, context: Context) -> Result:
             notes.append(f"constants were not folded: {reason}")
         else:
             made = folded
+    if settings.biases:
+        made = normalize(pass_biases_on(made))
     if settings.duplicates:
         made = share_duplicates(made)
     if settings.names:
