@@ -101,9 +101,9 @@ def _move_into_bias(
     rows = layer.rows(activation, array.shape, every)
     # at a padded border a constant is none
     steady = layer.matrix(spread)[:, 0] & (rows.min(1) == rows.max(1))
-    bias = numpy_helper.to_array(held[layer.bias])
+    bias = numpy_helper.to_array(held[str(layer.bias)])
     moved = np.einsum("goi,gi->go", matrix, np.where(steady, rows[:, 0], 0))
-    set_initializer(held[layer.bias], (bias + moved.reshape(bias.shape)).astype(bias.dtype))
+    set_initializer(held[str(layer.bias)], (bias + moved.reshape(bias.shape)).astype(bias.dtype))
     left = np.where(steady[:, None, :], 0, matrix).astype(array.dtype)
     set_initializer(held[layer.weight], layer.stored(left, array.shape))
 

@@ -2,8 +2,16 @@
 
 import math
 
-import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, defs, numpy_helper, shape_inference
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    defs,
+    numpy_helper,
+    shape_inference,
+)
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context, Result

@@ -139,7 +139,7 @@ class _Run:
         self.best: tuple[float, int, Any] | None = None
         self.rows, self.held = data.split(seed)
         for module in (student, teacher):  # convolutions on a CPU are twice as fast that way
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         self.teacher = _Teacher(teacher, student.inputs, data)
         groups = constraint.groups(student)
         self.optimizer = torch.optim.Adam(groups, lr=training.learning_rate)

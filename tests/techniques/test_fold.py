@@ -135,3 +135,50 @@ def test_letters_count_on_after_z():
     assert [_letters(n) for n in (0, 25, 26, 51, 52, 701, 702)] == [
         "a", "z", "aa", "az", "ba", "zz", "aaa",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def unbent(build, rng):
+    """Two Conv and two Gemm, with a Relu only before the last; all with biases."""
+    f32 = np.float32
+    arrays = {
+        "w1": rng.normal(0, 0.3, (4, 1, 3, 3)).astype(f32),
+        "b1": rng.normal(size=4).astype(f32),
+        "w2": rng.normal(0, 0.3, (6, 4, 3, 3)).astype(f32),
+        "w3": rng.normal(0, 0.3, (5, 24)).astype(f32),
+        "b3": rng.normal(size=5).astype(f32),
+        "w4": rng.normal(0, 0.3, (3, 5)).astype(f32),
+        "b4": rng.normal(size=3).astype(f32),
+    }
+    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"]),
+        helper.make_node("MaxPool", ["a"], ["b"], **window),
+        helper.make_node("Conv", ["b", "w2"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["d"], **window),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "w3", "b3"], ["f"], transB=1),
+        helper.make_node("Relu", ["f"], ["g"]),
+        helper.make_node("Gemm", ["g", "w4", "b4"], ["y"], transB=1),
+    ]
+    return build(nodes, arrays, [("x", ["n", 1, 14, 14])], [("y", ["n", 3])])
+
+
+def test_a_bias_goes_on_to_the_next_layer_as_far_as_it_can(unbent, rng, evaluate, arrays):
+    x = {"x": rng.normal(size=(3, 1, 14, 14)).astype(np.float32)}
+    made = fold(unbent, FoldSettings(constants=False, biases=True), Context(x)).model
+    assert set(arrays(made)) == {"w1", "w2", "w3", "b3", "w4", "b4"}
+    assert [len(node.input) for node in made.graph.node if node.op_type == "Conv"] == [2, 2]
+    np.testing.assert_allclose(evaluate(made, x), evaluate(unbent, x), atol=1e-5)
+    kept = fold(unbent, FoldSettings(constants=False), Context(x)).model
+    np.testing.assert_array_equal(arrays(kept)["b1"], arrays(unbent)["b1"])
+
+
+def test_a_bias_stays_before_a_padded_layer(unbent, rng, evaluate, arrays):
+    unbent.graph.node[2].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
+    for tensor in unbent.graph.initializer:
+        if tensor.name == "w3":
+            wide = rng.normal(0, 0.3, (5, 54)).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wide, "w3"))
+    made = fold(unbent, FoldSettings(constants=False, biases=True), Context()).model
+    np.testing.assert_array_equal(arrays(made)["b1"], arrays(unbent)["b1"])
