@@ -151,7 +151,7 @@ def compress(options: argparse.Namespace, data: TrainData, test: Rows) -> list[d
                     results.append({**made, "source_error": error})
                     tables.show(results[-1])
                     # after each, so that a long run that is stopped has not been for nothing
-                    path = OUT / f"deep_compression-{options.net}.json"
+                    path = OUT / f"deep_compression-{options.net}-{options.variant or 'all'}.json"
                     path.write_text(json.dumps(results, indent=2))
     tables.summary(results)
     return results

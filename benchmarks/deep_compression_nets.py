@@ -63,6 +63,19 @@ LEARN = {"label_share": 1.0, "learning_rate": 2e-3}
 SHARE = {"label_share": 1.0, "learning_rate": 4e-4}
 
 
+def narrow(one: int, two: int, hidden: int) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Return the steps that leave LeNet-5 so many filters and hidden units, and few biases."""
+    counts = {"0.weight": (one, 20), "2.weight": (two, 50), "5.weight": (hidden, 500)}
+    shrink = [
+        ("shrink", {
+            "ratio": 1 - left / count, "repair": False, "method": "obs",
+            "exclude": [other for other in counts if other != weight],
+        })
+        for weight, (left, count) in counts.items()
+    ]  # fmt: skip
+    return ("fold", {"biases": True}), *shrink
+
+
 def steps(*made: tuple[str, dict[str, Any]]) -> tuple[Step, ...]:
     return tuple(Step(name, settings) for name, settings in made)
 
@@ -85,7 +98,17 @@ NETS = {
             ), 125, 1.9),
         ),
     ),
-    "lenet-5": Net(lenet_5, 6, 2e-3, True, ()),
+    "lenet-5": Net(
+        lenet_5, 6, 2e-3, True,
+        (
+            Variant("120x", steps(
+                *narrow(12, 24, 80),
+                ("prune", {"sparsity": 0.6, "epochs": 20, **LEARN}),
+                ("entropy_share", {"bits": 1.9, "values": 12, "epochs": 12, **SHARE}),
+                ("trim", {}),
+            ), 120, 0.8),
+        ),
+    ),
 }  # fmt: skip
 
 

