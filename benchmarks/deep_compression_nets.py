@@ -107,6 +107,12 @@ NETS = {
                 ("entropy_share", {"bits": 1.9, "values": 12, "epochs": 12, **SHARE}),
                 ("trim", {}),
             ), 120, 0.8),
+            Variant("600x", steps(
+                *narrow(6, 12, 24),
+                ("prune", {"sparsity": 0.5, "epochs": 24, **LEARN, "learning_rate": 4e-3}),
+                ("entropy_share", {"bits": 2.12, "values": 8, "epochs": 16, **SHARE}),
+                ("trim", {}),
+            ), 600, 1.0),
         ),
     ),
 }  # fmt: skip
