@@ -20,8 +20,8 @@ from mlflow_compress.techniques.train_data import TrainData
 ErrorOf = Callable[[ModelProto], float]
 """Test error of a model in percent."""
 
-LEARN = {"epochs": 6, "label_share": 1.0}
-TUNE = {"epochs": 3, "label_share": 1.0, "learning_rate": 3e-4}
+LEARN = {"epochs": 4, "label_share": 1.0}
+TUNE = {"epochs": 2, "label_share": 1.0, "learning_rate": 3e-4}
 SPARSITIES = (0.8, 0.9, 0.95, 0.97, 0.98)
 CLUSTERS = (64, 16, 8, 4, 3)
 

@@ -26,6 +26,13 @@ _FLOOR = 0.3
 _HALVINGS = 16
 _START_ROUNDS = 12
 
+_SETTLING = 16.0
+"""How much faster the values learn once no weight changes its value any more.
+
+By then the learning rate has fallen to a tenth and less, and the values have yet to find their
+best places: the gradient of one is a sum over all weights that have it.
+"""
+
 _DORMANT = 0.1
 """How fast weights that are rounded to zero move, compared with the others."""
 
@@ -124,7 +131,7 @@ class RateConstraint(Constraint):
         books = [shared.book for shared in self.tensors.values()]
         return [
             {"params": rest + wishes, "scale": 1.0},
-            {"params": books, "scale": 0.3},
+            {"params": books, "scale": 0.3, "settled": _SETTLING},
         ]
 
     def before(self, progress: float) -> None:

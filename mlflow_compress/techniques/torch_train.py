@@ -39,7 +39,11 @@ class Constraint:
     """The progress from which on the weights have the form they will end in."""
 
     def groups(self, student: Interpreter) -> list[dict[str, Any]]:
-        """Return Adam's parameter groups; ``scale`` multiplies the learning rate."""
+        """Return Adam's parameter groups.
+
+        ``scale`` multiplies the learning rate, and in its place ``settled``, where a group has
+        it, from ``settled_at`` on.
+        """
         return [{"params": list(student.parameters()), "scale": 1.0}]
 
     def before(self, progress: float) -> None:
@@ -208,8 +212,10 @@ class _Run:
 
     def _step(self, rows: np.ndarray | None, batch: Batch, progress: float) -> float:
         rate = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
+        settled = progress >= self.constraint.settled_at
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.learning_rate * rate * group["scale"]
+            scale = group.get("settled", group["scale"]) if settled else group["scale"]
+            group["lr"] = self.training.learning_rate * rate * scale
         self.constraint.before(progress)
         loss = self._loss(rows, batch)
         self.optimizer.zero_grad()
