@@ -321,3 +321,24 @@ def test_where_only_labels_count_the_source_is_not_run(source, data):
     fit(Interpreter(source), Counted(), unlabelled, Training(epochs=1, label_share=1.0),
         technique="t")  # fmt: skip
     assert Counted.calls > 10
+
+
+def test_a_group_learns_at_another_rate_once_weights_are_settled(source, data, monkeypatch):
+    class Settling(Constraint):
+        settled_at = 0.5
+
+        def groups(self, student):
+            return [{"params": list(student.parameters()), "scale": 0.5, "settled": 4.0}]
+
+    rates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam,
+        "step",
+        lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1],
+    )
+    fit(Interpreter(source), Interpreter(source), data, Training(epochs=2), Settling(),
+        technique="t")  # fmt: skip
+    half = len(rates) // 2
+    assert rates[half - 1] < rates[0] == pytest.approx(0.5e-3)
+    assert rates[half] > 7 * rates[half - 1] and rates[-1] < rates[half]
