@@ -109,8 +109,8 @@ NETS = {
             ), 120, 0.8),
             Variant("600x", steps(
                 *narrow(6, 12, 24),
-                ("prune", {"sparsity": 0.5, "epochs": 30, **LEARN, "learning_rate": 4e-3}),
-                ("entropy_share", {"bits": 2.1, "values": 8, "epochs": 20, **SHARE}),
+                ("prune", {"sparsity": 0.5, "epochs": 80, **LEARN, "learning_rate": 4e-3}),
+                ("entropy_share", {"bits": 2.1, "values": 8, "epochs": 40, **SHARE}),
                 ("trim", {}),
             ), 600, 1.0),
         ),
