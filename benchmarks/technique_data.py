@@ -152,7 +152,7 @@ def lenet(name: str, folder: Path, epochs: int = 15, seed: int = 0) -> Task:
 
     Calibration rows are 8,192 of those that it was trained on, without labels.
     """
-    import deep_compression as deep
+    import deep_compression_nets as deep
 
     from mlflow_compress.techniques.train_data import TrainData
 

@@ -49,7 +49,8 @@ class Phase(IntEnum):
     """Where a technique belongs in a recipe: phases must not go back from step to step.
 
     Two techniques of the phases ``SHARE`` or ``QUANTIZE`` never follow one another within the
-    same phase: the second would undo the first. ``REPAIR`` may stand behind any lossy step.
+    same phase: the second would undo the first. ``REPAIR`` may stand behind any lossy step but
+    ``TRIM``, which makes nothing but the file smaller.
     """
 
     FOLD = 0

@@ -174,8 +174,14 @@ def _check_order(recipe: Recipe) -> None:
         if phase == Phase.REPAIR:
             if not lossy:
                 raise OrderError(f"{step.technique} cannot come first: nothing is lost before it")
-            if recipe.steps[index - 1].technique == step.technique:
+            previous = recipe.steps[index - 1].technique
+            if previous == step.technique:
                 raise OrderError(f"{step.technique} cannot come twice in a row")
+            if registry.get(previous).phase == Phase.TRIM:
+                raise OrderError(
+                    f"{step.technique} cannot come after {previous}, which renames what it "
+                    f"compares: put {step.technique} first"
+                )
         lossy = lossy or phase > Phase.FOLD
     ordered = [s for s in recipe.steps if registry.get(s.technique).phase != Phase.REPAIR]
     for earlier, later in pairwise(ordered):

@@ -141,6 +141,7 @@ def test_what_makes_held_back_rows_worse_is_undone_and_said(build, rng):
         (["fold", "repair", "prune"], "repair cannot come first"),
         (["prune", "repair", "repair"], "repair cannot come twice in a row"),
         (["share", "repair", "prune"], "prune cannot come after share"),
+        (["share", "trim", "repair"], "repair cannot come after trim, which renames"),
     ],
 )
 def test_a_repair_in_the_wrong_place_is_refused_by_name(names, message):
