@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -63,6 +63,17 @@ class DataConfig(_Strict):
 CacheSize = Annotated[int, BeforeValidator(lambda v: v if v in (0, "0") else parse_size(v))]
 
 
+def _check_sensitivity(value: Any) -> Any:
+    if isinstance(value, bool) or value in ("seed", "shrink", "both"):
+        return value
+    raise ValueError(f"must be false, true, seed, shrink or both, got {value!r}")
+
+
+Sensitivity = Annotated[
+    bool | Literal["seed", "shrink", "both"], BeforeValidator(_check_sensitivity)
+]
+
+
 class SearchConfig(_Strict):
     """How recipes are chosen and how many are tried."""
 
@@ -81,8 +92,10 @@ class SearchConfig(_Strict):
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="rate, accuracy, agreement, latency"
     )
-    sensitivity: bool = Field(
-        default=False, description="first measure and log what each layer bears"
+    sensitivity: Sensitivity = Field(
+        default=False,
+        description="first measure and log what each layer bears, and perhaps try first what it "
+        "suggests (seed), leave out what is hopeless (shrink), or both",
     )
     screen: bool = Field(
         default=True, description="do not measure to the end what no target can take"

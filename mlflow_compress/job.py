@@ -24,12 +24,17 @@ from mlflow_compress.plan import (
 from mlflow_compress.records import Decision, Trial, Variant
 from mlflow_compress.search import (
     Budget,
+    Point,
     SearchInfo,
     TrialEvaluator,
+    bind,
     front,
+    levels_of,
     run_search,
+    seed_points,
     sensitivity,
     sensitivity_rows,
+    shrink,
     violations,
 )
 
@@ -136,9 +141,12 @@ def run(
         name = config.register_as or f"{resolved.name}-edge"
         example = {key: rows[:2] for key, rows in evaluator.evaluation.inputs.items()}
         tracker = Tracker(config.experiment or name, client.tracking_uri, input_example=example)
+        initial: list[Point] = []
         if config.search.sensitivity:
             watcher.stage("measuring what each layer bears")
-            _log_sensitivity(evaluator, tracker)
+            plan, initial, notes = _look_at_layers(plan, evaluator, tracker)
+            if notes:
+                watcher.stage(notes)
         watcher.stage(f"searching ({plan.strategy_name})", plan.trials)
         trials = run_search(
             plan.space,
@@ -155,6 +163,7 @@ def run(
             executor=make_executor(plan),
             window=config.search.window,
             in_order=not config.search.free_order,
+            initial=initial,
         )
         trials = _measure_on_devices(devices, trials, tracker, evaluator)
         watcher.stage("registering and promoting")
@@ -162,16 +171,40 @@ def run(
         return replace(outcome, problems=devices.problems, silent=frozenset(devices.silent))
 
 
-def _log_sensitivity(evaluator: TrialEvaluator, tracker: Tracker) -> None:
-    """Measure each layer on the calibration rows where there are any, and log it."""
+def _look_at_layers(
+    plan: Plan, evaluator: TrialEvaluator, tracker: Tracker
+) -> tuple[Plan, list[Point], str]:
+    """Measure each layer on the calibration rows where there are any, log it, and act on it.
+
+    Returns:
+        The plan with what is left of the space, the points to try first, and what was done.
+    """
     rows = evaluator.calibration or evaluator.evaluation
     context = techniques.Context(calibration=rows.inputs, seed=evaluator.seed)
     # Labels of other rows than the evaluation's need not fit the metric, and are not needed.
     labels = rows.labels if rows is evaluator.evaluation else None
     scored = measure.Dataset(rows.inputs, labels, rows.name)
-    effects = sensitivity(evaluator.source, scored, context, metric=evaluator.metric)
-    table = sensitivity_rows(effects)
-    tracker.log_sensitivity(evaluator.uri, evaluator.source_digest, table, scored.ref)
+    mode, space = plan.config.search.sensitivity, plan.space
+    bounds = () if mode is True else bind(space, evaluator.source)
+    effects = sensitivity(
+        evaluator.source,
+        scored,
+        context,
+        metric=evaluator.metric,
+        by_layer=levels_of(bounds) if bounds else None,
+        options={bound.of.technique: bound.of.options for bound in reversed(bounds)},
+    )
+    notes: list[str] = []
+    if mode in ("shrink", "both"):
+        space, cuts = shrink(space, bounds, effects, plan.targets, scored.rows, evaluator.metric)
+        notes.append(f"space cut: {'; '.join(cuts) or 'nothing'}")
+    initial: list[Point] = []
+    if mode in ("seed", "both") and plan.strategy.points(space) is None:
+        initial = seed_points(space, bind(space, evaluator.source), effects)
+        notes.append(f"{len(initial)} points from what each layer bears come first")
+    text, table = ", ".join(notes), sensitivity_rows(effects)
+    tracker.log_sensitivity(evaluator.uri, evaluator.source_digest, table, scored.ref, text)
+    return replace(plan, space=space, trials=int(min(plan.trials, space.size))), initial, text
 
 
 def _budget(plan: Plan) -> Budget:
@@ -294,7 +327,8 @@ def _register_and_promote(
 ) -> Outcome:
     on_front = front(trials, plan.objectives)
     made = [trial.variant for trial in trials if trial.variant is not None]
-    if not made:
+    dropped = [trial.error for trial in trials if trial.state == "dropped"]
+    if not made and not dropped:
         first = trials[0].error if trials else "no recipe was tried"
         raise CompressError(f"all {len(trials)} trials failed; the first: {first}")
     rows = evaluator.evaluation.digest
@@ -312,6 +346,13 @@ def _register_and_promote(
         rescore=lambda variant: _rescore(variant, evaluator, client),
         experiment=experiment,
     )
+    if not made:  # no target's runtime can load any of them: nothing else is dropped so early
+        decisions = [
+            replace(one, reason=f"{one.reason}; {dropped[0]}")
+            if one.outcome == "none feasible"
+            else one
+            for one in decisions
+        ]
     held = {decision.version for decision in decisions} - {one.version for one in fresh}
     older = [one for one in registry.read_variants(client, name) if one.version in held]
     return Outcome(

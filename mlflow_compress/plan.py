@@ -80,6 +80,11 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     where = "recipe" if config.recipe is not None else "recipes"
     space = Space.parse(DEFAULT_RECIPES if recipes is None else recipes, where)
     strategy_name = config.search.strategy or _fitting_strategy(space, config.search.trials)
+    if isinstance(config.search.sensitivity, str) and not any(space.layer_dimensions()):
+        raise ConfigError(
+            f"search.sensitivity {config.search.sensitivity}: no recipe has a range per layer, such "
+            'as prune: {sparsity: {layers: {"*": {low: 0.5, high: 0.9}}}}; give one, or set true'
+        )
     strategy = get_strategy(strategy_name)
     strategy.points(space)
     evaluation = given.get("evaluation") or _load(config.data.evaluation, "evaluation")

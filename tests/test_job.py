@@ -343,3 +343,17 @@ def test_what_each_layer_bears_is_logged_as_a_table_and_a_figure(project, calibr
     files = project.client.list_artifacts(run.info.run_id, "sensitivity")
     assert {file.path for file in files} >= {"sensitivity/sensitivity.html"}
     assert open_runs(project.client) == []
+
+
+def test_what_each_layer_bears_shrinks_the_space_and_gives_the_first_points(project):
+    recipe = [{"prune": {"sparsity": {"layers": {"w1": {"choices": [0.1, 0.5, 0.99]}}}}}]
+    search = {"latency_rounds": 0, "sensitivity": "both", "strategy": "random", "trials": 3}
+    targets = [{"name": "device", "accuracy": {"max_kl": 1e-9}}]
+    done = project.run(recipe=recipe, search=search, targets=targets)
+    assert done.exit_code == 3, done.output
+    assert "space cut: prune w1 to 0.1" in done.output
+    assert "1 run now" in done.output
+    project.refuses(2, "search.sensitivity seed: no recipe has a range per layer",
+        recipe=["share"], search={"sensitivity": "seed"})  # fmt: skip
+    project.refuses(2, "search.sensitivity must be false, true, seed, shrink or both, got 'all'",
+        search={"sensitivity": "all"})  # fmt: skip

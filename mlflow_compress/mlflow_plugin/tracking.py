@@ -286,6 +286,7 @@ class Tracker:
         source_digest: str,
         rows: Sequence[Mapping[str, Any]],
         rows_of: DatasetRef,
+        notes: str = "",
     ) -> str:
         """Log what each layer bears as a run of its own, a table and a figure; return its id.
 
@@ -294,6 +295,7 @@ class Tracker:
             source_digest: sha256 of its ONNX bytes.
             rows: one per layer, technique and level.
             rows_of: the rows that it was measured on.
+            notes: what the search made of it.
         """
         tags = {
             KIND: "sensitivity",
@@ -306,6 +308,8 @@ class Tracker:
         self._runs.log_tables(run_id, {"sensitivity/sensitivity.json": rows})
         html = reporting.sensitivity_figure(rows).to_html(include_plotlyjs=True)
         self._runs.log_text(run_id, html, "sensitivity/sensitivity.html")
+        if notes:
+            self._runs.log_text(run_id, notes, "sensitivity/notes.txt")
         self._runs.close(run_id, "FINISHED")
         return run_id
 

@@ -17,6 +17,7 @@ from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objecti
 from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
 from mlflow_compress.search.screen import DroppedError, Screen
+from mlflow_compress.search.seeding import bind, levels_of, seed_points, shrink
 from mlflow_compress.search.space import Choice, Point, Range, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
 from mlflow_compress.search.study import Evaluator, run_search
@@ -45,16 +46,20 @@ __all__ = [
     "TrialEvaluator",
     "Tried",
     "allocate",
+    "bind",
     "cores",
     "executor_names",
     "front",
     "get_executor",
     "get_strategy",
     "hypervolume",
+    "levels_of",
     "objective_values",
     "run_search",
+    "seed_points",
     "sensitivity",
     "sensitivity_rows",
+    "shrink",
     "strategy_names",
     "violations",
     "volume",

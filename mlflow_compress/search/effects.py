@@ -21,7 +21,7 @@ from mlflow_compress.search.space import layers_text
 from mlflow_compress.techniques import Context, apply_recipe, validate_recipe
 from mlflow_compress.techniques.onnx_graph import float_weights
 
-__all__ = ["LEVELS", "Effect", "allocate", "sensitivity", "sensitivity_rows"]
+__all__ = ["LEVELS", "Effect", "allocate", "allocation", "sensitivity", "sensitivity_rows"]
 
 LEVELS: Mapping[str, tuple[float, ...]] = {
     "prune": (0.5, 0.7, 0.85, 0.95),
@@ -63,6 +63,8 @@ def sensitivity(
     levels: Mapping[str, Sequence[float]] = LEVELS,
     *,
     metric: str = "accuracy",
+    by_layer: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    options: Mapping[str, str] = {},
 ) -> tuple[Effect, ...]:
     """Compress one layer at a time with each technique at each level, and score the model.
 
@@ -73,6 +75,8 @@ def sensitivity(
         context: what techniques may use.
         levels: levels by technique: ``prune``, ``share`` or ``weight_only``.
         metric: the accuracy metric, where there are labels.
+        by_layer: the levels of each layer, in place of ``levels``; others are left out.
+        options: further settings by technique, such as ``method=rtn``.
 
     Returns:
         The effects layer by layer in the order in which they are stored, each beginning with the
@@ -84,10 +88,15 @@ def sensitivity(
     reference = measure.run(measure.open_session(source), evaluation)
     effects: list[Effect] = []
     for weight in float_weights(source, min_size=_SMALLEST):
+        if by_layer is not None and weight.name not in by_layer:
+            continue
         effects.append(_effect(source, weight.name, "", 0, source, reference, evaluation, metric))
-        for technique, tried in levels.items():
+        for technique, tried in (levels if by_layer is None else by_layer[weight.name]).items():
             for level in tried:
-                step = Step(f"{technique}_layers", {"layers": f"{weight.name}={level:g}"})
+                told = {"layers": f"{weight.name}={level:.12g}"}
+                if options.get(technique):
+                    told["options"] = options[technique]
+                step = Step(f"{technique}_layers", told)
                 made = apply_recipe(source, Recipe((step,)), context)
                 origin = {new for new, old in made.origin.items() if old == weight.name}
                 effects.append(
@@ -160,6 +169,11 @@ def allocate(effects: Sequence[Effect], budget: int) -> Recipe:
     Raises:
         ConfigError: even the smallest levels take more, or there are no outputs to compare.
     """
+    return _recipe(allocation(effects, budget))
+
+
+def allocation(effects: Sequence[Effect], budget: int) -> dict[str, Effect]:
+    """Return what each layer gets; see :func:`allocate`."""
     choices: dict[str, list[Effect]] = defaultdict(list)
     for effect in effects:
         choices[effect.layer].append(effect)
@@ -180,7 +194,7 @@ def allocate(effects: Sequence[Effect], budget: int) -> Recipe:
         else:
             dear = price
     chosen = _at_price(choices, dear)
-    return _recipe(_spend_rest(choices, chosen, budget))
+    return _spend_rest(choices, chosen, budget)
 
 
 def _at_price(choices: Mapping[str, Sequence[Effect]], price: float) -> dict[str, Effect]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_compress.records import Variant
 from mlflow_compress.search.front import hypervolume, objective_values
-from mlflow_compress.targets import Target
+from mlflow_compress.targets import Target, is_limited, lacks
 
 __all__ = ["ALLOWANCE", "told_quality", "told_rate", "told_values", "violations", "volume"]
 
@@ -113,6 +113,8 @@ def _of_target(variant: Variant, target: Target) -> dict[str, float]:
     found: dict[str, float] = {}
     if set(target.execution.profiles) < {"portable", "compact"}:
         found["profile"] = -1.0 if variant.recipe.profile in target.execution.profiles else 1.0
+    if is_limited(target) and report.needs is not None:
+        found["runtime"] = 1.0 if lacks(report.needs, target) else -1.0
     if limits.size_bytes is not None:
         found["size"] = math.log(max(report.size_bytes, 1) / limits.size_bytes)
     if limits.memory_bytes is not None and report.memory_bytes is not None:

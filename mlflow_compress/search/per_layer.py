@@ -19,7 +19,7 @@ from mlflow_compress.techniques.base import closest, parse_settings
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["PRUNE", "SHARE", "WEIGHT_ONLY", "PerLayer", "PerLayerSettings"]
+__all__ = ["PRUNE", "SHARE", "WEIGHT_ONLY", "PerLayer", "PerLayerSettings", "layers_by_pattern"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,17 @@ def _names(model: "onnx.ModelProto", base: str) -> list[str]:
         if base != "weight_only" or weight.tensor.data_type == TensorProto.FLOAT:
             weights.append(weight.name)
     return weights
+
+
+def layers_by_pattern(
+    model: "onnx.ModelProto", base: str, patterns: Sequence[str]
+) -> Mapping[str, str]:
+    """Return the pattern of each layer that a technique works on: the first that fits.
+
+    Raises:
+        TechniqueError: a pattern fits no layer.
+    """
+    return _assign(_names(model, base), {pattern: pattern for pattern in patterns})
 
 
 def _assign(names: Sequence[str], pairs: Mapping[str, Any]) -> dict[str, Any]:

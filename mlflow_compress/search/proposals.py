@@ -48,6 +48,7 @@ class Proposals:
         objectives: names of what is made best.
         seed: the same seed, told the same outcomes, gives the same recipes in the same order.
         violations: by how much a variant breaks the limits that matter, by their names.
+        initial: points to try first, unless the strategy has a list of its own.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Proposals:
         objectives: Sequence[str],
         seed: int = 0,
         violations: Callable[[Variant], Mapping[str, float]] = lambda variant: {},
+        initial: Sequence[Point] = (),
     ) -> None:
         self._space, self._strategy = space, strategy
         self._objectives, self._violations = objectives, violations
         self._rng = np.random.default_rng([seed, 0x5EA])
         self._seen: set[str] = set()
         self._history: list[Tried] = []
+        self._initial = list(initial)
         self._constraints: tuple[str, ...] = ()
         self._last: tuple[Point, Recipe] | None = None
         self._listing: list[tuple[Point, str]] | None = None
@@ -78,6 +81,10 @@ class Proposals:
         """Return a recipe that was not proposed before, or None when there is none left."""
         if self._listed is not None:
             return self._next_of(self._listed)
+        while self._initial:
+            point = self._initial.pop(0)
+            if self._digest(point) not in self._seen:
+                return self._proposal(point, self._enqueue(point))
         point, asked = self._draw()
         if point is None:
             return None

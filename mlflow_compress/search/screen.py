@@ -1,7 +1,8 @@
 """Cheap checks first: what can no longer be promoted is not measured to the end.
 
-Nothing is dropped until every target has a variant that keeps all of its limits: until then each
-measured variant is worth something, the one that comes closest most of all.
+What no target's runtime can load goes at once: it can never be promoted. Nothing else is dropped
+until every target has a variant that keeps all of its limits: until then each measured variant is
+worth something, the one that comes closest most of all.
 """
 
 import math
@@ -11,11 +12,11 @@ from statistics import NormalDist
 import numpy as np
 
 from mlflow_compress.errors import CompressError
-from mlflow_compress.records import Accuracy, Fidelity, Recipe, Report, Trial, Variant
+from mlflow_compress.records import Accuracy, Fidelity, Needs, Recipe, Report, Trial, Variant
 from mlflow_compress.search.goals import told_quality, told_rate, told_values, violations
-from mlflow_compress.targets import Target, format_size
+from mlflow_compress.targets import Target, format_size, lacks
 
-__all__ = ["LEVEL", "DroppedError", "Screen", "draw_rows"]
+__all__ = ["LEVEL", "DroppedError", "Screen", "draw_rows", "upper"]
 
 LEVEL = 0.999
 """Level of the intervals whose better end is compared with the limits; several are looked at."""
@@ -71,6 +72,17 @@ class Screen:
             return ""
         return f"no target loads the profile {recipe.profile}"
 
+    def cannot_load(self, needs: Needs, profile: str) -> str:
+        """Say what every target's runtime lacks for a variant, empty when one lacks nothing.
+
+        Targets that do not load its profile do not count; :meth:`cannot_run` looks at these.
+        """
+        loading = [t for t in self._targets if profile in t.execution.profiles]
+        reasons = [lacks(needs, target) for target in loading]
+        if not reasons or not all(reasons):
+            return ""
+        return "runtime: " + "; ".join(reasons)
+
     def too_large(self, size: int) -> str:
         """Say which limit a file of so many bytes breaks for all targets, empty when not."""
         limits = [target.limits.size_bytes for target in self._targets]
@@ -104,7 +116,7 @@ class Screen:
             source: the source's accuracy on all rows, NaN without labels.
         """
         drop = -math.inf if accuracy is None else accuracy.drop_interval.low
-        agreement = 1.0 if fidelity is None else _upper(fidelity.agreement, fidelity.dataset.rows)
+        agreement = 1.0 if fidelity is None else upper(fidelity.agreement, fidelity.dataset.rows)
         for target in self._targets:
             bounds = target.accuracy
             misses = (
@@ -161,7 +173,7 @@ def _keeps_all(variant: Variant, target: Target) -> bool:
     return all(value <= 0 for value in violations(variant, [target]).values())
 
 
-def _upper(share: float, rows: int) -> float:
+def upper(share: float, rows: int) -> float:
     """Return the upper end of a share's interval at :data:`LEVEL` (Wilson, 1927)."""
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = share + z * z / (2 * rows)

@@ -6,7 +6,7 @@ choices or ranges; a point names the alternative and a value for each of its ope
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -15,7 +15,16 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import validate_recipe
 
-__all__ = ["ALTERNATIVE", "Alternative", "Choice", "Dimension", "Point", "Range", "Space"]
+__all__ = [
+    "ALTERNATIVE",
+    "Alternative",
+    "Choice",
+    "Dimension",
+    "LayerDimension",
+    "Point",
+    "Range",
+    "Space",
+]
 
 Point = dict[str, Any]
 
@@ -80,6 +89,18 @@ class Range:
         """Return the lowest (0) or highest (-1) value."""
         return (self.low, self.high)[which]
 
+    def up_to(self, bound: float, *, below: bool) -> "Range":
+        """Return the part below (or above) a value of the range that is not its own end.
+
+        Without a step the bound of a range of fractions stays in: it has no neighbour.
+        """
+        values = self.expand()
+        if values is not None:
+            rest = [v for v in values if (v < bound if below else v > bound)]
+            return replace(self, low=rest[0], high=rest[-1])
+        end = bound + (0 if not self.integer else -1 if below else 1)
+        return replace(self, high=end) if below else replace(self, low=end)
+
 
 @lru_cache(typed=True)
 def _values(low: float, high: float, step: float | None, log: bool) -> tuple[Any, ...] | None:
@@ -101,6 +122,29 @@ class PerLayer:
     """A setting with a value, fixed or open, for each pattern of layers' names."""
 
     values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LayerDimension:
+    """An open setting of the layers that a pattern fits.
+
+    Attributes:
+        name: the dimension's name in points.
+        alternative: which recipe it is from.
+        technique: ``prune``, ``share`` or ``weight_only``.
+        pattern: the layers.
+        patterns: all patterns of the setting in order; the first that fits counts.
+        options: the other settings of the step that are fixed.
+        dimension: its values.
+    """
+
+    name: str
+    alternative: int
+    technique: str
+    pattern: str
+    patterns: tuple[str, ...]
+    options: str
+    dimension: Dimension
 
 
 @dataclass(frozen=True)
@@ -192,6 +236,39 @@ class Space:
         index = point.get(ALTERNATIVE, 0)
         return validate_recipe(self.alternatives[index].recipe(point, f"r{index}"))
 
+    def layer_dimensions(self) -> Iterator[LayerDimension]:
+        """Yield the open settings that are for layers by pattern."""
+        for index, alternative in enumerate(self.alternatives):
+            for number, (technique, settings) in enumerate(alternative.steps):
+                for key, value in settings.items():
+                    if not isinstance(value, PerLayer):
+                        continue
+                    fixed = {
+                        k: v
+                        for k, v in settings.items()
+                        if not isinstance(v, PerLayer | Choice | Range)
+                    }
+                    for pattern, one in value.values.items():
+                        if isinstance(one, Choice | Range):
+                            name = f"r{index}.{number}.{technique}.{key}[{pattern}]"
+                            yield LayerDimension(
+                                name, index, technique, pattern, tuple(value.values),
+                                layers_text(fixed), one,
+                            )  # fmt: skip
+
+    def narrowed(self, changes: Mapping[str, Dimension]) -> "Space":
+        """Return the space with other values for some settings of layers, by their names."""
+        made = []
+        for index, alternative in enumerate(self.alternatives):
+            steps = []
+            for number, (technique, settings) in enumerate(alternative.steps):
+                at = f"r{index}.{number}.{technique}"
+                told = {k: _narrowed(v, f"{at}.{k}", changes) for k, v in settings.items()}
+                steps.append((technique, told))
+            dimensions = {n: changes.get(n, d) for n, d in alternative.dimensions.items()}
+            made.append(replace(alternative, steps=tuple(steps), dimensions=dimensions))
+        return Space(tuple(made))
+
     @property
     def size(self) -> float:
         """How many points there are; infinite when a range has no step."""
@@ -260,6 +337,12 @@ class Space:
             if isinstance(dimension, Choice):
                 for value in dimension.values[1:-1]:
                     self.recipe(point | {name: value})
+
+
+def _narrowed(value: Any, at: str, changes: Mapping[str, Dimension]) -> Any:
+    if not isinstance(value, PerLayer):
+        return value
+    return PerLayer({p: changes.get(f"{at}[{p}]", one) for p, one in value.values.items()})
 
 
 def _alternative(recipe: Any, where: str, prefix: str) -> Alternative:

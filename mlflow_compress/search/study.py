@@ -10,7 +10,7 @@ from mlflow_compress.search.observer import WINDOW, Observer, SearchInfo
 from mlflow_compress.search.proposals import Proposals
 from mlflow_compress.search.recording import Recording
 from mlflow_compress.search.running import Pending, Running
-from mlflow_compress.search.space import Space
+from mlflow_compress.search.space import Point, Space
 from mlflow_compress.search.strategies import Strategy
 from mlflow_compress.search.trial import Made
 from mlflow_compress.techniques.train_data import Epoch
@@ -55,6 +55,7 @@ def run_search(
     executor: Executor | None = None,
     window: int = WINDOW,
     in_order: bool = True,
+    initial: Sequence[Point] = (),
 ) -> tuple[Trial, ...]:
     """Try different recipes until the budget or the space is used up; return trials in order.
 
@@ -82,11 +83,12 @@ def run_search(
             when it is asked for the next recipe, whatever the number of workers.
         in_order: tell the strategy what came of trials in the order in which they were asked for,
             so that the search can be repeated; else as they come.
+        initial: points to try first; a strategy that has a list of points of its own does not.
     """
     record = Recording(observer, info)
     watch = (budget or Budget(trials)).start(objectives)
     learn = getattr(evaluator, "learn", lambda trial: None)
-    proposals = Proposals(space, strategy, objectives, seed, violations)
+    proposals = Proposals(space, strategy, objectives, seed, violations, initial)
     executor = executor or Inline(Options())
     running = Running(evaluator, executor, record, window, in_order, on_epoch)
     done: list[Pending] = []

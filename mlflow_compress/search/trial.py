@@ -166,7 +166,10 @@ class TrialEvaluator:
         packed.save(made, path)
         # A portable file decodes itself: what that takes, the device's runtime must have too.
         needs = needs_of(made if recipe.profile == "portable" else result.model)
-        report = replace(self._report(result, path, screen), needs=needs)
+        sizes = replace(self._sizes(result, path), needs=needs)
+        if screen is not None and (reason := screen.cannot_load(needs, recipe.profile)):
+            raise DroppedError(reason, sizes)
+        report = self._report(sizes, path, screen)
         variant = Variant(key, recipe, report, source=self.uri)
         return Made(variant, str(path), applied.steps, applied.reused)
 
@@ -250,8 +253,8 @@ class TrialEvaluator:
         """The source's outputs on the evaluation rows, computed once per search."""
         return measure.run(self._source_sessions[1], self.evaluation)
 
-    def _report(self, result: RecipeResult, path: Path, screen: Screen | None) -> Report:
-        report = self._sizes(result, path)
+    def _report(self, report: Report, path: Path, screen: Screen | None) -> Report:
+        """Return the report of the file's sizes with what is measured on rows."""
         session = packed.load(path, threads=1)
         if screen is not None:
             self._look(screen, report, session)

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -189,7 +190,7 @@ def parse_settings(technique: Technique[S], values: Mapping[str, Any]) -> S:
             names ``technique.key``, the value and what is allowed.
     """
     cls: Any = technique.settings
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [item.name for item in dataclasses.fields(cls)]
     parsed: dict[str, Any] = {}
     for key, value in values.items():
@@ -201,6 +202,12 @@ def parse_settings(technique: Technique[S], values: Mapping[str, Any]) -> S:
         parsed[key] = _coerce(f"{technique.name}.{key}", value, hints[key])
     made: S = cls(**parsed)
     return made
+
+
+@lru_cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    """Return the types of a settings class; a search parses settings for every point it draws."""
+    return typing.get_type_hints(cls)
 
 
 def plain_settings(settings: Any) -> dict[str, Any]:

@@ -169,3 +169,20 @@ def test_strategies_hear_of_dropped_trials(evaluator):
 
 def test_a_dropped_variant_is_an_error_with_its_reason():
     assert str(DroppedError("too large", None)) == "too large"
+
+
+def test_what_no_runtime_loads_is_dropped_at_once_and_before_any_row(evaluator, monkeypatch):
+    ran = []
+    monkeypatch.setattr(measure, "run", lambda *_: ran.append(1))
+    poor = target(execution={"without_operators": ["Relu"]})
+    (trial,) = search(evaluator, [poor], [GOOD])
+    assert trial.state == "dropped"
+    assert "no operator Relu (node 'r')" in trial.error
+    assert trial.partial.size_bytes > 0
+    assert trial.partial.accuracy is None
+    assert ran == []
+
+
+def test_what_some_runtime_loads_goes_on(evaluator):
+    poor = target(execution={"without_operators": ["Relu"]})
+    assert states(search(evaluator, [poor, target("other")], [GOOD])) == ["complete"]
