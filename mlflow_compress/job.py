@@ -345,14 +345,9 @@ def _register_and_promote(
         rows=rows,
         rescore=lambda variant: _rescore(variant, evaluator, client),
         experiment=experiment,
+        # nothing else is dropped before there is a variant
+        missing="" if made else dropped[0],
     )
-    if not made:  # no target's runtime can load any of them: nothing else is dropped so early
-        decisions = [
-            replace(one, reason=f"{one.reason}; {dropped[0]}")
-            if one.outcome == "none feasible"
-            else one
-            for one in decisions
-        ]
     held = {decision.version for decision in decisions} - {one.version for one in fresh}
     older = [one for one in registry.read_variants(client, name) if one.version in held]
     return Outcome(

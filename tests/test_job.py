@@ -353,7 +353,11 @@ def test_what_each_layer_bears_shrinks_the_space_and_gives_the_first_points(proj
     assert done.exit_code == 3, done.output
     assert "space cut: prune w1 to 0.1" in done.output
     assert "1 run now" in done.output
-    project.refuses(2, "search.sensitivity seed: no recipe has a range per layer",
-        recipe=["share"], search={"sensitivity": "seed"})  # fmt: skip
-    project.refuses(2, "search.sensitivity must be false, true, seed, shrink or both, got 'all'",
-        search={"sensitivity": "all"})  # fmt: skip
+
+
+def test_what_there_is_nothing_to_act_on_is_refused(project):
+    search = {"sensitivity": "seed"}
+    words = "search.sensitivity seed: no recipe has a range per layer"
+    project.refuses(2, words, recipe=["share"], search=search)
+    words = "search.sensitivity must be false, true, seed, shrink or both, got 'all'"
+    project.refuses(2, words, search={"sensitivity": "all"})

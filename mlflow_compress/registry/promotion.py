@@ -49,6 +49,7 @@ def promote(
     take_over: bool = False,
     require_approval: bool = False,
     patience: float = PATIENCE,
+    missing: str = "",
 ) -> list[Decision]:
     """Decide for each target and move its alias, so that running it again changes nothing.
 
@@ -64,6 +65,7 @@ def promote(
         take_over: decide also where an alias was moved by hand, which is left alone otherwise.
         require_approval: only ask for each promotion; ``operations.approve`` carries it out.
         patience: seconds to retry each step for.
+        missing: why today's search made no variant, for decisions that find none.
 
     Returns:
         One decision per target, in the order given.
@@ -72,7 +74,9 @@ def promote(
         CompressError: MLflow refuses, or the alias does not settle.
         UnreachableError: the server does not answer.
     """
-    options = _Options(rows, rescore, experiment, dry_run, take_over, require_approval, patience)
+    options = _Options(
+        rows, rescore, experiment, dry_run, take_over, require_approval, patience, missing
+    )
     job = _Promotion(client, name, options)
     return [job.settle(target) for target in targets]
 
@@ -88,6 +92,7 @@ class _Options:
     take_over: bool
     require_approval: bool
     patience: float
+    missing: str
 
 
 class _Promotion:
@@ -139,6 +144,8 @@ class _Promotion:
         current = state.aliases.get(target.name)
         incumbent = self._today(state.variant(current))
         decision = decide(state.variants, target, incumbent, self._options.rows)
+        if self._options.missing and decision.outcome == "none feasible":
+            decision = replace(decision, reason=f"{decision.reason}; {self._options.missing}")
         by_hand = "" if self._options.take_over else self._moved_by_hand(state, target.name)
         if by_hand:
             return replace(
