@@ -83,7 +83,8 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     if isinstance(config.search.sensitivity, str) and not any(space.layer_dimensions()):
         raise ConfigError(
             f"search.sensitivity {config.search.sensitivity}: no recipe has a range per layer, "
-            'such as prune: {sparsity: {layers: {"*": {low: 0.5, high: 0.9}}}}; give one, or set true'
+            "such as prune: {sparsity: {layers: {fc1: {low: 0.5, high: 0.9}}}}; give one, or "
+            "set true"
         )
     strategy = get_strategy(strategy_name)
     strategy.points(space)

@@ -192,8 +192,7 @@ def seed_points(space: Space, bounds: Sequence[Bound], effects: Sequence[Effect]
     points: list[Point] = []
     for index in range(len(space.alternatives)):
         own = [bound for bound in bounds if bound.of.alternative == index and bound.layers]
-        wanted = {(layer, b.of.technique, v) for b in own for layer in b.layers for v in b.tried}
-        usable = [e for e in effects if (e.layer, e.technique, e.level) in wanted]
+        usable = [e for e in effects if any(_is_of(e, bound) for bound in own)]
         if not usable:
             continue
         base: Point = {ALTERNATIVE: index}
@@ -204,6 +203,16 @@ def seed_points(space: Space, bounds: Sequence[Bound], effects: Sequence[Effect]
             if point not in points:
                 points.append(point)
     return points
+
+
+def _is_of(effect: Effect, bound: Bound) -> bool:
+    """Whether an effect is of a layer and a value of a dimension, perhaps one that was cut since."""
+    if effect.layer not in bound.layers or effect.technique != bound.of.technique:
+        return False
+    dimension = bound.of.dimension
+    if isinstance(dimension, Choice):
+        return effect.level in dimension.values
+    return dimension.low <= effect.level <= dimension.high
 
 
 def _budgets(effects: Sequence[Effect]) -> list[int]:

@@ -117,3 +117,14 @@ def test_a_grid_goes_its_own_way(measured):
         for initial in ((), points)
     ]  # fmt: skip
     assert grid[0] == grid[1]
+
+
+def test_points_of_a_space_that_was_cut_lie_in_it(measured):
+    space, bounds, effects = measured
+    smaller, _ = shrink(space, bounds, effects, [target(min_agreement=0.9)], 400)
+    dimensions = smaller.dimensions_of(0)
+    points = seed_points(smaller, bind(smaller, normalize(tiny_model())), effects)
+    assert points
+    for point in points:
+        assert point[W1] in dimensions[W1].values
+        assert point[SHARED] in dimensions[SHARED].expand()
