@@ -206,7 +206,7 @@ def seed_points(space: Space, bounds: Sequence[Bound], effects: Sequence[Effect]
 
 
 def _is_of(effect: Effect, bound: Bound) -> bool:
-    """Whether an effect is of a layer and a value of a dimension, perhaps one that was cut since."""
+    """Whether an effect is of a layer and of a value of a dimension."""
     if effect.layer not in bound.layers or effect.technique != bound.of.technique:
         return False
     dimension = bound.of.dimension
