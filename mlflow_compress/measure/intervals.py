@@ -8,7 +8,7 @@ import numpy as np
 
 from mlflow_compress.records import Interval
 
-__all__ = ["bootstrap_interval", "paired_proportions_interval"]
+__all__ = ["bootstrap_interval", "median_interval", "paired_proportions_interval"]
 
 
 def paired_proportions_interval(lost: int, won: int, rows: int, level: float = 0.95) -> Interval:
@@ -62,6 +62,23 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(0, rows, rows)) for _ in range(draws)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level)
+
+
+def median_interval(
+    values: np.ndarray, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Return what :func:`bootstrap_interval` returns for the median, all resamples at once.
+
+    Args:
+        values: [n], few enough that ``draws`` times as many fit into memory.
+        level: the confidence level.
+        draws: number of resamples.
+        seed: seeds the resampling.
+    """
+    chosen = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    medians = np.median(values[chosen], axis=1)
+    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), level)
 
 

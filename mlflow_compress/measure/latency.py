@@ -8,7 +8,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from mlflow_compress.measure.data import Dataset
-from mlflow_compress.measure.intervals import bootstrap_interval
+from mlflow_compress.measure.intervals import median_interval
 from mlflow_compress.measure.runner import Runnable
 from mlflow_compress.records import Latency
 
@@ -62,9 +62,7 @@ def measure_latency(
             fastest[index, which] = min(spent)
             times[which].extend(spent)
     ratios = fastest[:, 0] / fastest[:, 1]
-    interval = bootstrap_interval(
-        lambda rows: float(np.median(ratios[rows])), rounds, level=level, seed=seed
-    )
+    interval = median_interval(ratios, level=level, seed=seed)
     p50, p95 = np.quantile(times[0], [0.5, 0.95]) * 1e3
     return Latency(
         device=device,

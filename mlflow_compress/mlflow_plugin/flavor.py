@@ -25,6 +25,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError, SourceError
 from mlflow_compress.mlflow_plugin.about import plugin_version
+from mlflow_compress.packed.container import open_packed
 from mlflow_compress.registry.variants import using_tracking_uri
 
 __all__ = [
@@ -123,7 +124,7 @@ def save_model(
     data = Path(onnx_path)
     session = packed.load(data, threads=1)
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    profile = packed.inspect(data).profile if packed.is_packed(data) else "plain"
+    profile = open_packed(data).profile if packed.is_packed(data) else "plain"
     model = mlflow_model if mlflow_model is not None else Model()
     stored = f"data/{MODEL_FILE}"
     model.add_flavor(

@@ -61,9 +61,10 @@ def summary(
 ) -> tuple[list[int], int]:
     """The kinds of a payload's arrays, outermost first, and how many of its bytes are data.
 
-    Data are raw items, codebooks and Huffman lanes; the rest are tables and lengths.
+    Data are raw items, codebooks and Huffman lanes; the rest are tables and lengths. Of a payload
+    that :func:`decode` takes, it decodes only what says how the rest is laid out.
     """
-    reader = _Reader(Cursor(payload, what))
+    reader = _Reader(Cursor(payload, what), skims=True)
     reader.array(count, width, 6)
     return reader.kinds, reader.data_bytes
 
@@ -71,8 +72,17 @@ def summary(
 class _Reader:
     """Recursive descent over one payload. Levels fall strictly, so recursion is bounded."""
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: Cursor, skims: bool = False) -> None:
         self.cursor, self.kinds, self.data_bytes = cursor, list[int](), 0
+        self.skims = skims  # coded symbols are passed over, and read as 0
+
+    def layout(self, count: int, width: int, below: int) -> Items:
+        """Decode an array that says how what follows is laid out, also when skimming."""
+        skims, self.skims = self.skims, False
+        try:
+            return self.array(count, width, below)
+        finally:
+            self.skims = skims
 
     def array(self, count: int, width: int, below: int) -> Items:
         """Decode one array whose level must be less than ``below``."""
@@ -101,6 +111,8 @@ class _Reader:
         if per_lane == 0 and (layout or count > MAX_LANE):
             raise self.error(f"one lane for {count} symbols, layout {layout}")
         lane_bytes, data = self.lanes(count, per_lane, layout)
+        if self.skims:
+            return np.zeros(count, np.uint8)
         return numpy_codec.decode_lanes(
             data, lane_bytes, lengths, count, per_lane, layout, self.cursor.what
         )
@@ -167,7 +179,7 @@ class _Reader:
         symbols = self.cursor.varint(count)
         if symbols < stored:
             raise self.error(f"{symbols} gaps for {stored} values")
-        gaps = self.array(symbols, 1, 3)
+        gaps = self.layout(symbols, 1, 3)
         values = self.array(stored, width, 3)
         stores = gaps != ESCAPE
         after = np.cumsum(gaps.astype(np.int64) + stores)
@@ -181,7 +193,7 @@ class _Reader:
         length, clusters = self.cursor.varint(count), self.cursor.byte()
         if length < 1 or count % length or not 2 <= clusters <= 16:
             raise self.error(f"{count} items in rows of {length}, {clusters} clusters")
-        ids = self.array(count // length, 1, 2)
+        ids = self.layout(count // length, 1, 2)
         if ids.max() >= clusters:
             raise self.error(f"row of cluster {ids.max()}, there are {clusters}")
         out = np.empty((count // length, length), f"<u{width}")
@@ -203,7 +215,7 @@ class _Reader:
         if size <= 256:
             raise self.error(f"wide codebook of {size} values")
         values = self.raw(size, width)
-        high = self.array(count, 1, 3)
+        high = self.layout(count, 1, 3)
         parts = -(-size // 256)
         if high.max() >= parts:
             raise self.error(f"codebook index {high.max() * 256}, there are {size} values")
@@ -230,6 +242,8 @@ class _Reader:
         if per_lane < 1:
             raise self.error("one lane in a context")
         lane_bytes, data = self.lanes(count, per_lane, 1)
+        if self.skims:
+            return np.zeros(count, np.uint8)
         return numpy_context.decode(
             data, lane_bytes, lengths, classes, count, per_lane, self.cursor.what
         )

@@ -6,6 +6,7 @@ technique sees the model before it, its settings and the context, and nothing el
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import entry_points, version
 from typing import Any
 
@@ -123,6 +124,7 @@ def _next(before: Entry, result: Result) -> Entry:
     return Entry(result.model, {**before.origin, **moved}, result.notes)
 
 
+@lru_cache(maxsize=256)  # looking through what is installed takes 10 ms, for each step and trial
 def _provider(technique: str) -> str:
     """Return the package that a technique comes from with its version, as far as it is known."""
     for point in entry_points(group="mlflow_compress.techniques", name=technique):

@@ -22,7 +22,7 @@ import tenacity
 
 from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
 from mlflow_compress.measure import drift_of
-from mlflow_compress.measure.intervals import bootstrap_interval
+from mlflow_compress.measure.intervals import median_interval
 from mlflow_compress.records import Latency
 from mlflow_compress.targets.facts import DeviceFacts, to_facts, verify
 from mlflow_compress.targets.profile import Target
@@ -321,9 +321,7 @@ def _npz(inputs: Mapping[str, np.ndarray]) -> bytes:
 def _latency(spent: Mapping[str, Any], device: str, threads: int, batch: int, seed: int) -> Latency:
     fastest = np.asarray(spent["fastest"], dtype=np.float64)
     ratios = fastest[:, 0] / fastest[:, 1]
-    interval = bootstrap_interval(
-        lambda rows: float(np.median(ratios[rows])), len(ratios), level=0.95, seed=seed
-    )
+    interval = median_interval(ratios, level=0.95, seed=seed)
     p50, p95 = np.quantile(spent["variant"], [0.5, 0.95]) * 1e3
     return Latency(
         device=device,

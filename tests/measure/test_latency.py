@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mlflow_compress.measure import Dataset, is_tie, latency, measure_latency
+from mlflow_compress.measure.intervals import bootstrap_interval, median_interval
 from mlflow_compress.records import Interval, Latency
 
 
@@ -103,3 +104,10 @@ def test_a_batch_larger_than_the_data_repeats_rows(timed, data):
 @pytest.mark.parametrize(("low", "high", "tie"), [(0.9, 1.1, True), (0.8, 0.9, False)])
 def test_a_tie_is_an_interval_that_holds_one(low, high, tie):
     assert is_tie(Latency("d", 1, 1, 1, 1, 1, 0.9, Interval(low, high))) is tie
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 15])
+def test_the_interval_of_a_median_is_that_of_the_bootstrap(rounds):
+    values = np.random.default_rng(rounds).random(rounds)
+    told = bootstrap_interval(lambda rows: float(np.median(values[rows])), rounds, seed=7)
+    assert median_interval(values, seed=7) == told

@@ -69,6 +69,13 @@ def test_the_samples_use_every_kind():
     assert seen == set(range(len(arrays.NAMES)))
 
 
+def test_a_summary_is_the_same_when_symbols_are_passed_over():
+    for name, payload, count, width in samples():
+        reader = arrays._Reader(Cursor(payload, name))
+        reader.array(count, width, 6)
+        assert arrays.summary(payload, count, width, name) == (reader.kinds, reader.data_bytes)
+
+
 def test_both_backends_write_the_same_bytes(monkeypatch):
     mine = [payload for _, payload, _, _ in samples()]
     monkeypatch.setattr(backends, "_c", None)
