@@ -82,9 +82,9 @@ class Proposals:
         if self._listed is not None:
             return self._next_of(self._listed)
         while self._initial:
-            point = self._initial.pop(0)
-            if self._digest(point) not in self._seen:
-                return self._proposal(point, self._enqueue(point))
+            first = self._initial.pop(0)
+            if self._digest(first) not in self._seen:
+                return self._proposal(first, self._enqueue(first))
         point, asked = self._draw()
         if point is None:
             return None
