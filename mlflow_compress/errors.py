@@ -4,6 +4,7 @@ A message is one line that says what was wrong, with the value, and what to do a
 """
 
 __all__ = [
+    "BusyError",
     "CompressError",
     "ConfigError",
     "DataError",
@@ -61,6 +62,12 @@ class UnreachableError(CompressError):
     """The tracking server, its store, or a device cannot be reached (exit 5)."""
 
     exit_code = 5
+
+
+class BusyError(CompressError):
+    """Another job is at work on the same registered model (exit 6)."""
+
+    exit_code = 6
 
 
 class TechniqueError(CompressError):

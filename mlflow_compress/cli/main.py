@@ -25,6 +25,7 @@ EXIT_CODES = {
     3: "some target has no feasible variant",
     4: "source or data not found",
     5: "tracking server or device out of reach",
+    6: "another retrain job is at work on the registered model",
     130: "ended by Ctrl-C; what was finished is kept",
 }
 
@@ -38,6 +39,11 @@ _COMMANDS = {
         "mlflow_compress.cli.run",
         "run",
         "Search, register and promote as compress.yaml says.",
+    ),
+    "retrain": (
+        "mlflow_compress.cli.retrain",
+        "retrain",
+        "As run, for schedulers: nothing twice, one job per model, one line of JSON.",
     ),
     "promote": (
         "mlflow_compress.cli.promote",

@@ -1,5 +1,6 @@
 """The source model: found wherever its URI points, with its version resolved."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from mlflow_compress.registry.variants import using_tracking_uri
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ResolvedSource", "resolve", "source_name"]
+__all__ = ["ResolvedSource", "identify", "resolve", "source_name"]
 
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
@@ -130,6 +131,43 @@ def source_name(uri: str, client: MlflowClient) -> str:
         return _slug(Path(uri).stem)
     name = patiently(f"find source {uri}", lambda: _fix_version(uri, client))[1]
     return name or _slug(uri.rpartition("/")[2])
+
+
+def identify(uri: str, client: MlflowClient) -> tuple[str, str]:
+    """Return a source's URI with its version resolved, and what tells its content from another's.
+
+    What MLflow holds under a version, a logged model or a run does not change, so that the URI
+    says it all; of a file, its bytes and those of its external data count, not where it lies.
+
+    Raises:
+        SourceNotFoundError: there is no such model, version, alias or file.
+        SourceError: the file is no ONNX model.
+        UnreachableError: the server does not answer.
+    """
+    if re.match(r"(models|runs):/", uri):
+        fixed = patiently(f"find source {uri}", lambda: _fix_version(uri, client))[0]
+        return fixed, fixed
+    path = Path(uri)
+    if not path.is_file():
+        raise SourceNotFoundError(f"source {uri!r}: no such file")
+    try:
+        graph = onnx.load(uri, load_external_data=False).graph
+    except (DecodeError, OSError, ValueError) as error:
+        raise SourceError(f"source {uri!r} is not an ONNX model: {one_line(error, 120)}") from error
+    beside = {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    sha = hashlib.sha256()
+    for file in (path, *(path.parent / name for name in sorted(beside))):
+        try:
+            with file.open("rb") as opened:
+                sha.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise SourceNotFoundError(f"source {uri!r}: {file}: {error.strerror}") from error
+    return uri, sha.hexdigest()
 
 
 def _given(uri: str, source: Any) -> ResolvedSource:

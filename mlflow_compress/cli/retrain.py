@@ -1,0 +1,121 @@
+"""``mlflow-compress retrain``: the job for cron, Airflow and GitHub Actions."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mlflow_compress.retraining import Result
+
+__all__ = ["retrain"]
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the config, such as --set search.trials=20; may be repeated.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait so long for another job on the same registered model [0].",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print exactly one line of JSON on stdout, whatever comes of it.",
+)
+def retrain(config: Path, overrides: tuple[str, ...], wait: float, as_json: bool) -> None:
+    """Do what `run` does with CONFIG (a compress.yaml), made for schedulers.
+
+    Does nothing when this version of the source was compressed with this configuration before:
+    the verdict and the exit code of that job are repeated. Exits with 6 when another job is at
+    work on the same registered model.
+    """
+    from mlflow_compress import retraining
+    from mlflow_compress.cli.progress import progress
+    from mlflow_compress.cli.show import show_outcome
+    from mlflow_compress.config import load_config
+
+    checked = None
+    try:
+        quiet = _stdout_for_us() if as_json else contextlib.nullcontext()
+        with _terminated_as_interrupted(), quiet:
+            checked = load_config(config, overrides)
+            with progress() as watcher:
+                result, outcome = retraining.retrain(checked, wait=wait, watcher=watcher)
+    except BaseException as error:
+        if as_json:
+            _print_line(retraining.failed(checked, error))
+        raise
+    if as_json:
+        _print_line(result)
+    elif outcome is not None:
+        show_outcome(outcome)
+    else:
+        _show_skipped(result)
+    sys.exit(result.exit_code)
+
+
+def _print_line(result: "Result") -> None:
+    click.echo(json.dumps(_finite(result.to_dict()), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if value in (float("inf"), float("-inf")) or value != value else value
+
+
+def _show_skipped(result: "Result") -> None:
+    click.echo(
+        f"nothing to do: {result.source} was compressed with this configuration before; "
+        f"the verdict for {result.registered_model} was:"
+    )
+    for target in result.targets:
+        click.echo(f"{target['target']}: {target['outcome']}: {target['reason']}")
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """End on SIGTERM, which schedulers send, as cleanly as on Ctrl-C."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _stdout_for_us() -> Iterator[None]:
+    """Send what data functions, techniques and worker processes print to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

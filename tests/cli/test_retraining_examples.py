@@ -1,0 +1,89 @@
+"""The examples for schedulers are whole, and their commands exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from mlflow_compress.cli.main import EXIT_CODES, cli
+from tests.tiny import tiny_model  # noqa: F401  (the fixture `project` is made of it)
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples/retraining"
+
+
+def parses(words):
+    """Check that the command line understands a command; nothing is run."""
+    assert words[0] == "mlflow-compress"
+    command = cli.get_command(click.Context(cli), words[1])
+    assert command is not None, words
+    command.make_context(words[1], list(words[2:]))
+
+
+def test_the_airflow_dag():
+    text = (EXAMPLES / "airflow_dag.py").read_text()
+    compile(text, "airflow_dag.py", "exec")
+    (command,) = re.findall(r'bash_command="(.+)"', text)
+    parses(shlex.split(command))
+    (skipped,) = re.findall(r"skip_on_exit_code=(\d+)", text)
+    assert "another retrain job" in EXIT_CODES[int(skipped)]
+
+
+def test_the_github_workflow():
+    flow = yaml.safe_load((EXAMPLES / "github-workflow.yml").read_text())
+    steps = flow["jobs"]["retrain"]["steps"]
+    (command,) = [s["run"] for s in steps if s.get("run", "").startswith("mlflow-compress")]
+    parses(shlex.split(command.partition("|")[0]))
+
+
+def test_the_kubernetes_cronjob():
+    job = yaml.safe_load((EXAMPLES / "kubernetes-cronjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
+    spec = job["spec"]["jobTemplate"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    parses(container["command"] + container["args"])
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert set(rule["onExitCodes"]["values"]) <= set(EXIT_CODES)
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+
+
+def test_the_docs_list_every_exit_code():
+    page = (ROOT / "docs/retraining.md").read_text()
+    assert all(f"\n| {code} | " in page for code in EXIT_CODES)
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link
+
+
+@pytest.mark.parametrize("entry", ["compress"])
+def test_the_mlflow_project_runs(project, tmp_path, entry):
+    declared = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"][entry]
+    config = tmp_path / "compress.yaml"
+    config.write_text(yaml.safe_dump(project.config))
+    parses(shlex.split(declared["command"].format(config=config)))
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    script = binaries / "mlflow-compress"
+    script.write_text(f"#!{sys.executable}\nfrom mlflow_compress.cli.main import main\nmain()\n")
+    script.chmod(0o755)
+    path = os.pathsep.join([str(binaries), os.environ["PATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry,
+         "-P", f"config={config}", "--env-manager", "local"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env=os.environ | {
+            "PATH": path,
+            "PYTHONPATH": str(ROOT),
+            "MLFLOW_TRACKING_URI": project.config["tracking_uri"],
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    version = project.client.get_model_version_by_alias("tiny-edge", "device").version
+    assert int(version) == 1
