@@ -148,7 +148,7 @@ def _repeated(verdict: Mapping[str, Any]) -> Result:
 
 
 def _result(outcome: job.Outcome) -> Result:
-    states = [trial.state for trial in outcome.trials]
+    states: list[str] = [trial.state for trial in outcome.trials]
     names = {"run": "complete", "reused": "reused", "failed": "failed", "dropped": "dropped"}
     by_version = {variant.version: variant for variant in outcome.registered}
     return Result(

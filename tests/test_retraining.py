@@ -24,7 +24,7 @@ from mlflow_compress.mlflow_plugin.job_runs import GONE_SECONDS, JobRuns
 from tests.tiny import tiny_model
 
 COMMAND = [sys.executable, "-c", "from mlflow_compress.cli.main import main; main()", "retrain"]
-IMPOSSIBLE = {"targets": [{"name": "device", "accuracy": {"max_drop": 0.5}, "size": {"max": 10}}]}
+IMPOSSIBLE = {"targets": [{"name": "device", "limits": {"size": "10B"}}]}
 
 
 def write(project, folder=None, **changes):
@@ -163,7 +163,7 @@ def test_what_functions_print_does_not_get_into_the_line(project):
         f"    return dict(np.load({str(project.folder / 'rows.npz')!r}))\n"
     )
     path = write(project, source="tiny.onnx", data={"evaluation": "shouting:rows"})
-    done = run(path, env=os.environ | {"PYTHONPATH": f"{project.folder}:{Path.cwd()}"} | here())
+    done = run(path, env=here(project.folder))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["exit_code"] == 0
     assert done.stdout.count("\n") == 1
@@ -171,9 +171,9 @@ def test_what_functions_print_does_not_get_into_the_line(project):
     assert "from below" in done.stderr
 
 
-def here():
+def here(*more):
     root = str(Path(__file__).parents[1])
-    return {"PYTHONPATH": os.pathsep.join([root, os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    return os.environ | {"PYTHONPATH": os.pathsep.join([root, *map(str, more)])}
 
 
 def run(path, *args, env=None):
@@ -235,7 +235,7 @@ def test_a_job_that_is_killed_blocks_nothing(project, how):
     path = write(project, source="tiny.onnx", search=search)
     process = subprocess.Popen(
         [*COMMAND, str(path), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | here(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here(),
     )  # fmt: skip
     assert any(line.startswith("searching") for line in process.stderr)
     assert len(jobs(project.client, "RUNNING")) == 1

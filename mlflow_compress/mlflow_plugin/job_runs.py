@@ -217,7 +217,8 @@ class JobRuns:
 
     def _open(self) -> list[Run]:
         # Jobs on one registered model may keep their runs in different experiments.
-        experiments, token = [], None
+        experiments: list[str] = []
+        token = None
         while True:
             page = self._client.search_experiments(page_token=token)
             experiments.extend(one.experiment_id for one in page)
