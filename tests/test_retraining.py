@@ -24,7 +24,9 @@ from mlflow_compress.mlflow_plugin.job_runs import GONE_SECONDS, JobRuns
 from tests.tiny import tiny_model
 
 COMMAND = [sys.executable, "-c", "from mlflow_compress.cli.main import main; main()", "retrain"]
-IMPOSSIBLE = {"targets": [{"name": "device", "limits": {"size": "10B"}}]}
+IMPOSSIBLE = {
+    "targets": [{"name": "device", "limits": {"size": "100B"}, "accuracy": {"max_drop": 0.5}}]
+}
 
 
 def write(project, folder=None, **changes):
@@ -126,7 +128,7 @@ def test_a_verdict_ends_with_the_versions_that_it_names(finished):
 def test_a_verdict_that_none_is_feasible_is_repeated_with_its_exit_code(project):
     path = write(project, source="tiny.onnx", **IMPOSSIBLE)
     first = retrain(path)
-    assert (first["exit_code"], first["skipped"]) == (3, False)
+    assert (first["exit_code"], first["skipped"]) == (3, False), first["error"]
     assert first["targets"][0]["outcome"] == "none feasible"
     again = retrain(path)
     assert (again["exit_code"], again["skipped"]) == (3, True)
@@ -144,12 +146,12 @@ def test_errors_are_one_line_of_json_too_and_no_verdict(project):
     said = retrain(project.folder / "none.yaml")
     assert said["exit_code"] == 2
     assert said["source"] is None
-    # Every trial fails: 1000 clusters are too many.
-    path = write(project, source="tiny.onnx", recipe=[{"share": {"clusters": 1000, "min_size": 1}}])
+    recipe = [{"prune": {"sparsity": 0.5, "exclude": ["nothing"]}}]
+    path = write(project, source="tiny.onnx", recipe=recipe)
     for _ in range(2):
         said = retrain(path)
-        assert said["exit_code"] not in (0, 3)
-        assert said["error"]
+        assert said["exit_code"] == 1
+        assert "all 1 trials failed" in said["error"]
         assert not said["skipped"]
     assert jobs(project.client, "RUNNING") == []
 
@@ -252,7 +254,7 @@ def test_a_job_that_is_killed_blocks_nothing(project, how):
 
 
 class Skewed:
-    """A client on a host whose clock is wrong by up to a few seconds."""
+    """A client far away, on a host whose clock is wrong by up to a few seconds."""
 
     def __init__(self, client, rng):
         self._client, self._rng = client, rng
@@ -260,6 +262,11 @@ class Skewed:
     def create_run(self, *args, **kwargs):
         now = int(1000 * (time.time() + self._rng.uniform(-3, 3)))
         return self._client.create_run(*args, start_time=now, **kwargs)
+
+    def search_runs(self, *args, **kwargs):
+        found = self._client.search_runs(*args, **kwargs)
+        time.sleep(self._rng.uniform(0, 0.2))  # so that others write before this is looked at
+        return found
 
     def __getattr__(self, name):
         return getattr(self._client, name)
@@ -276,7 +283,7 @@ def test_of_many_jobs_that_begin_at_once_one_works_at_a_time(client, monkeypatch
             with runs.hold("models:/tiny/1", wait=120):
                 inside.append(number)
                 most.append(len(inside))
-                time.sleep(0.1)
+                time.sleep(0.3)
                 inside.remove(number)
             worked.append(number)
         except BaseException as error:
