@@ -6,6 +6,8 @@ from mlflow.models import infer_signature
 
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin import flavor, resolve
+from mlflow_compress.mlflow_plugin.source import identify
+from tests.tiny import tiny_model
 
 
 @pytest.fixture
@@ -149,3 +151,23 @@ def test_a_compressed_model_is_no_source(store_uri, client, tmp_path, packed_fil
         flavor.log_model(packed_file("compact"), "edge", registered_model_name="edge")
     with pytest.raises(SourceError, match="has flavor mlflow_compress"):
         resolve("models:/edge/1", tmp_path, client=client)
+
+
+def test_a_file_is_told_from_another_by_all_its_bytes_and_not_by_its_place(tmp_path, client):
+    def save(folder, value):
+        model = tiny_model()
+        weights = model.graph.initializer[0]
+        weights.raw_data = np.full(weights.dims, value, np.float32).tobytes()
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "tiny.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="tiny.data", size_threshold=0)
+        return path
+
+    one, same, other = save("one", 1), save("same", 1), save("other", 2)
+    assert one.read_bytes() == other.read_bytes()  # they differ in the data beside them only
+    digest = identify(str(one), client)[1]
+    assert identify(str(same), client) == (str(same), digest)
+    assert identify(str(other), client)[1] != digest
+    other.with_name("tiny.data").unlink()
+    with pytest.raises(SourceNotFoundError, match=r"tiny\.data"):
+        identify(str(other), client)
