@@ -2,6 +2,7 @@
 
 from mlflow_compress.search.budget import Budget
 from mlflow_compress.search.cache import StepCache
+from mlflow_compress.search.dimensions import Choice, Range
 from mlflow_compress.search.effects import Effect, allocate, sensitivity, sensitivity_rows
 from mlflow_compress.search.evolution import Tried
 from mlflow_compress.search.executors import (
@@ -18,7 +19,7 @@ from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
 from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.seeding import bind, levels_of, seed_points, shrink
-from mlflow_compress.search.space import Choice, Point, Range, Space
+from mlflow_compress.search.space import Point, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
 from mlflow_compress.search.study import Evaluator, run_search
 from mlflow_compress.search.trial import TrialEvaluator

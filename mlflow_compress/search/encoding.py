@@ -9,7 +9,8 @@ parameter: what is learnt in one recipe counts in the others.
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress.search.space import ALTERNATIVE, Choice, Dimension, Point, Space
+from mlflow_compress.search.dimensions import Choice, Dimension
+from mlflow_compress.search.space import ALTERNATIVE, Point, Space
 
 if TYPE_CHECKING:
     import optuna

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_compress.search.dimensions import Choice, Dimension
 from mlflow_compress.search.encoding import is_ordered
-from mlflow_compress.search.space import ALTERNATIVE, Choice, Dimension, Point, Space
+from mlflow_compress.search.space import ALTERNATIVE, Point, Space
 
 __all__ = ["cross", "distance", "draw", "mutate", "place_of", "value_at"]
 

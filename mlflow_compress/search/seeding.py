@@ -13,18 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlflow_compress.search.dimensions import Choice, Dimension
 from mlflow_compress.search.effects import Effect, allocation
 from mlflow_compress.search.moves import place_of, value_at
 from mlflow_compress.search.per_layer import layers_by_pattern
 from mlflow_compress.search.screen import LEVEL, upper
-from mlflow_compress.search.space import (
-    ALTERNATIVE,
-    Choice,
-    Dimension,
-    LayerDimension,
-    Point,
-    Space,
-)
+from mlflow_compress.search.space import ALTERNATIVE, LayerDimension, Point, Space
 from mlflow_compress.targets import Target
 
 if TYPE_CHECKING:
