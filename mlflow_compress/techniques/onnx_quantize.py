@@ -1,6 +1,7 @@
 """Static int8 quantization in QDQ form, by ``onnxruntime.quantization``."""
 
 import logging
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from onnxruntime.quantization import (
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.dynamic import DynamicSettings
+from mlflow_compress.techniques.kl_range import kl_range
 from mlflow_compress.techniques.onnx_equalize import equalize
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
@@ -47,6 +49,9 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
+_BINS, _LEVELS = 2048, 256
+"""Bins of the histograms that the entropy method looks at, and to how many levels they go."""
+
 _ENOUGH = 0.01
 """With ``keep_float: -1``, the sum of the changes that may be left."""
 
@@ -205,12 +210,51 @@ class _Reader(CalibrationDataReader):
         self._left = self._make()
 
 
+@contextmanager
+def _kl_ranges(method: str) -> Iterator[None]:
+    """Let the search for the range with the least KL divergence choose among many.
+
+    ``quantize_static`` hands no number of bins on, and by default there are as many as levels: the
+    whole range is then the only candidate. With more, onnxruntime takes seconds per activation.
+    """
+    module, kind = vars(sys.modules[quantize_static.__module__]), calibrate.HistogramCollector
+    create, search = module["create_calibrator"], kind.get_entropy_threshold
+
+    def create_finer(*args: Any, **options: Any) -> Any:
+        extra = {"num_bins": _BINS} | dict(options.get("extra_options") or {})
+        return create(*args, **(options | {"extra_options": extra}))
+
+    def threshold(_: Any, histogram: Any, __: int) -> Any:
+        counts, edges, low, high = histogram[:4]
+        width, middle = kl_range(counts, _LEVELS), len(counts) // 2
+        ends = edges[middle - width], edges[min(middle + width + 1, len(counts))]
+        return max(ends[0], low), min(ends[1], high)
+
+    if method == "entropy":
+        module["create_calibrator"], kind.get_entropy_threshold = create_finer, threshold
+    try:
+        yield
+    finally:
+        module["create_calibrator"], kind.get_entropy_threshold = create, search
+
+
 def _run(model: ModelProto, path: Path, reader: _Reader, settings: QuantizeSettings) -> None:
     options: dict[str, Any] = {}
     if settings.method == "minmax":
         options["CalibMaxIntermediateOutputs"] = reader.chunk
     if settings.method == "percentile":
         options["CalibPercentile"] = settings.percentile
+    with _kl_ranges(settings.method):
+        _quantized(model, path, reader, settings, options)
+
+
+def _quantized(
+    model: ModelProto,
+    path: Path,
+    reader: _Reader,
+    settings: QuantizeSettings,
+    options: dict[str, Any],
+) -> None:
     for adjust in (True, False):
         if not adjust:
             # its adjustment of scales for biases near zero trips over per-channel scales

@@ -24,6 +24,17 @@ def test_outputs_stay_close_and_weights_become_int8(convnet, rows, arrays, evalu
     assert made.origin["f2.w_quantized"] == "f2.w"
 
 
+def test_entropy_cuts_off_outliers_that_minmax_keeps(convnet, rows, arrays):
+    (name, values), *_ = rows.items()
+    outliers = {name: values.copy()}
+    outliers[name][0].flat[0] = 60.0  # one number of thousands, ten times the others
+    scales = {}
+    for method in ("minmax", "entropy"):
+        made = quantize(convnet, QuantizeSettings(method=method), Context(outliers))
+        scales[method] = float(arrays(made.model)[f"{name}_scale"])
+    assert scales["entropy"] < 0.5 * scales["minmax"]
+
+
 @pytest.mark.parametrize("rows_used", [1, 32, 40, 96, 128])
 def test_any_number_of_rows_calibrates(convnet, rows, rows_used):
     made = quantize(convnet, QuantizeSettings(rows=rows_used), Context(rows))
