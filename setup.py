@@ -104,6 +104,7 @@ setup(
         "mlflow.run_context_provider": [
             "mlflow_compress = mlflow_compress.mlflow_plugin.context:CompressRunContext",
         ],
+        "mlflow.deployments": ["edge = mlflow_compress.mlflow_plugin.deployment"],
         "mlflow_compress.techniques": [
             "dynamic = mlflow_compress.techniques.dynamic:TECHNIQUE",
             "entropy_share = mlflow_compress.techniques.entropy_share:TECHNIQUE",

@@ -35,6 +35,7 @@ __all__ = [
     "log_model",
     "save_model",
     "signature_of",
+    "verified",
 ]
 
 FLAVOR_NAME = "mlflow_compress"
@@ -213,7 +214,7 @@ def load_model(
         )
     config = flavors["python_function"].get("config") or {}
     return _session(
-        folder / flavors[FLAVOR_NAME]["data"],
+        folder,
         providers if providers is not None else config.get("providers"),
         threads if threads is not None else config.get("threads"),
     )
@@ -238,18 +239,30 @@ def download_packed(model_uri: str, folder: str | Path, client: MlflowClient) ->
     return Path(got) / str(flavors[FLAVOR_NAME]["data"])
 
 
-def _session(
-    path: Path, providers: Sequence[str] | None, threads: int | None
-) -> onnxruntime.InferenceSession:
-    """Load a model file after comparing its digest with the MLmodel file beside it."""
-    folder = path.parent.parent
-    expected = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {}).get("sha256")
+def verified(folder: str | Path) -> Path:
+    """Return the path of a model's file after comparing it with the MLmodel file beside it.
+
+    Args:
+        folder: of a model of this flavor.
+
+    Raises:
+        PackedFormatError: the file is not the one that was saved.
+    """
+    conf = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
+    path, expected = Path(folder) / conf.get("data", f"data/{MODEL_FILE}"), conf.get("sha256")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
         raise PackedFormatError(
             f"{path.name} has sha256 {found[:16]}…, its MLmodel file says {str(expected)[:16]}…: "
             "log or download the model again"
         )
+    return path
+
+
+def _session(
+    folder: Path, providers: Sequence[str] | None, threads: int | None
+) -> onnxruntime.InferenceSession:
+    path = verified(folder)
     return packed.load(path, providers=list(providers or DEFAULT_PROVIDERS), threads=threads)
 
 
@@ -284,4 +297,6 @@ class _PyFunc:
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> _PyFunc:
     config = model_config or {}
-    return _PyFunc(_session(Path(data_path), config.get("providers"), config.get("threads")))
+    return _PyFunc(
+        _session(Path(data_path).parent.parent, config.get("providers"), config.get("threads"))
+    )

@@ -24,7 +24,7 @@ from mlflow_compress.registry.variants import using_tracking_uri
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ResolvedSource", "identify", "resolve", "source_name"]
+__all__ = ["ResolvedSource", "fix_version", "identify", "resolve", "source_name"]
 
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
@@ -129,7 +129,7 @@ def source_name(uri: str, client: MlflowClient) -> str:
     """
     if not re.match(r"(models|runs):/", uri):
         return _slug(Path(uri).stem)
-    name = patiently(f"find source {uri}", lambda: _fix_version(uri, client))[1]
+    name = patiently(f"find source {uri}", lambda: fix_version(uri, client))[1]
     return name or _slug(uri.rpartition("/")[2])
 
 
@@ -186,7 +186,7 @@ def _slug(text: str) -> str:
 
 
 def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient) -> ResolvedSource:
-    fixed, name, version = patiently(f"find source {uri}", lambda: _fix_version(uri, client))
+    fixed, name, version = patiently(f"find source {uri}", lambda: fix_version(uri, client))
     with using_tracking_uri(client.tracking_uri):
         folder = patiently(f"download source {fixed}", lambda: _download(fixed, work_dir))
         model = Model.load(str(folder))
@@ -213,8 +213,12 @@ def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient) -> ResolvedSour
     )
 
 
-def _fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
-    """Return the URI with alias or ``latest`` replaced by a version, the name, the version."""
+def fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
+    """Return the URI with alias or ``latest`` replaced by a version, the name, the version.
+
+    Raises:
+        SourceNotFoundError: there is no such model, version or alias.
+    """
     if uri.startswith("runs:/"):
         match = re.fullmatch(r"runs:/([^/]+)/(.+)", uri)
         if match is None:

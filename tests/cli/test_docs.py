@@ -58,7 +58,9 @@ def test_config_md_describes_every_key():
     assert all(f"{key}:" in page for key in DataRef.model_fields)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/config.md", "docs/promotion.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/config.md", "docs/promotion.md", "docs/deployment.md"]
+)
 def test_links_lead_somewhere(page):
     path = ROOT / page
     links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text())

@@ -182,8 +182,8 @@ def test_a_device_that_stumbles_is_tried_again(models, rows, script, tmp_path, w
     [
         ("echo noise >&2; echo 'No space left on device' >&2; exit 1", "No space left on device"),
         ("exit 7", "exit code 7"),
-        ("echo nonsense", "the measuring script gave no answer"),
-        ("echo 3", "the measuring script answered '3'"),
+        ("echo nonsense", "the script gave no answer"),
+        ("echo 3", "the script answered '3'"),
     ],
 )
 def test_a_device_that_keeps_failing_is_out_of_reach(script, tmp_path, what, message):
