@@ -8,12 +8,10 @@ import base64
 import io
 import json
 import re
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -37,9 +35,10 @@ from mlflow_compress.targets import transport
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlflow_compress.mlflow_plugin.delivery import Delivery
+
 __all__ = ["EdgeClient", "EdgeDeploymentError", "run_local", "target_help"]
 
-FLAVOR = "mlflow_compress"
 HELP = """\
 Target URI, with the folder that the deployments of a device are in:
   edge:/srv/models                       a folder of this machine (or a mounted card)
@@ -123,7 +122,10 @@ class _Place:
                 )
             root = Path(re.sub("^/+", "/", rest)).expanduser().absolute()
             return cls(transport.LocalDevice("this machine"), str(root))
-        parts = urlsplit(rest)
+        try:
+            parts = urlsplit(rest)
+        except ValueError as error:
+            raise ConfigError(f"target {target_uri!r}: {error}") from None
         root_there = parts.path.removeprefix("/") if parts.path.startswith("/~") else parts.path
         if not root_there.strip("/"):
             raise ConfigError(f"target {target_uri!r}: name the folder: edge:ssh://host/folder")
@@ -198,64 +200,6 @@ def _number(text: str, kind: type, least: int) -> Any:
     if value is None or not least <= value < float("inf"):
         raise ValueError(f"must be a number, at least {least}")
     return value
-
-
-@dataclass(frozen=True)
-class _Delivery:
-    """What goes to the device: the file, what is known of it, and its folder there."""
-
-    content: bytes
-    manifest: Mapping[str, Any]
-    folder: str
-
-
-def _fetch(model_uri: str, flavor: str | None) -> _Delivery:
-    """Download a model and compare it with what was logged.
-
-    Raises:
-        SourceError: the model has another flavor.
-        SourceNotFoundError: there is no such model, version or alias.
-        PackedFormatError: the file is not the one that was logged.
-        UnreachableError: the tracking server does not answer.
-    """
-    if flavor not in (None, FLAVOR):
-        raise ConfigError(f"flavor {flavor!r} cannot be deployed to an edge target, only {FLAVOR}")
-    import mlflow
-    from mlflow.models import Model
-
-    from mlflow_compress.mlflow_plugin.connection import connect
-    from mlflow_compress.mlflow_plugin.flavor import verified
-    from mlflow_compress.mlflow_plugin.source import fix_version
-
-    uri, version = model_uri, None
-    if re.match(r"(models|runs):/", model_uri):
-        # The alias may move meanwhile: what is downloaded is the version that is recorded.
-        uri, _, version = fix_version(model_uri, connect())
-    with tempfile.TemporaryDirectory() as work:
-        try:
-            folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=work)
-        except OSError as error:
-            raise SourceNotFoundError(f"model {model_uri!r}: {error}") from error
-        flavors = Model.load(folder).flavors
-        if FLAVOR not in flavors:
-            raise SourceError(f"{model_uri} has no flavor {FLAVOR}: compress it, or log it so")
-        content = verified(folder).read_bytes()
-    conf, config = flavors[FLAVOR], flavors["python_function"].get("config") or {}
-    sha256 = str(conf["sha256"])
-    manifest = {
-        "flavor": FLAVOR,
-        "model_uri": uri,
-        "asked_for": model_uri,
-        "version": version,
-        "sha256": sha256,
-        "bytes": len(content),
-        "profile": conf["profile"],
-        "threads": config.get("threads"),
-        "providers": config.get("providers"),
-        "sent_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    prefix = f"{version}-" if version is not None else ""
-    return _Delivery(content, manifest, prefix + sha256[:12])
 
 
 def _checked_name(name: str | None) -> str:
@@ -353,7 +297,7 @@ class EdgeClient(BaseDeploymentClient):
             return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def _send(
-        self, name: str, delivery: _Delivery, options: _Options, create: bool
+        self, name: str, delivery: "Delivery", options: _Options, create: bool
     ) -> dict[str, Any]:
         return self._place.ask(
             "place",
@@ -368,6 +312,13 @@ class EdgeClient(BaseDeploymentClient):
             keep=options.keep,
             check=options.check,
         )
+
+
+def _fetch(model_uri: str, flavor: str | None) -> "Delivery":
+    # onnxruntime is imported only by what needs it
+    from mlflow_compress.mlflow_plugin.delivery import fetch
+
+    return fetch(model_uri, flavor)
 
 
 def _arrays(inputs: Any, table: bool) -> tuple[list[str], list[np.ndarray]]:

@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -323,6 +324,8 @@ def test_inputs_that_do_not_fit(edge, saved, inputs, said):
         ("edge", "must be edge:/folder or edge:ssh://user@host/folder"),
         ("edge://pi/models", "must be edge:/folder"),
         ("edge:ssh://pi@box", "name the folder"),
+        ("edge:ssh://[x/models", "Invalid IPv6 URL"),
+        ("edge:ssh://box:port/models", "Port could not be cast"),
         ("edge:ssh://-oProxyCommand=x/models", "target 'ssh://-oProxyCommand=x'"),
     ],
 )
@@ -397,6 +400,12 @@ def test_the_docs_show_what_works(store_uri, tmp_path, packed_file, images):
     for option in fields(deployment._Options):
         assert f"| `{option.name}` | `{str(option.default).lower().removesuffix('.0')}` |" in page
         assert f"{option.name}=" in deployment.HELP
+
+
+def test_looking_at_a_device_loads_no_runtime():
+    program = "import sys, mlflow_compress.mlflow_plugin.deployment\n"
+    program += "sys.exit('onnxruntime' in sys.modules or 'onnx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_script_stands_alone():
