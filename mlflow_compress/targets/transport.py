@@ -30,7 +30,7 @@ _BOOTSTRAP = (
     "with tempfile.TemporaryDirectory(prefix='mlflow_compress_') as d:\n"
     " tarfile.open(fileobj=sys.stdin.buffer,mode='r|').extractall(d)\n"
     " env=dict(os.environ,TMPDIR=d)\n"
-    " sys.exit(subprocess.call([sys.executable]+sys.argv[1:],cwd=d,env=env))\n"
+    " sys.exit(subprocess.call([sys.executable,'SCRIPT']+sys.argv[1:],cwd=d,env=env))\n"
 )
 _SSH_FAILED = 255
 _ATTEMPTS = 3
@@ -190,7 +190,7 @@ def ask(
     """
     # The script comes last: of a stream that was cut, it is missing.
     stream = _archive({**files, script.name: script.read_bytes()})
-    command = device.command(["-c", _BOOTSTRAP, script.name, *arguments])
+    command = device.command(["-c", _BOOTSTRAP.replace("SCRIPT", script.name), *arguments])
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(
             lambda error: isinstance(error, _DeviceFailed) and not error.final
