@@ -145,7 +145,7 @@ def identify(uri: str, client: MlflowClient) -> tuple[str, str]:
         UnreachableError: the server does not answer.
     """
     if re.match(r"(models|runs):/", uri):
-        fixed = patiently(f"find source {uri}", lambda: _fix_version(uri, client))[0]
+        fixed = patiently(f"find source {uri}", lambda: fix_version(uri, client))[0]
         return fixed, fixed
     path = Path(uri)
     if not path.is_file():
