@@ -52,17 +52,21 @@ def value_at(dimension: Dimension, place: float) -> Any:
     return min(max(round(value, 12), dimension.low), dimension.high)
 
 
-def draw(space: Space, rng: np.random.Generator, *, alike: bool = False) -> Point:
+def draw(
+    space: Space, rng: np.random.Generator, index: int | None = None, *, alike: bool = False
+) -> Point:
     """Draw a point uniformly.
 
     Args:
         space: where from.
         rng: the source of chance.
+        index: the alternative; any by default.
         alike: give the settings of one name about the same place. Drawn independently, hundreds
             of layers always come to the same mean, and neither strong nor weak compression is
             ever seen.
     """
-    index = int(rng.integers(len(space.alternatives)))
+    if index is None:
+        index = int(rng.integers(len(space.alternatives)))
     point: Point = {ALTERNATIVE: index}
     levels: dict[str, float] = {}
     for name, dimension in space.dimensions_of(index).items():

@@ -4,6 +4,7 @@ The loop is the same for every strategy: a list of points, a strategy that propo
 or an Optuna sampler behind ask and tell.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from mlflow_compress.search.encoding import Encoding
 from mlflow_compress.search.evolution import Tried
 from mlflow_compress.search.goals import told_values
 from mlflow_compress.search.moves import distance, draw, mutate
-from mlflow_compress.search.space import Point, Space
+from mlflow_compress.search.space import Alternative, Point, Space
 from mlflow_compress.search.strategies import Strategy
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ __all__ = ["Proposal", "Proposals"]
 
 _LISTABLE = 4096
 """Spaces of so many points are listed to find one that is new."""
+
+_START = 10
+"""So many points are drawn at random before a sampler of Optuna's proposes any."""
+
+_MANY = 1e6
 
 _NEAR_TRIES = 300
 """In larger spaces so many neighbours are looked at before the search ends."""
@@ -147,6 +153,9 @@ class Proposals:
         if self._propose is not None:
             return self._propose(self._space, self._history, self._rng), None
         assert self._study is not None
+        if len(self._seen) < _START and not getattr(self._strategy, "blind", False):
+            point = self._first()
+            return point, self._enqueue(point)
         asked = self._study.ask()
         point = self._encoding.suggest(asked)
         if getattr(self._strategy, "plain", False) and (
@@ -155,6 +164,12 @@ class Proposals:
             self._drop(asked)
             return point, self._enqueue(point)
         return point, asked
+
+    def _first(self) -> Point:
+        """Draw a point to begin with; recipes that have more points are drawn more often."""
+        sizes = np.sqrt([min(_points(a), _MANY) for a in self._space.alternatives])
+        index = int(self._rng.choice(len(sizes), p=sizes / sizes.sum()))
+        return draw(self._space, self._rng, index)
 
     def _enqueue(self, point: Point) -> "optuna.Trial | None":
         """Ask for a point of our own choice."""
@@ -194,6 +209,10 @@ class Proposals:
             if self._digest(made) not in self._seen:
                 return made
         return None
+
+
+def _points(alternative: Alternative) -> float:
+    return math.prod(d.count for d in alternative.dimensions.values())
 
 
 def _new_study(strategy: Strategy, objectives: int, seed: int) -> "optuna.Study":

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -34,8 +34,6 @@ __all__ = [
 ]
 
 GROUP = "mlflow_compress.strategies"
-
-_ELSEWHERE = 4
 
 
 class Strategy(Protocol):
@@ -126,22 +124,10 @@ class Gp(_Model):
             )
 
     def sampler(self, seed: int) -> "BaseSampler":
-        """Return Optuna's Gaussian process sampler, which looks elsewhere now and then.
-
-        Every fourth point is drawn at random: where recipes differ in kind, the process keeps to
-        the kind that it knows.
-        """
+        """Return Optuna's Gaussian process sampler."""
         from optuna.samplers import GPSampler
 
-        class Curious(GPSampler):
-            def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-                """Propose nothing every fourth time, so that all is drawn independently."""
-                if trial.number % _ELSEWHERE == _ELSEWHERE - 1:
-                    return {}
-                proposed: dict[str, Any] = super().sample_relative(study, trial, search_space)
-                return proposed
-
-        return Curious(seed=seed, warn_independent_sampling=False)
+        return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
 class Tpe(_Model):
