@@ -224,8 +224,7 @@ class RunWriter:
                 f"upload logged model {name!r}",
                 lambda: self.client.log_model_artifacts(model_id, str(path)),
             )
-            outputs = [LoggedModelOutput(model_id, 0)]
-            self.do("link the model", lambda: self.client.log_outputs(run_id, outputs))
+            self.do("link the model", lambda: self._link(run_id, model_id))
             ready = LoggedModelStatus.READY
             self.do("finish the model", lambda: self.client.finalize_logged_model(model_id, ready))
         except BaseException:
@@ -243,6 +242,15 @@ class RunWriter:
         return self.client.create_logged_model(
             self.experiment_id, name, run_id, dict(tags), dict(params)
         )
+
+    def _link(self, run_id: str, model_id: str) -> None:
+        """Link a run and its model; MLflow refuses what is linked, as after a lost answer."""
+        try:
+            self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+        except MlflowException:
+            outputs = self.client.get_run(run_id).outputs
+            if outputs is None or model_id not in {m.model_id for m in outputs.model_outputs}:
+                raise
 
     def models_of(self, run_id: str) -> list[Any]:
         """Return the logged models of a run."""

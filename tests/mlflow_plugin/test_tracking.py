@@ -9,6 +9,8 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 import mlflow_compress
 from mlflow_compress import packed
@@ -184,6 +186,21 @@ def test_what_a_person_finds_on_a_trial(tracker, make_trial):
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
         {"path": "layers/layers.json", "type": "table"}
     ]
+
+
+def test_a_link_whose_answer_was_lost_is_made_once(tracker, make_trial, monkeypatch):
+    link, answers = tracker.client.log_outputs, iter([False])
+
+    def lose(run_id, outputs):
+        link(run_id, outputs)
+        if not next(answers, True):
+            raise MlflowException("the answer was lost", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(tracker.client, "log_outputs", lose)
+    search(tracker, [make_trial()])
+    (run,) = runs(tracker, "trial")
+    assert [one.model_id for one in run.outputs.model_outputs] == [models(tracker)[0].model_id]
+    assert run.info.status == "FINISHED"
 
 
 def test_a_finished_trial_is_found_again(tracker, make_trial, store_uri):
