@@ -292,7 +292,8 @@ GRID = [
 
 @pytest.mark.parametrize(("cache", "reused"), [("1MB", 2), (0, 0)])
 def test_steps_in_common_are_made_once_and_counted_in_the_run(project, cache, reused):
-    done = project.run(recipe=GRID, search={"latency_rounds": 0, "cache": cache})
+    search = {"latency_rounds": 0, "cache": cache, "workers": 1}
+    done = project.run(recipe=GRID, search=search)
     assert done.exit_code == 0, done.output
     (run,) = searches_of(project)
     assert run.data.metrics["steps"] == 8

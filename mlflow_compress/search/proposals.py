@@ -72,6 +72,7 @@ class Proposals:
         self._seen: set[str] = set()
         self._history: list[Tried] = []
         self._initial = list(initial)
+        self._is_over = False
         self._constraints: tuple[str, ...] = ()
         self._last: tuple[Point, Recipe] | None = None
         self._listing: list[tuple[Point, str]] | None = None
@@ -84,7 +85,14 @@ class Proposals:
             self._study = _new_study(strategy, len(objectives), seed)
 
     def next(self) -> Proposal | None:
-        """Return a recipe that was not proposed before, or None when there is none left."""
+        """Return a recipe that was not proposed before, or None for good when none is left."""
+        if not self._is_over:
+            made = self._next()
+            self._is_over = made is None
+            return made
+        return None
+
+    def _next(self) -> Proposal | None:
         if self._listed is not None:
             return self._next_of(self._listed)
         while self._initial:
