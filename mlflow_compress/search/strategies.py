@@ -45,7 +45,8 @@ class Strategy(Protocol):
     Attributes that count where they are there: ``whole`` (true: ask every parameter in every
     trial), ``plain`` (true: parameters that a point leaves unused are told at their lowest, so that
     equal recipes are equal points), ``blind`` (true: a repeated point is replaced by any new one,
-    not by one near it) and ``breeds`` (true: the sampler keeps generations).
+    not by one near it), ``breeds`` (true: the sampler keeps generations) and ``window`` (so many
+    trials may be on their way when it is asked: 1 for a strategy that ends at the first success).
     """
 
     def points(self, space: Space) -> Iterable[Point] | None:

@@ -90,6 +90,7 @@ def run_search(
     learn = getattr(evaluator, "learn", lambda trial: None)
     proposals = Proposals(space, strategy, objectives, seed, violations, initial)
     executor = executor or Inline(Options())
+    window = min(window, getattr(strategy, "window", window))
     running = Running(evaluator, executor, record, window, in_order, on_epoch)
     done: list[Pending] = []
 

@@ -68,6 +68,10 @@ class TestGreedy(StrategyContract):
         # it knows of eight when it ends, and three more are on their way
         assert len(self.search(strategy, 1000)) == 8 + WINDOW - 1
 
+    def test_a_strategy_may_ask_for_all_outcomes_before_it_goes_on(self, strategy, monkeypatch):
+        monkeypatch.setattr(strategy, "window", 1, raising=False)
+        assert len(self.search(strategy, 1000)) == 8
+
 
 KIOSK = {
     "description": "The kiosk in the hall: Raspberry Pi 4, 2 GB, two cores for the model",

@@ -34,6 +34,9 @@ class Autotune:
     point. Every recipe has a step of this package: it is what the library tunes.
     """
 
+    window = 1
+    """Each trial may be the last."""
+
     def __init__(self) -> None:
         """Start with nothing tried."""
         self._points: list[Point] = []
