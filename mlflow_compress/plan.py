@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,9 @@ _MOST_WORKERS = 4
 """More processes of this machine are started only when asked for: each holds the data."""
 
 _CHECKPOINT_DAYS = 14
+
+_CHECKPOINT = re.compile(r"[0-9a-f]{32}\.(pt|\d+)")
+"""A checkpoint, whole or half-written; whatever else lies in the folder is somebody's."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +227,9 @@ def _checkpoints(config: Config) -> Path:
     given = config.search.checkpoint_folder
     folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
     old = time.time() - _CHECKPOINT_DAYS * 86400
-    for path in folder.glob("*.pt"):
+    for path in folder.glob("*"):
         with contextlib.suppress(OSError):
-            if path.stat().st_mtime < old:
+            if _CHECKPOINT.fullmatch(path.name) and path.stat().st_mtime < old:
                 path.unlink()
     return folder
 

@@ -249,6 +249,21 @@ def test_a_training_that_was_broken_off_goes_on_and_logs_every_epoch(project):
     assert [point.step for point in history] == [4, 5, 6]
 
 
+def test_only_old_checkpoints_are_deleted_from_a_folder(project):
+    folder = project.folder / "kept"
+    folder.mkdir()
+    names = [f"{'a' * 32}.pt", f"{'b' * 32}.pt", f"{'c' * 32}.123", "my-model.pt"]
+    for name in names:
+        (folder / name).touch()
+        if not name.startswith("b"):
+            os.utime(folder / name, (1e9, 1e9))
+    np.savez(project.folder / "train.npz", **rows_of(project))
+    search = {"latency_rounds": 0, "workers": 1, "checkpoint_folder": "kept"}
+    data = {"evaluation": "rows.npz", "train": "train.npz"}
+    assert project.run(data=data, search=search).exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == [names[1], "my-model.pt"]
+
+
 def test_distill_needs_training_rows(project):
     project.refuses(2, "recipe[0]", "distill", "data.train", recipe=["distill"])
 
