@@ -125,8 +125,8 @@ setup(
         "mlflow_compress.executors": [
             "inline = mlflow_compress.search.executors:Inline",
             "process = mlflow_compress.search.executors:Process",
-            "dask = mlflow_compress.search.executors:Dask",
-            "ray = mlflow_compress.search.executors:Ray",
+            "dask = mlflow_compress.search.clusters:Dask",
+            "ray = mlflow_compress.search.clusters:Ray",
         ],
         "mlflow_compress.strategies": [
             "manual = mlflow_compress.search.strategies:Manual",

@@ -65,6 +65,8 @@ class Recording:
             while self._waiting:
                 self._waiting.popleft().result()
         except BaseException as error:
+            for future in self._waiting:
+                future.cancel()  # each would wait for the server again
             broken = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             self._end(trials, broken if status == "FINISHED" else status)
             raise

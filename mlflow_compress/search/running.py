@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_compress.errors import CompressError, TechniqueError, UnreachableError
 from mlflow_compress.records import Trial, Variant
 from mlflow_compress.search.executors import Executor, worker_died
 from mlflow_compress.search.proposals import Proposal
@@ -21,6 +22,7 @@ from mlflow_compress.search.worker import (
     Outcome,
     pack_evaluator,
     run_shared,
+    run_timed,
     run_trial,
     time_shared,
 )
@@ -82,7 +84,7 @@ class Running:
 
     def has_room(self) -> bool:
         """Whether another trial may be asked for now."""
-        if self._times and self._in_order:  # in batches: latency is measured when nothing runs
+        if self._times:  # in batches: latency is measured when nothing runs
             return self.asked % self._window > 0 or not self.waiting
         return len(self.waiting) < self._window
 
@@ -116,10 +118,10 @@ class Running:
     def take(self) -> list[Pending]:
         """Wait for the trials that are to be told next, and take them out, in order."""
         self._record.check()
-        if not self._in_order:
-            chosen = [self._first_done()]
+        if self._times:
+            chosen = list(self.waiting)
         else:
-            chosen = self.waiting[: len(self.waiting) if self._times else 1]
+            chosen = self.waiting[:1] if self._in_order else [self._first_done()]
         for pending in chosen:
             if pending.trial is None:
                 self._settle(pending, self._outcome(pending))
@@ -175,22 +177,37 @@ class Running:
         return min((futures[future] for future in done), key=lambda p: p.number)
 
     def _outcome(self, pending: Pending) -> Outcome:
-        """Wait for an outcome; a trial whose worker died is run once more, with no other."""
+        """Wait for an outcome; a trial whose worker died is run once more."""
         assert pending.future is not None
         try:
-            return pending.future.result()
-        except Exception as error:
-            if not worker_died(error):
+            made: Outcome = self._twice(pending.future, lambda: self._submit(pending))
+        except TechniqueError as error:
+            return Outcome("failed", 0.0, error=str(error))
+        return made
+
+    def _twice(self, future: "Future[Any]", again: "Callable[[], Future[Any]]") -> Any:
+        """Return a future's result, of a second try when the worker died.
+
+        Raises:
+            TechniqueError: the worker died twice.
+            UnreachableError: the workers are out of reach.
+        """
+        for last in (False, True):
+            try:
+                return future.result()
+            except CompressError:
                 raise
-        self._executor.repair()
-        try:
-            return self._submit(pending).result()
-        except Exception as error:
-            if not worker_died(error):
-                raise
-            self._executor.repair()
-            kind = type(error).__name__
-            return Outcome("failed", 0.0, error=f"its worker died twice ({kind})")
+            except Exception as error:
+                if not worker_died(error):
+                    text = " ".join(str(error).split()) or type(error).__name__
+                    name = self._executor.name
+                    raise UnreachableError(f"executor {name}: no answer: {text}") from error
+                self._executor.repair()
+                if last:
+                    kind = type(error).__name__
+                    raise TechniqueError(f"its worker died twice ({kind})") from error
+            future = again()
+        raise AssertionError("unreachable: the second try returns or raises")
 
     def _settle(self, pending: Pending, outcome: Outcome) -> None:
         """Turn an outcome into a trial."""
@@ -220,15 +237,24 @@ class Running:
         if trial.state == "reused" or pending.recorded is not None:
             return
         if self._times and trial.variant is not None:
-            trial = pending.trial = replace(trial, variant=self._timed(trial.variant, trial.path))
+            trial = pending.trial = self._timed(trial, trial.variant)
         pending.recorded = self._record.finished(trial)
 
-    def _timed(self, variant: Variant, path: str) -> Variant:
-        if self._executor.times_here:
-            timed: Variant = self._evaluator.timed(variant, Path(path))
-            return timed
-        data = Path(path).read_bytes()
-        found: Variant = self._executor.submit(
-            time_shared, self._shared, self._digest, variant, data, device=True
-        ).result()
-        return found
+    def _timed(self, trial: Trial, variant: Variant) -> Trial:
+        """Return a trial with its latency, or a failed one when it cannot be measured."""
+        try:
+            if self._executor.times_here:
+                found, error = run_timed(self._evaluator, variant, Path(trial.path))
+            else:
+                data = Path(trial.path).read_bytes()
+
+                def submit() -> "Future[Any]":
+                    given = (self._shared, self._digest, variant, data)
+                    return self._executor.submit(time_shared, *given, device=True)
+
+                found, error = self._twice(submit(), submit)
+        except TechniqueError as died:
+            found, error = None, str(died)
+        if found is None:
+            return replace(trial, state="failed", variant=None, path="", error=error)
+        return replace(trial, variant=found)

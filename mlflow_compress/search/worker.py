@@ -15,7 +15,7 @@ from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.trial import Made
 from mlflow_compress.techniques.train_data import Epoch
 
-__all__ = ["Outcome", "pack_evaluator", "run_shared", "run_trial", "time_shared"]
+__all__ = ["Outcome", "pack_evaluator", "run_shared", "run_timed", "run_trial", "time_shared"]
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ State = Literal["complete", "dropped", "failed"]
 Watch = Callable[[Epoch], None]
 
 _HELD: dict[str, Any] = {}
-"""The evaluator that this process used last, by its digest: unpacking one takes a while."""
+"""The evaluator that this process used last, by its digest, with its folder: unpacking one takes a
+while."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,23 @@ def run_shared(
     return replace(outcome, path="", data=data)
 
 
-def time_shared(shared: bytes | str, digest: str, variant: Variant, data: bytes) -> Variant:
-    """Measure a variant's latency on a worker; see :func:`run_shared`."""
+def run_timed(evaluator: Any, variant: Variant, path: Path) -> tuple[Variant | None, str]:
+    """Return the variant with its latency, or why it cannot be measured."""
+    try:
+        return evaluator.timed(variant, path), ""
+    except Exception as error:  # noqa: BLE001 - one variant's accident must not end the search
+        _log.debug("%s cannot be timed", variant.recipe.label, exc_info=True)
+        return None, f"its latency: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def time_shared(
+    shared: bytes | str, digest: str, variant: Variant, data: bytes
+) -> tuple[Variant | None, str]:
+    """Measure a variant's latency on a worker; see :func:`run_shared` and :func:`run_timed`."""
     with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
         path = Path(folder) / "variant.onnx"
         path.write_bytes(data)
-        timed: Variant = _evaluator(shared, digest).timed(variant, path)
-        return timed
+        return run_timed(_evaluator(shared, digest), variant, path)
 
 
 def _evaluator(shared: bytes | str, digest: str) -> Any:
@@ -137,6 +148,10 @@ def _evaluator(shared: bytes | str, digest: str) -> Any:
         _HELD.clear()
         # from the search that started this worker, which could run anything here anyway
         made = pickle.loads(Path(shared).read_bytes() if isinstance(shared, str) else shared)
-        folder = Path(tempfile.mkdtemp(prefix="mlflow-compress-worker-"))
-        _HELD[digest] = made.at(folder) if hasattr(made, "at") else made
-    return _HELD[digest]
+        # beside the evaluator the job deletes it, elsewhere this process does, when it is done
+        beside = str(Path(shared).parent) if isinstance(shared, str) else None
+        folder = tempfile.TemporaryDirectory(
+            prefix="worker-", dir=beside, ignore_cleanup_errors=True
+        )
+        _HELD[digest] = (made.at(Path(folder.name)) if hasattr(made, "at") else made, folder)
+    return _HELD[digest][0]

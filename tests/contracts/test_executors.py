@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_compress.search.executors import Dask, Inline, Process, Ray
+from mlflow_compress.search.clusters import Dask, Ray
+from mlflow_compress.search.executors import Inline, Process
 from mlflow_compress.testing import ExecutorContract
 
 

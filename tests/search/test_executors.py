@@ -1,6 +1,7 @@
 """Trials on processes, dask and ray: the same outcome as in this process, whatever dies."""
 
-from dataclasses import replace
+import threading
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlflow_compress.search import (
     SearchInfo,
     Space,
     StepCache,
+    TrialEvaluator,
     executor_names,
     get_executor,
     get_strategy,
@@ -21,7 +23,7 @@ from mlflow_compress.search import (
 from mlflow_compress.search.executors import Options, worker_died
 from mlflow_compress.techniques import normalize
 from tests.search.made_up import SPACE
-from tests.search.workers import Deadly, Quick
+from tests.search.workers import Deadly, Quick, Untimed
 from tests.tiny import tiny_model
 
 INFO = SearchInfo("t", "models:/t/1", "0" * 64, 4352, "grid")
@@ -123,6 +125,52 @@ def test_latency_is_measured_where_trials_run(evaluator, executor):
     trials = search(replace(evaluator, latency_rounds=2), executor, workers=2)
     assert [len(t.variant.report.latency) for t in trials[:4]] == [1] * 4
     assert all(t.variant.report.latency[0].p50 > 0 for t in trials[:4])
+
+
+def untimed(evaluator):
+    given = {f.name: getattr(evaluator, f.name) for f in fields(TrialEvaluator)}
+    return Untimed(**given | {"latency_rounds": 2}, marks=evaluator.marks)
+
+
+@pytest.mark.parametrize("executor", ["inline", "process"])
+def test_a_latency_that_cannot_be_measured_fails_its_trial_alone(evaluator, executor):
+    trials = search(untimed(evaluator), executor, workers=2)
+    assert [t.state for t in trials] == ["failed"] * 3 + ["complete", "failed"]
+    assert trials[0].error == "its latency: MemoryError: no room"
+    assert trials[0].variant is None
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_latency_is_measured_when_nothing_else_runs(evaluator, in_order):
+    spec = [[{"share": {"clusters": {"choices": [2, 3, 4, 5, 6, 7, 8]}}}]]
+    trials = search(untimed(evaluator), "process", workers=2, spec=spec, in_order=in_order)
+    assert {t.state for t in trials} == {"complete"}
+    spans = [path.name.split() for path in evaluator.marks.iterdir()]
+    timings = [(float(a), float(b)) for what, a, b in spans if what == "time"]
+    others = [(float(a), float(b)) for what, a, b in spans if what == "make"]
+    assert len(timings) == len(others) == 7
+    assert not [1 for a, b in timings for c, d in others if a < d and c < b]
+
+
+def test_a_scheduler_that_goes_away_ends_the_search_in_one_line(tmp_path):
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    closing = threading.Timer(3, cluster.close)
+    closing.start()
+    with pytest.raises(UnreachableError, match="dask"):
+        search(
+            Quick(tmp_path, pause=0.5), "dask", address=cluster.scheduler_address, spec=SPACE,
+            strategy="random", trials=60, wait=5,
+        )  # fmt: skip
+    closing.join()
+
+
+def test_workers_leave_no_folders_behind(evaluator, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "work"))
+    search(evaluator, "process", workers=2)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("worker-")]
+    assert {p.parent for p in evaluator.work_dir.glob("worker-*")} == {evaluator.work_dir}
 
 
 def test_a_dask_cluster_is_found_by_its_address(evaluator):
