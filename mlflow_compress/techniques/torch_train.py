@@ -4,10 +4,12 @@ Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, 
 """
 
 import copy
+import logging
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from mlflow_compress.techniques.torch_interpreter import Interpreter
 from mlflow_compress.techniques.train_data import Batch, Epoch, TrainData, Training
 
 __all__ = ["Constraint", "check_inputs", "fit", "one_thread"]
+
+_log = logging.getLogger(__name__)
+
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 _LAST_RATE = 0.02
 """What is left of the learning rate at the end."""
@@ -120,7 +126,8 @@ def fit(
                 run.save(checkpoint)
         run.finish()
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        with suppress(OSError):
+            checkpoint.unlink(missing_ok=True)
     return run.history
 
 
@@ -198,14 +205,24 @@ class _Run:
             "history": self.history,
             "best": self.best,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         sibling = path.with_suffix(f".{os.getpid()}")
-        torch.save(state, sibling)
-        sibling.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, sibling)
+            sibling.replace(path)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
+            _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
+            with suppress(OSError):
+                sibling.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
-        # written by ourselves, in a folder of our own, under a name that holds a digest of it all
-        state = torch.load(path, weights_only=False)
+        """Go on from a checkpoint; one that is damaged is as good as none."""
+        try:
+            # written by ourselves, under a name that holds a digest of all it depends on
+            state = torch.load(path, weights_only=False)
+        except _DAMAGED as error:
+            _log.warning("checkpoint %s is damaged, training begins anew: %s", path, error)
+            return
         self._set_values(state["values"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history, self.best = state["history"], state["best"]

@@ -225,6 +225,29 @@ def test_a_killed_training_goes_on_and_ends_the_same(source, data, tmp_path, ste
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2]])
+def test_a_damaged_checkpoint_is_as_good_as_none(source, data, tmp_path, damage):
+    step = ("distill", {"epochs": 2, "batch": 64})
+    whole = apply(source, data, step)
+
+    def kill(epoch):
+        if epoch.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        apply(source, data, step, checkpoints=tmp_path, on_epoch=kill)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert apply(source, data, step, checkpoints=tmp_path) == whole
+
+
+def test_where_no_checkpoint_can_be_written_training_goes_on(source, data, tmp_path):
+    (tmp_path / "file").touch()
+    step = ("distill", {"epochs": 2, "batch": 64})
+    made = apply(source, data, step, checkpoints=tmp_path / "file" / "folder")
+    assert made == apply(source, data, step)
+
+
 def test_every_epoch_is_told(source, data):
     seen = []
     apply(source, data, ("distill", {"epochs": 3}), on_epoch=seen.append)
