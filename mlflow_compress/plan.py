@@ -101,7 +101,7 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     objectives = config.search.objectives or ("rate", quality)
     _check_objectives(objectives, config, evaluation)
     trials = int(min(config.search.trials, space.size))
-    get_executor(config.search.executor, Options())
+    _check_workers(config)
     return Plan(
         config,
         space,
@@ -148,6 +148,22 @@ def _check_rows(
                 f"{where}[{index}]: {recipe.label!r} needs calibration rows: set data.calibration "
                 "(inputs as in data.evaluation, labels not needed)"
             )
+
+
+def _check_workers(config: Config) -> None:
+    """Refuse settings of workers that would count for nothing."""
+    search = config.search
+    kind = get_executor(search.executor, Options())
+    if search.cluster and isinstance(kind, Inline | Process):
+        raise ConfigError(
+            f"search.cluster: the executor {search.executor} uses none, got {search.cluster!r}: "
+            "set search.executor to dask or ray"
+        )
+    if search.workers is not None and search.workers > search.window:
+        raise ConfigError(
+            f"search.workers: {search.window} trials are on their way at most, got "
+            f"{search.workers}: set search.window to {search.workers} too"
+        )
 
 
 def _check_labels(targets: Sequence[Target], evaluation: measure.Dataset) -> None:
@@ -213,7 +229,8 @@ def make_executor(plan: Plan) -> Executor:
     search = plan.config.search
     workers = search.workers
     if not search.cluster:
-        workers = min(workers or min(cores(), _MOST_WORKERS), max(plan.trials, 1))
+        most = min(cores(), _MOST_WORKERS, search.window)
+        workers = min(workers or most, max(plan.trials, 1))
     timed = search.latency_rounds > 0
     options = Options(workers, search.cluster, search.wait, timed)
     executor = get_executor(search.executor, options)
@@ -223,7 +240,7 @@ def make_executor(plan: Plan) -> Executor:
 
 def _checkpoints(config: Config) -> Path:
     """Return the folder for checkpoints, without those that nobody came back for."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     given = config.search.checkpoint_folder
     folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
     old = time.time() - _CHECKPOINT_DAYS * 86400

@@ -9,11 +9,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 
 from mlflow_compress.measure.data import Dataset
-from mlflow_compress.measure.runner import ORT_ERRORS, session_options
+from mlflow_compress.measure.runner import ORT_ERRORS, fixed_batch, session_options
 from mlflow_compress.records import OperatorTime
 
 __all__ = ["slower_operators"]
@@ -37,7 +38,7 @@ def slower_operators(
     Args:
         variant: the variant, not packed.
         source: the source.
-        dataset: its first row is run.
+        dataset: its first row is run, or as many as the model's batch is fixed to.
         threads: threads per call.
 
     Returns:
@@ -61,13 +62,14 @@ def slower_operators(
 def _profile(model: onnx.ModelProto, dataset: Dataset, threads: int) -> dict[str, float]:
     """Return milliseconds per call by kind of operator, as onnxruntime runs them."""
     options = session_options(threads)
-    feed = {name: array[:1] for name, array in dataset.inputs.items()}
     with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+        rows = fixed_batch(session) or 1
+        feed = {n: np.resize(a[:rows], (rows, *a.shape[1:])) for n, a in dataset.inputs.items()}
         for _ in range(_WARMUPS + _CALLS):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from mlflow_compress.errors import DataError, SourceError
 from mlflow_compress.measure.data import Dataset
 
-__all__ = ["Runnable", "open_session", "run", "session_options"]
+__all__ = ["Runnable", "fixed_batch", "open_session", "run", "session_options"]
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     kind
@@ -74,13 +74,13 @@ def run(session: Runnable, dataset: Dataset, batch: int = 64) -> dict[str, np.nd
     Raises:
         DataError: onnxruntime refuses the inputs, or an output has no axis of rows.
     """
-    step = _fixed_batch(session) or batch
+    step = fixed_batch(session) or batch
     names = [output.name for output in session.get_outputs()]
     parts: list[list[np.ndarray]] = []
     for begin in range(0, dataset.rows, step):
         feed = {k: a[begin : begin + step] for k, a in dataset.inputs.items()}
         held = min(step, dataset.rows - begin)
-        if held < step and _fixed_batch(session):
+        if held < step and fixed_batch(session):
             feed = {k: _filled(array, step) for k, array in feed.items()}
         outputs = _run_batch(session, names, feed, dataset)
         for name, output in zip(names, outputs, strict=True):
@@ -105,7 +105,8 @@ def _run_batch(
         raise DataError(f"the model does not run on data {dataset.name!r}: {first}") from error
 
 
-def _fixed_batch(session: Runnable) -> int | None:
+def fixed_batch(session: Runnable) -> int | None:
+    """Return the batch size that a model fixes, or None."""
     for value in session.get_inputs():
         if value.shape and isinstance(value.shape[0], int):
             return int(value.shape[0])

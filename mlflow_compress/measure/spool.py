@@ -104,6 +104,8 @@ def _arrays(batch: Any, name: str, number: int) -> dict[str, np.ndarray]:
     else:
         parts = {ONLY_INPUT: batch}
     arrays = {str(key): np.asarray(part) for key, part in parts.items()}
+    if not arrays:
+        raise DataError(f"data {name!r}: batch {number} of the loader is empty")
     for key, array in arrays.items():
         if array.dtype.kind not in "biuf" or array.ndim == 0:
             raise DataError(

@@ -201,6 +201,7 @@ def test_a_torch_loader_is_one_too(x, labels):
     ("given", "message"),
     [
         ([], "the loader gave no rows"),
+        ([{}], "batch 0 of the loader is empty"),
         ([{"x": np.zeros((2, 3))}, {"z": np.zeros((2, 3))}], "batch 1 has z, batch 0 had x"),
         ([{"x": np.zeros((2, 3))}, {"x": np.zeros((2, 4))}], "'x' of batch 1 holds float64 of .4."),
         ([(np.zeros((2, 3)), np.zeros(3))], "'labels' of batch 0 does not have the batch's 2 rows"),
