@@ -1,0 +1,48 @@
+"""What the rooms hand to each other: plain, frozen, JSON-able records."""
+
+from mlflow_compress.records.kinds import (
+    Accuracy,
+    DatasetRef,
+    Decision,
+    Fidelity,
+    Gate,
+    Interval,
+    Latency,
+    LayerReport,
+    Memory,
+    Needs,
+    OperatorTime,
+    Profile,
+    Recipe,
+    Report,
+    StageReport,
+    Step,
+    Trial,
+    Variant,
+)
+from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
+
+__all__ = [
+    "Accuracy",
+    "DatasetRef",
+    "Decision",
+    "Fidelity",
+    "Gate",
+    "Interval",
+    "Latency",
+    "LayerReport",
+    "Memory",
+    "Needs",
+    "OperatorTime",
+    "Profile",
+    "Recipe",
+    "Report",
+    "StageReport",
+    "Step",
+    "Trial",
+    "Variant",
+    "canonical_json",
+    "digest_of",
+    "from_dict",
+    "to_dict",
+]
