@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import Recipe, Trial, Variant
 from mlflow_compress.search.encoding import Encoding
 from mlflow_compress.search.evolution import Tried
@@ -223,7 +224,12 @@ def _points(alternative: Alternative) -> float:
     return math.prod(d.count for d in alternative.dimensions.values())
 
 
-def _new_study(strategy: Strategy, objectives: int, seed: int) -> "optuna.Study":
+def _new_study(strategy: Any, objectives: int, seed: int) -> "optuna.Study":
+    if not hasattr(strategy, "sampler"):
+        raise ConfigError(
+            f"strategy {type(strategy).__name__} has no way to choose: its points() returned None, "
+            "and it has neither propose() nor sampler()"
+        )
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

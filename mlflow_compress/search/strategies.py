@@ -39,9 +39,9 @@ GROUP = "mlflow_compress.strategies"
 class Strategy(Protocol):
     """Chooses points; one instance serves one search.
 
-    A strategy without an Optuna sampler has a method ``propose(space, history, rng)`` that returns
-    a point (see :func:`~mlflow_compress.search.evolution.breed`), or None to end the search;
-    ``sampler`` is then not called.
+    One whose :meth:`points` leaves the choice open has a method ``sampler(seed)`` that returns an
+    Optuna sampler, or ``propose(space, history, rng)`` that returns a point (see
+    :func:`~mlflow_compress.search.evolution.breed`), or None to end the search.
     Attributes that count where they are there: ``whole`` (true: ask every parameter in every
     trial), ``plain`` (true: parameters that a point leaves unused are told at their lowest, so that
     equal recipes are equal points), ``blind`` (true: a repeated point is replaced by any new one,
@@ -50,10 +50,7 @@ class Strategy(Protocol):
     """
 
     def points(self, space: Space) -> Iterable[Point] | None:
-        """Return the points to try in order, or None when the sampler draws them."""
-
-    def sampler(self, seed: int) -> "BaseSampler":
-        """Return the Optuna sampler that draws what :meth:`points` leaves open."""
+        """Return the points to try in order, or None to choose them one by one."""
 
 
 class Random:
@@ -169,10 +166,6 @@ class Evolution(_Model):
     def propose(self, space: Space, history: Sequence[Tried], rng: np.random.Generator) -> Point:
         """See :func:`~mlflow_compress.search.evolution.breed`."""
         return breed(space, history, rng)
-
-    def sampler(self, seed: int) -> "BaseSampler":
-        """Return what is not called."""
-        raise NotImplementedError("evolution proposes its points itself")
 
 
 def strategy_names() -> list[str]:

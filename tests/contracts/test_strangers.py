@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 import optuna
 import pytest
 
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.search.moves import mutate
 from mlflow_compress.search.observer import WINDOW
 from mlflow_compress.targets import profile
@@ -24,9 +25,6 @@ class Coarse:
     def points(self, space):
         return itertools.islice(space.points(), 0, None, 2)
 
-    def sampler(self, seed):
-        raise NotImplementedError("goes through its points")
-
 
 class Greedy:
     """Starts anywhere, changes the best so far, and ends after eight trials."""
@@ -42,9 +40,6 @@ class Greedy:
             points = list(space.points())
             return points[int(rng.integers(len(points)))]
         return mutate(space, max(tried, key=lambda one: sum(one.values)).point, rng)
-
-    def sampler(self, seed):
-        raise NotImplementedError("proposes its points itself")
 
 
 class TestEager(StrategyContract):
@@ -94,3 +89,12 @@ class TestKiosk(TargetContract):
         point = EntryPoint("kiosk", f"{__name__}:KIOSK", profile.ENTRY_POINTS)
         monkeypatch.setattr(EntryPoint, "load", lambda self: KIOSK)
         monkeypatch.setattr(profile, "_plugged_in", lambda: {"kiosk": point})
+
+
+def test_a_strategy_that_cannot_choose_is_refused_by_name():
+    class Idle:
+        def points(self, space):
+            return None
+
+    with pytest.raises(ConfigError, match=r"strategy Idle has no way to choose"):
+        StrategyContract().search(Idle)

@@ -6,7 +6,7 @@ as any other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from mlflow_compress.records import Recipe
 from mlflow_compress.search import Point, Space, Tried
 from mlflow_compress.search.goals import ALLOWANCE
 from mlflow_compress_neural_compressor.library import library, quiet
-
-if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
 
 __all__ = ["Autotune"]
 
@@ -66,10 +63,6 @@ class Autotune:
         if self._done or next(self._configs, None) is None:
             return None
         return self._points.pop(0)
-
-    def sampler(self, seed: int) -> "BaseSampler":
-        """Return what is not called."""
-        raise NotImplementedError("autotune proposes its points itself")
 
     def _begin(self, space: Space) -> None:
         nc = library()
