@@ -1,11 +1,10 @@
 import ast
-import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import mlflow
@@ -143,73 +142,6 @@ def test_a_transfer_that_fails_changes_nothing(tmp_path, monkeypatch, saved, way
     assert inside(tmp_path / "device" / "lenet") == [before["folder"], "current"]
 
 
-@pytest.fixture
-def received(tmp_path, monkeypatch):
-    """Return a function that puts a version on the shelf in this process."""
-    work = tmp_path / "received"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def place(version, **told):
-        content = version.encode() * 100
-        Path("model.onnx").write_bytes(content)
-        known = {"sha256": hashlib.sha256(content).hexdigest(), "profile": "portable"}
-        return shelf.do(
-            {
-                **{"task": "place", "root": str(tmp_path / "device"), "name": "lenet"},
-                **{"create": False, "check": False, "keep": 2, "delivery": version},
-                **{"version_folder": version, "manifest": known},
-                **told,
-            }
-        )
-
-    return place
-
-
-@dataclass
-class Faults:
-    """Let the n-th of the calls that change the disk fail."""
-
-    at: int
-    calls: int = 0
-
-    def wrap(self, call):
-        def wrapped(*args, **kwargs):
-            self.calls += 1
-            if self.calls == self.at:
-                raise OSError(28, "No space left on device")
-            return call(*args, **kwargs)
-
-        return wrapped
-
-
-CHANGES = ("fsync", "replace", "rename", "symlink", "mkdir", "unlink")
-
-
-def test_a_fault_at_any_step_leaves_a_whole_version_running(tmp_path, monkeypatch, received):
-    ended = []
-    for at in range(1, 100):
-        root = tmp_path / f"device{at}"
-        received("v1", create=True, root=str(root))
-        received("v2", root=str(root))
-        faults = Faults(at)
-        with monkeypatch.context() as patched, contextlib.suppress(OSError):
-            for name in CHANGES:
-                patched.setattr(os, name, faults.wrap(getattr(os, name)))
-            received("v3", root=str(root))
-        found = shelf.describe(root / "lenet")
-        assert found["intact"]
-        assert found["previous"] == {"v2": "v1", "v3": "v2"}[found["folder"]]
-        ended.append(found["folder"])
-        assert received("v3", root=str(root), delivery="again")["folder"] == "v3"
-        assert inside(root / "lenet") == ["current", "v2", "v3"]
-        if faults.calls < at:
-            break
-    # As long as the fault comes before the switch, what ran still runs; then all of it is done.
-    assert ended.count("v2") >= 8
-    assert ended[-1] == "v3"
-
-
 def test_a_switch_that_fails_changes_nothing(tmp_path, edge, saved):
     (one, old), (two, _) = saved("one"), saved("two", "compact")
     edge.create_deployment("lenet", one)
@@ -247,33 +179,6 @@ def test_a_damaged_download_is_not_sent(tmp_path, edge, saved):
     with pytest.raises(MlflowException, match="its MLmodel file says"):
         edge.create_deployment("lenet", one)
     assert edge.list_deployments() == []
-
-
-def test_what_is_kept_and_how_far_a_rollback_goes(tmp_path, received):
-    received("v1", create=True)
-    received("v2")
-    received("v3", keep=3)
-    home = tmp_path / "device" / "lenet"
-    told = {"task": "rollback", "root": str(tmp_path / "device"), "name": "lenet"}
-    assert [shelf.do(told)["folder"] for _ in range(2)] == ["v2", "v1"]
-    with pytest.raises(shelf.RefusedError, match="no version before"):
-        shelf.do(told)
-    received("v4")
-    assert inside(home) == ["current", "v1", "v4"]
-    received("v4", delivery="another")
-    assert shelf.describe(home)["previous"] == "v1"
-    (home / "v1" / "model.onnx").write_bytes(b"harmed")
-    with pytest.raises(shelf.RefusedError, match="is damaged"):
-        shelf.do(told)
-    assert on_device(tmp_path) == b"v4" * 100
-
-
-def test_an_attempt_whose_answer_was_lost_may_come_again(received):
-    first = received("v1", create=True)
-    assert received("v1", create=True) == first
-    with pytest.raises(shelf.RefusedError, match="already in") as caught:
-        received("v1", create=True, delivery="another")
-    assert caught.value.code == "exists"
 
 
 def test_a_damaged_deployment_says_so_and_is_mended_by_an_update(tmp_path, edge, saved, images):
