@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.run import OVERRIDES
+
 if TYPE_CHECKING:
     from mlflow_compress.retraining import Result
 
@@ -19,13 +21,7 @@ __all__ = ["retrain"]
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the config, such as --set search.trials=20; may be repeated.",
-)
+@OVERRIDES
 @click.option(
     "--wait",
     type=click.FloatRange(min=0),

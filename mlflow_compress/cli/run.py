@@ -3,21 +3,24 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-__all__ = ["run", "schema"]
+__all__ = ["OVERRIDES", "run", "schema"]
 
-
-@click.command()
-@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
+OVERRIDES: Any = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
     help="Override a key of the config, such as --set search.trials=20; may be repeated.",
 )
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+@OVERRIDES
 @click.option(
     "--free-order",
     is_flag=True,

@@ -39,12 +39,15 @@ def model_of(
     return model
 
 
-def contract_model() -> onnx.ModelProto:
+def contract_model(rng: np.random.Generator | None = None) -> onnx.ModelProto:
     """Return a classifier of [n, 1, 12, 12] into 10 classes, normalised.
 
     Two Conv, a Gemm and a MatMul with an Add behind it, with Relus between and a MaxPool.
+
+    Args:
+        rng: draws the weights; by default they are always the same.
     """
-    rng = np.random.default_rng(_SEED)
+    rng = rng or np.random.default_rng(_SEED)
 
     def normal(scale: float, *shape: int) -> np.ndarray:
         return rng.normal(0, scale, shape).astype(np.float32)

@@ -5,6 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mlflow_compress.testing.models import contract_model
+
 
 def tensor(name: str, array: np.ndarray) -> onnx.TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(array), name)
@@ -37,30 +39,7 @@ def build():
 @pytest.fixture
 def convnet(rng) -> onnx.ModelProto:
     """Two Conv, Gemm and MatMul + Add with Relus and a MaxPool, on [n, 1, 12, 12]."""
-    f32 = np.float32
-    arrays = {
-        "c1.w": rng.normal(0, 0.3, (8, 1, 3, 3)).astype(f32),
-        "c1.b": rng.normal(0, 0.1, 8).astype(f32),
-        "c2.w": rng.normal(0, 0.15, (16, 8, 3, 3)).astype(f32),
-        "c2.b": rng.normal(0, 0.1, 16).astype(f32),
-        "f1.w": rng.normal(0, 0.08, (64, 144)).astype(f32),
-        "f1.b": rng.normal(0, 0.1, 64).astype(f32),
-        "f2.w": rng.normal(0, 0.15, (64, 10)).astype(f32),
-        "f2.b": rng.normal(0, 0.1, 10).astype(f32),
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "c1.w", "c1.b"], ["a"]),
-        helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("MaxPool", ["b"], ["c"], kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Conv", ["c", "c2.w", "c2.b"], ["d"]),
-        helper.make_node("Relu", ["d"], ["e"]),
-        helper.make_node("Flatten", ["e"], ["f"]),
-        helper.make_node("Gemm", ["f", "f1.w", "f1.b"], ["g"], transB=1),
-        helper.make_node("Relu", ["g"], ["h"]),
-        helper.make_node("MatMul", ["h", "f2.w"], ["i"]),
-        helper.make_node("Add", ["i", "f2.b"], ["y"]),
-    ]
-    return model_of(nodes, arrays, [("x", ["n", 1, 12, 12])], [("y", ["n", 10])])
+    return contract_model(rng)
 
 
 @pytest.fixture
