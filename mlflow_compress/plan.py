@@ -25,9 +25,9 @@ from mlflow_compress.search import (
     StepCache,
     Strategy,
     TrialEvaluator,
-    cores,
     get_executor,
     get_strategy,
+    usual_workers,
 )
 from mlflow_compress.targets import Target, load_target
 
@@ -47,9 +47,6 @@ DEFAULT_RECIPES: list[Any] = [
 """What is tried when the configuration names no recipe: pruning with sharing, sharing alone, and
 lossless packing. None of them needs calibration data."""
 
-
-_MOST_WORKERS = 4
-"""More processes of this machine are started only when asked for: each holds the data."""
 
 _CHECKPOINT_DAYS = 14
 
@@ -229,8 +226,7 @@ def make_executor(plan: Plan) -> Executor:
     search = plan.config.search
     workers = search.workers
     if not search.cluster:
-        most = min(cores(), _MOST_WORKERS, search.window)
-        workers = min(workers or most, max(plan.trials, 1))
+        workers = min(usual_workers(workers, search.window), max(plan.trials, 1))
     timed = search.latency_rounds > 0
     options = Options(workers, search.cluster, search.wait, timed)
     executor = get_executor(search.executor, options)

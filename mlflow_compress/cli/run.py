@@ -33,14 +33,19 @@ def run(config: Path, overrides: tuple[str, ...], free_order: bool) -> None:
     variants, and moves the alias of each target to the best version for it. Running it again
     reuses what is finished.
     """
-    from mlflow_compress import job
-    from mlflow_compress.cli.progress import progress
-    from mlflow_compress.cli.show import show_outcome
     from mlflow_compress.config import load_config
+    from mlflow_compress.search import start_early
 
     if free_order:
         overrides = (*overrides, "search.free_order=true")
     checked = load_config(config, overrides)
+    search = checked.search
+    start_early(search.executor, search.workers, search.window)  # MLflow takes seconds to import
+
+    from mlflow_compress import job
+    from mlflow_compress.cli.progress import progress
+    from mlflow_compress.cli.show import show_outcome
+
     with progress() as watcher:
         outcome = job.run(checked, watcher=watcher)
     show_outcome(outcome)

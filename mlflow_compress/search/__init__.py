@@ -10,9 +10,10 @@ from mlflow_compress.search.executors import (
     Inline,
     Options,
     Process,
-    cores,
     executor_names,
     get_executor,
+    start_early,
+    usual_workers,
 )
 from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objective_values
 from mlflow_compress.search.goals import violations, volume
@@ -48,7 +49,6 @@ __all__ = [
     "Tried",
     "allocate",
     "bind",
-    "cores",
     "executor_names",
     "front",
     "get_executor",
@@ -61,7 +61,9 @@ __all__ = [
     "sensitivity",
     "sensitivity_rows",
     "shrink",
+    "start_early",
     "strategy_names",
+    "usual_workers",
     "violations",
     "volume",
 ]

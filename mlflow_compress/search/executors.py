@@ -5,6 +5,7 @@ every trial needs (the source, the data) is shared once and reaches each worker 
 """
 
 import difflib
+import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -24,10 +25,15 @@ __all__ = [
     "cores",
     "executor_names",
     "get_executor",
+    "start_early",
+    "usual_workers",
     "worker_died",
 ]
 
 GROUP = "mlflow_compress.executors"
+
+_MOST_WORKERS = 4
+"""More processes of this machine are started only when asked for: each holds the data."""
 
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
@@ -167,12 +173,18 @@ class Process(Executor):
         self._busy: set[Future[Any]] = set()
 
     def open(self) -> None:
-        """Start the processes."""
+        """Start the processes, or find those that were started before."""
         from loky import get_reusable_executor
 
         self._pool = get_reusable_executor(
             max_workers=self.workers, timeout=60, env=dict(self.options.env)
         )
+
+    def warm(self) -> None:
+        """Start the processes and let them import what a trial needs, without waiting for it."""
+        self.open()
+        for _ in range(self.workers):
+            self._pool.submit(_import_early)
 
     def share(self, path: Path) -> Any:
         """Return the path: the processes see the same files."""
@@ -197,6 +209,34 @@ class Process(Executor):
             if self._busy:
                 self._pool.shutdown(wait=True, kill_workers=True)
             self._pool = None
+
+
+def _import_early() -> None:
+    for module in ("mlflow_compress.search.worker", "onnxruntime", "scipy.linalg"):
+        importlib.import_module(module)
+
+
+def start_early(name: str, workers: int | None, window: int) -> None:
+    """Start the processes of this machine, if that is the executor, while the caller imports.
+
+    Args:
+        name: the executor's name.
+        workers: how many, as the configuration says.
+        window: how many trials are on their way at most.
+    """
+    count = usual_workers(workers, window)
+    if name == Process.name and count > 1:
+        Process(Options(count)).warm()
+
+
+def usual_workers(workers: int | None, window: int) -> int:
+    """Return how many trials of many run at a time on this machine: what was asked for, if it was.
+
+    Args:
+        workers: how many were asked for.
+        window: how many trials are on their way at most.
+    """
+    return workers or min(cores(), _MOST_WORKERS, window)
 
 
 def cores() -> int:
