@@ -139,7 +139,8 @@ def run(
         resolved = resolve(config.source, work_dir, source=source, client=client)
         evaluator = make_evaluator(plan, resolved, work_dir)
         name = config.register_as or f"{resolved.name}-edge"
-        example = {key: rows[:2] for key, rows in evaluator.evaluation.inputs.items()}
+        some = evaluator.fixed_batch or 2
+        example = {key: rows[:some] for key, rows in evaluator.evaluation.inputs.items()}
         tracker = Tracker(config.experiment or name, client.tracking_uri, input_example=example)
         initial: list[Point] = []
         if config.search.sensitivity:
@@ -233,7 +234,7 @@ def _measure_on_devices(
         return path
 
     rows = evaluator.evaluation
-    inputs = {name: array[:1] for name, array in rows.inputs.items()}
+    inputs = {name: array[: evaluator.fixed_batch or 1] for name, array in rows.inputs.items()}
     done = devices.measure(trials, rows.digest, file_of, source, inputs)
     for before, after in zip(trials, done, strict=True):
         if after != before:

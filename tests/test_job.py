@@ -67,6 +67,25 @@ def test_compress_takes_a_torch_module(project):
     assert outcome.decisions[0].outcome == "promoted"
 
 
+def test_a_model_of_a_fixed_batch_is_timed_by_its_batch(project):
+    model = tiny_model()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    rows = rows_of(project)
+    limits = {"latency_p50": "1s", "memory": "4GB"}
+    outcome = mlflow_compress.compress(
+        model,
+        data={"evaluation": rows, "calibration": rows},
+        recipes=[["quantize"], [{"prune": {"sparsity": 0.5}}]],
+        targets=[{"name": "device", "accuracy": {"max_drop": 0.9}, "limits": limits}],
+        search={"latency_rounds": 2},
+        tracking_uri=project.config["tracking_uri"],
+    )
+    assert [trial.error for trial in outcome.trials] == ["", ""]
+    assert {latency.batch for t in outcome.trials for latency in t.variant.report.latency} == {4}
+    assert outcome.decisions[0].outcome == "promoted", outcome.decisions
+
+
 def test_compress_takes_paths_relative_to_the_current_folder(project):
     outcome = mlflow_compress.compress(
         "tiny.onnx", data="rows.npz", tracking_uri=project.config["tracking_uri"],

@@ -9,7 +9,7 @@ from mlflow_compress.measure.layers import layer_reports, stage_reports
 from mlflow_compress.measure.load import check_fits, load_dataset
 from mlflow_compress.measure.metrics import find_metric, metric_names
 from mlflow_compress.measure.profiler import slower_operators
-from mlflow_compress.measure.runner import Runnable, open_session, run, session_options
+from mlflow_compress.measure.runner import Runnable, fixed_batch, open_session, run, session_options
 from mlflow_compress.measure.size import weight_bytes
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "drift_of",
     "entropy",
     "find_metric",
+    "fixed_batch",
     "is_tie",
     "kl_divergence",
     "layer_reports",

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.intervals import median_interval
-from mlflow_compress.measure.runner import Runnable
+from mlflow_compress.measure.runner import Runnable, fixed_batch
 from mlflow_compress.records import Latency
 
 __all__ = ["drift_of", "is_tie", "measure_latency"]
@@ -44,12 +44,13 @@ def measure_latency(
         source: an open session with the same threads.
         dataset: rows to run; calls go through up to eight different batches of them.
         rounds: how many rounds; 15 keeps two equal models within 5 %, fewer is quicker.
-        batch: rows per call.
+        batch: rows per call, where the model does not fix another number.
         threads: the sessions' threads, for the record.
         device: the device's name, for the record.
         seed: seeds the order and the bootstrap.
         level: the interval's confidence level.
     """
+    batch = fixed_batch(source) or batch
     feeds = _feeds(dataset, batch)
     models = (variant, source)
     counts = [_calls(model, feeds[0]) for model in models]

@@ -237,6 +237,11 @@ class TrialEvaluator:
         )
         return replace(variant, report=report)
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """Rows per call, where the source fixes them."""
+        return measure.fixed_batch(self._source_sessions[1])
+
     @cached_property
     def _train_data(self) -> TrainData | None:
         if self.train is None:
