@@ -25,6 +25,9 @@ INSTALL = [
     "threadpoolctl>=3.5",
     "loky>=3.5",
     "cloudpickle>=3.1",
+    # the webhook receiver; MLflow's own server brings both
+    "starlette>=1.10",
+    "uvicorn>=0.54",
 ]
 DASK = ["dask>=2026.3", "distributed>=2026.3"]
 RAY = ["ray>=2.55"]

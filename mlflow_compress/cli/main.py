@@ -45,6 +45,11 @@ _COMMANDS = {
         "retrain",
         "As run, for schedulers: nothing twice, one job per model, one line of JSON.",
     ),
+    "webhook": (
+        "mlflow_compress.cli.webhook",
+        "webhook",
+        "Compress and promote as soon as MLflow tells of a new version.",
+    ),
     "promote": (
         "mlflow_compress.cli.promote",
         "promote",

@@ -12,7 +12,7 @@ from mlflow_compress.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["FORCE", "OUTPUT", "check_output", "print_json", "print_table", "table"]
+__all__ = ["FORCE", "OUTPUT", "check_output", "finite", "print_json", "print_table", "table"]
 
 _WIDTH_WHEN_PIPED = 160
 _TEXTS = ("device", "profile", "reason", "variant")
@@ -49,14 +49,15 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
 
 def print_json(document: Any) -> None:
     """Print a document; numbers that JSON has no word for become null."""
-    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
+    click.echo(json.dumps(finite(document), indent=2, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Replace numbers that JSON has no word for by None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

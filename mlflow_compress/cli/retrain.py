@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.output import finite
 from mlflow_compress.cli.run import OVERRIDES
 
 if TYPE_CHECKING:
@@ -68,16 +69,7 @@ def retrain(config: Path, overrides: tuple[str, ...], wait: float, as_json: bool
 
 
 def _print_line(result: "Result") -> None:
-    click.echo(json.dumps(_finite(result.to_dict()), allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if value in (float("inf"), float("-inf")) or value != value else value
+    click.echo(json.dumps(finite(result.to_dict()), allow_nan=False))
 
 
 def _show_skipped(result: "Result") -> None:

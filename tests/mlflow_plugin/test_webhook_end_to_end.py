@@ -1,0 +1,113 @@
+"""A version is registered at a real MLflow server; a real receiver has it promoted."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+
+import mlflow
+import pytest
+import yaml
+from click.testing import CliRunner
+from cryptography.fernet import Fernet
+from mlflow import MlflowClient
+
+from mlflow_compress.cli.main import cli
+from tests.servers import free_port, mlflow_server, running
+from tests.tiny import tiny_model
+
+SECRET = "0123456789abcdef-not-to-be-seen"
+WEBHOOKS = {
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@pytest.fixture
+def server(store_uri, tmp_path):
+    with mlflow_server(tmp_path, store_uri, **WEBHOOKS) as uri:
+        yield uri
+
+
+def command(*args):
+    return CliRunner().invoke(cli, ["webhook", *args], env={"HOOK": SECRET})
+
+
+def lines(log):
+    found = [line for line in log.read_text().splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in found]
+
+
+def until(condition, log, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def health(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+        return json.load(answer)
+
+
+def register_source(uri):
+    mlflow.set_tracking_uri(uri)
+    info = mlflow.onnx.log_model(
+        tiny_model(), name="tiny", registered_model_name="tiny", save_as_external_data=False,
+        pip_requirements=["onnx"],  # left out, MLflow loads the model to find them
+    )  # fmt: skip
+    version = str(info.registered_model_version)
+    MlflowClient(uri).set_registered_model_alias("tiny", "champion", version)
+
+
+def test_a_registered_version_is_promoted_though_the_receiver_dies(server, project, tmp_path):
+    config = project.config | {"source": "models:/tiny@champion", "tracking_uri": server}
+    (tmp_path / "compress.yaml").write_text(yaml.safe_dump(config))
+    port, log = free_port(), tmp_path / "receiver.log"
+    receiver = [
+        *(sys.executable, "-m", "mlflow_compress", "webhook", "serve", "compress.yaml"),
+        *("--port", str(port), "--secret-env", "HOOK", "--queue", "queue", "--no-catch-up"),
+    ]
+    ready = f"http://127.0.0.1:{port}/healthz"
+    hook = ("--tracking-uri", server)
+    with running([*receiver, "--settle", "3600"], log, ready=ready, HOOK=SECRET) as first:
+        url = f"http://127.0.0.1:{port}/webhook"
+        made = command("register", "--url", url, "--secret-env", "HOOK", *hook)
+        assert (made.exit_code, made.stdout[:8]) == (0, "created:"), made.output
+        tried = command("test", *hook)
+        assert tried.exit_code == 0, tried.output
+        assert "no configuration has this model as its source" in tried.stdout
+
+        register_source(server)
+        until(lambda: sum(one.get("status") == 202 for one in lines(log)) == 2, log)
+        assert health(port)["queued"] == 1
+        first.kill()
+        first.wait()
+
+    with running([*receiver, "--settle", "0"], log, ready=ready, HOOK=SECRET) as second:
+        (done,) = until(lambda: [one for one in lines(log) if one["event"] == "job"], log)
+        assert (done["exit_code"], done["result"]["error"], done["events"]) == (0, None, 2)
+        client = MlflowClient(server)
+        assert int(client.get_model_version_by_alias("tiny-edge", "device").version) == 1
+
+        # Its own version and alias were told of too, and led to nothing.
+        ignored = {"model_version.created", "model_version_alias.created"}
+        until(lambda: ignored == {o["about"] for o in lines(log) if o.get("model") == "tiny-edge"
+                                  and o["status"] == 200}, log)  # fmt: skip
+        now = health(port)
+        assert (now["status"], now["queued"], now["running"]) == ("ok", 0, [])
+        assert now["last"]["exit_code"] == 0
+        second.terminate()
+        assert second.wait(timeout=60) == 0
+    assert [one["event"] for one in lines(log)][-1] == "stopped"
+    assert sum(one["event"] == "job" for one in lines(log)) == 1
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    assert not client.search_runs(experiments, "attributes.status = 'RUNNING'")
+    assert SECRET not in log.read_text()
+    assert subprocess.run(["grep", "-rq", SECRET, "queue"], cwd=tmp_path).returncode == 1

@@ -1,0 +1,61 @@
+"""Real servers, as processes on free ports of this host."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(command, log, *, ready, **environment):
+    """Run a server until ``ready``, a URL, answers; kill what is left of it afterwards."""
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+    try:
+        await_answer(ready, process, log)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def await_answer(url, process, log, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"{url} does not answer: {log.read_text()}")
+
+
+@contextmanager
+def mlflow_server(folder, store, **environment):
+    """Run ``mlflow server`` on a store; gives its address."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store),
+        *("--artifacts-destination", str(folder / "served"), "--workers", "1"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
+    uri, log = f"http://127.0.0.1:{port}", folder / "mlflow-server.log"
+    with running(command, log, ready=f"{uri}/health", **environment):
+        yield uri
