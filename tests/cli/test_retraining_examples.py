@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import click
+import pytest
 import yaml
+from mlflow.cli import cli as mlflow_cli
 
 from mlflow_compress.cli.main import EXIT_CODES, cli
+from mlflow_compress.cli.webhook import webhook
+from mlflow_compress.mlflow_plugin.webhook.receiver import Settings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples/retraining"
@@ -21,7 +25,10 @@ def parses(words):
     assert words[0] == "mlflow-compress"
     command = cli.get_command(click.Context(cli), words[1])
     assert command is not None, words
-    command.make_context(words[1], list(words[2:]))
+    name, rest = words[1], list(words[2:])
+    if isinstance(command, click.Group):
+        command, name, rest = command.commands[rest[0]], rest[0], rest[1:]
+    command.make_context(name, rest)
 
 
 def test_the_airflow_dag():
@@ -53,11 +60,59 @@ def test_the_kubernetes_cronjob():
     assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
 
 
+def test_the_systemd_unit():
+    text = (EXAMPLES / "mlflow-compress-webhook.service").read_text()
+    (command,) = re.findall(r"^ExecStart=(.+)$", text, re.MULTILINE)
+    first, *words = shlex.split(command)
+    parses([Path(first).name, *words])
+    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    assert int(stop) > Settings.grace
+    sections = re.findall(r"^\[(\w+)\]$", text, re.MULTILINE)
+    assert sections == ["Unit", "Service", "Install"]
+
+
+def test_docker_compose():
+    text = (EXAMPLES / "compose.yaml").read_text()
+    composed = yaml.safe_load(text)
+    server, receiver = composed["services"]["mlflow"], composed["services"]["receiver"]
+    parses(shlex.split(receiver["command"]))
+    typed = re.findall(r"docker compose exec receiver (mlflow-compress .+)", text)
+    assert len(typed) == 2
+    for command in typed:
+        parses(shlex.split(command))
+    assert all(name.startswith("MLFLOW_WEBHOOK_") for name in server["environment"])
+    words = shlex.split(server["command"])
+    assert words[:2] == ["mlflow", "server"]
+    mlflow_cli.commands["server"].make_context("server", words[2:])
+    volumes = [each.split(":")[0] for each in server["volumes"] + receiver["volumes"]]
+    assert {name for name in volumes if name[0] != "."} == set(composed["volumes"])
+    assert receiver["secrets"] == list(composed["secrets"])
+
+
+@pytest.mark.parametrize("page", ["retraining.md", "webhooks.md"])
+def test_links_of_the_docs_lead_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "docs" / page).read_text())
+    assert links
+    for link in links:
+        assert (ROOT / "docs" / link).exists(), link
+
+
 def test_the_docs_list_every_exit_code():
     page = (ROOT / "docs/retraining.md").read_text()
     assert all(f"\n| {code} | " in page for code in EXIT_CODES)
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", page):
-        assert (ROOT / "docs" / link).exists(), link
+
+
+def test_commands_of_the_webhook_docs_exist():
+    page = (ROOT / "docs/webhooks.md").read_text()
+    typed = re.findall(r"^    (mlflow-compress webhook .+)$", page, re.MULTILINE)
+    assert len(typed) == 3
+    for command in typed:
+        parses(shlex.split(command))
+    declared = {
+        option for one in webhook.commands.values() for each in one.params
+        if isinstance(each, click.Option) for option in (*each.opts, *each.secondary_opts)
+    }  # fmt: skip
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) - {"--json"} == declared
 
 
 def test_the_mlflow_project_runs(project, tmp_path):

@@ -1,6 +1,8 @@
 """A version is registered at a real MLflow server; a real receiver has it promoted."""
 
 import json
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -22,13 +24,16 @@ WEBHOOKS = {
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
     "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+    "MLFLOW_WEBHOOK_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
-@pytest.fixture
-def server(store_uri, tmp_path):
-    with mlflow_server(tmp_path, store_uri, **WEBHOOKS) as uri:
+@pytest.fixture(scope="module")
+def server(migrated_database, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    with mlflow_server(folder, f"sqlite:///{folder / 'mlflow.db'}", **WEBHOOKS) as uri:
         yield uri
 
 
@@ -111,3 +116,83 @@ def test_a_registered_version_is_promoted_though_the_receiver_dies(server, proje
     assert not client.search_runs(experiments, "attributes.status = 'RUNNING'")
     assert SECRET not in log.read_text()
     assert subprocess.run(["grep", "-rq", SECRET, "queue"], cwd=tmp_path).returncode == 1
+
+
+def hooks(client, name):
+    return [one for one in client.list_webhooks() if one.name == name]
+
+
+def test_a_webhook_is_made_once_and_kept_equal(server):
+    client = MlflowClient(server)
+    there = ("--tracking-uri", server, "--name", "twice", "--secret-env", "HOOK")
+    urls = ["http://127.0.0.1:9/webhook", "http://127.0.0.1:8/webhook"]
+
+    def said(url):
+        done = command("register", *there, "--url", url)
+        assert done.exit_code == 0, done.output
+        assert SECRET not in done.output
+        (one,) = hooks(client, "twice")
+        assert (one.url, str(one.status)) == (url, "ACTIVE")
+        assert sorted(map(str, one.events)) == [
+            "model_version.created", "model_version_alias.created",
+        ]  # fmt: skip
+        return done.stdout.partition(":")[0]
+
+    assert [said(url) for url in (urls[0], urls[0], urls[1])] == ["created", "kept", "updated"]
+    (one,) = hooks(client, "twice")
+    client.update_webhook(one.webhook_id, status="DISABLED", events=["prompt.created"])
+    assert said(urls[1]) == "updated"
+    client.create_webhook("twice", urls[0], ["model_version.created"])
+    refused = command("register", *there, "--url", urls[0])
+    assert refused.exit_code == 2
+    assert "there are 2 webhooks 'twice'" in refused.stderr
+
+
+def test_what_the_server_refuses_is_a_line_that_says_why(server):
+    cases = {
+        "Webhook name 'a b' is invalid": ("--name", "a b", "--url", "http://127.0.0.1:9/webhook"),
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https)": ("--url", "ftp://127.0.0.1/"),
+        "must include a hostname": ("--url", "http:///webhook"),
+    }
+    for said, args in cases.items():
+        done = command("register", "--tracking-uri", server, "--secret-env", "HOOK", *args)
+        assert done.exit_code == 2, done.output
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_trying_the_webhook_tells_what_is_wrong(server, project, tmp_path):
+    there = ("--tracking-uri", server, "--name", "tried")
+    absent = command("test", *there)
+    assert (absent.exit_code, "webhook register" in absent.stderr) == (4, True)
+
+    config = tmp_path / "compress.yaml"
+    config.write_text(yaml.safe_dump(project.config | {"source": "models:/tiny@champion"}))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    register = ("register", *there, "--secret-env", "HOOK", "--url")
+    receiver = [
+        *(sys.executable, "-m", "mlflow_compress", "webhook", "serve", str(config)),
+        *("--port", str(port), "--secret-env", "HOOK", "--no-catch-up"),
+        *("--queue", str(tmp_path / "q")),
+    ]
+    ready = f"{url}/healthz"
+    assert command(*register, f"{url}/webhook").exit_code == 0
+    with running(receiver, tmp_path / "log", ready=ready, HOOK="another-secret-than-that"):
+        other = command("test", *there)
+        assert (other.exit_code, "answers 401" in other.stderr) == (2, True), other.output
+        assert command(*register, f"{url}/elsewhere").exit_code == 0
+        lost = command("test", *there)
+        assert (lost.exit_code, "answers 404" in lost.stderr) == (2, True), lost.output
+
+
+def test_no_answer_is_out_of_reach(server):
+    there = ("--tracking-uri", server, "--name", "dead")
+    with socket.create_server(("127.0.0.1", 0)) as full:
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/webhook"
+    assert command("register", *there, "--secret-env", "HOOK", "--url", url).exit_code == 0
+    dead = command("test", *there)
+    assert dead.exit_code == 5, dead.output
+    assert "does not reach http://127.0.0.1" in dead.stderr
+    nobody = command("test", "--tracking-uri", "sqlite:///mlflow.db")
+    assert (nobody.exit_code, "sent by a tracking server" in nobody.stderr) == (2, True)

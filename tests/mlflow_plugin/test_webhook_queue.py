@@ -36,7 +36,7 @@ def opened(tmp_path, clock):
 
     def open_queue(**options):
         while held:
-            held.pop().release()
+            held.pop().close()
         made = JobQueue(
             tmp_path / "q", options.pop("models", MODELS), clock=clock, **{"settle": 0} | options
         )
@@ -45,7 +45,7 @@ def opened(tmp_path, clock):
 
     yield open_queue
     while held:
-        held.pop().release()
+        held.pop().close()
 
 
 def keys(jobs):
@@ -211,7 +211,7 @@ def test_a_folder_has_one_receiver(opened, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="queue folder .*file/q: Not a directory"):
+    with pytest.raises(ConfigError, match=r"queue folder .*file/q: Not a directory"):
         JobQueue(tmp_path / "file/q", MODELS)
 
 
@@ -243,7 +243,7 @@ def test_closing_wakes_who_waits(opened):
     got = []
     thread = threading.Thread(target=lambda: got.append(queue.take(3600)))
     thread.start()
-    queue.close()
+    queue.shut()
     thread.join(timeout=60)
     assert got == [None]
 
@@ -282,7 +282,7 @@ def test_killed_at_any_step_an_accepted_job_is_done(tmp_path):
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         queue = JobQueue(folder, {"a": "lenet"}, settle=0)
         waits = keys(queue.waiting())
-        queue.release()
+        queue.close()
         last = done.stdout.split()[-1] if done.stdout else "refused"
         outcomes.add(last)
         # finished: perhaps once more, had the power been cut; here the file is gone

@@ -182,3 +182,22 @@ def test_configurations_that_would_start_each_other_are_refused(write):
     assert [one.makes for one in chain] == ["two", "three"]
     with pytest.raises(ConfigError, match="start itself for ever"):
         load_watched(ring)
+
+
+def test_mlflow_s_refusals_come_with_the_setting_that_lifts_them(monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_webhook_url
+
+    from mlflow_compress.mlflow_plugin.webhook.registration import _advice
+
+    for name in ("ALLOWED_SCHEMES", "ALLOW_PRIVATE_IPS"):
+        monkeypatch.delenv(f"MLFLOW_WEBHOOK_{name}", raising=False)
+    cases = {
+        "http://127.0.0.1/": "MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https",
+        "https://127.0.0.1/": "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true",
+    }
+    for url, setting in cases.items():
+        with pytest.raises(MlflowException) as refused:
+            _validate_webhook_url(url)
+        assert setting in _advice(str(refused.value))
+    assert _advice("something else") == ""

@@ -77,7 +77,7 @@ class JobQueue:
         self._folder, self._models = folder, dict(models)
         self._limit, self._settle, self._clock = limit, settle, clock
         self._changed = threading.Condition()
-        self._closed = False
+        self._shut = False
         try:
             for name in ("waiting", "running"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ class JobQueue:
         """
         end = time.monotonic() + timeout
         with self._changed:
-            while not self._closed:
+            while not self._shut:
                 now = self._clock()
                 busy = {job.model for job in self._running.values()}
                 free = [job for job in self._waiting.values() if job.model not in busy]
@@ -194,13 +194,13 @@ class JobQueue:
         with self._changed:
             return list(self._running.values())
 
-    def close(self) -> None:
-        """Give out no more jobs, and let another receiver have the folder."""
+    def shut(self) -> None:
+        """Give out no more jobs."""
         with self._changed:
-            self._closed = True
+            self._shut = True
             self._changed.notify_all()
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let another receiver have the folder."""
         os.close(self._lock)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import threading
@@ -25,7 +24,7 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue, QueueFullError
 from mlflow_compress.mlflow_plugin.webhook.signature import Delivery, RefusedError, Secret, check
 from mlflow_compress.mlflow_plugin.webhook.watched import EVENTS, Watched, concerned
-from mlflow_compress.mlflow_plugin.webhook.worker import COMMAND, Log, Worker, utc
+from mlflow_compress.mlflow_plugin.webhook.worker import Log, Worker, utc
 
 __all__ = ["BODY_LIMIT", "BODY_SECONDS", "Settings", "application", "serve"]
 
@@ -69,7 +68,6 @@ def serve(
     secret: Secret,
     settings: Settings,
     log: Log,
-    command: Sequence[str] = COMMAND,
 ) -> None:
     """Take deliveries and do jobs until SIGTERM or Ctrl-C.
 
@@ -78,34 +76,40 @@ def serve(
     """
     log = _stamped(log)
     models = {one.key: one.model for one in watched}
-    listening = _listen(settings.host, settings.port)
-    queue = JobQueue(settings.queue, models, limit=settings.limit, settle=settings.settle)
-    without = [secret.variable] if secret.variable else []
-    worker = Worker(
-        queue, watched, log, jobs=settings.jobs, grace=settings.grace, without=without,
-        command=command,
-    )  # fmt: skip
-    if settings.catch_up:
-        queue.add([key for key in models if key not in {job.key for job in queue.waiting()}])
-    app = application(watched, secret, queue, worker, log)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=5,
+    with (
+        _listen(settings.host, settings.port) as listening,
+        contextlib.closing(
+            JobQueue(settings.queue, models, limit=settings.limit, settle=settings.settle)
+        ) as queue,
+    ):
+        worker = Worker(
+            queue,
+            watched,
+            log,
+            jobs=settings.jobs,
+            grace=settings.grace,
+            without=[secret.variable] if secret.variable else [],
         )
-    )
-    host, port = listening.getsockname()[:2]
-    log({"event": "listening", "host": host, "port": port, "models": sorted({*models.values()})})
-    with _signals_are_enough():
-        server.run(sockets=[listening])
-    queue.release()
-    log({"event": "stopped", "queued": len(queue.waiting())})
+        if settings.catch_up:
+            queue.add(models.keys() - {job.key for job in queue.waiting()})
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application(watched, secret, queue, worker, log),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=_CONNECTIONS,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        host, port = listening.getsockname()[:2]
+        log(
+            {"event": "listening", "host": host, "port": port, "models": sorted({*models.values()})}
+        )
+        with _ended_by_signals(server):
+            server.run(sockets=[listening])
+        log({"event": "stopped", "queued": len(queue.waiting())})
 
 
 def application(
@@ -250,10 +254,16 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _signals_are_enough() -> Iterator[None]:
-    """Let uvicorn end on a signal; it sends it once more afterwards, which is to do nothing."""
-    stops = (signal.SIGINT, signal.SIGTERM)
-    before = [(number, signal.signal(number, lambda *_: None)) for number in stops]
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """End the server on a signal before it listens to them itself, and do nothing afterwards.
+
+    Afterwards, because uvicorn sends itself once more the signal that ended it.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         yield
     finally:

@@ -101,7 +101,7 @@ class Worker:
         with self._starting:
             self._stopping.set()
             processes = list(self._processes)
-        self._queue.close()
+        self._queue.shut()
         for process in processes:
             process.terminate()
         end = time.monotonic() + self._grace

@@ -1,0 +1,258 @@
+"""The receiver over real HTTP: what it answers, and what it keeps to itself."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import requests
+import uvicorn
+import yaml
+from click.testing import CliRunner
+
+from mlflow_compress.cli.main import cli
+from mlflow_compress.mlflow_plugin.webhook import receiver as module
+from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue
+from mlflow_compress.mlflow_plugin.webhook.signature import Secret, sign
+from mlflow_compress.mlflow_plugin.webhook.watched import Watched
+from mlflow_compress.mlflow_plugin.webhook.worker import Worker
+from tests.servers import free_port, running
+
+SECRET = Secret("0123456789abcdef-not-to-be-seen")
+CREATED = {
+    "entity": "model_version",
+    "action": "created",
+    "data": {"name": "lenet", "version": "1"},
+}
+
+
+class Receiver:
+    """A receiver whose jobs wait for an hour."""
+
+    def __init__(self, folder, limit):
+        self.said = []
+        watched = [
+            Watched("a", folder / "a.yaml", "lenet", "lenet-edge"),
+            Watched("b", folder / "b.yaml", "resnet", "resnet-edge"),
+        ]
+        models = {one.key: one.model for one in watched}
+        self.queue = JobQueue(folder / "q", models, limit=limit, settle=3600)
+        self.worker = Worker(self.queue, watched, self.said.append, command=["false"])
+        app = module.application(watched, SECRET, self.queue, self.worker, self.said.append)
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+
+    def deliver(self, event=CREATED, *, delivery="d-1", secret=SECRET, age=0, path="/webhook"):
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        timestamp = str(int(time.time()) - age)
+        headers = {
+            "X-MLflow-Delivery-Id": delivery,
+            "X-MLflow-Timestamp": timestamp,
+            "X-MLflow-Signature": sign(secret, delivery, timestamp, body),
+        }
+        answer = requests.post(self.address + path, data=body, headers=headers, timeout=60)
+        assert SECRET.text not in answer.text
+        return answer
+
+    def queued(self):
+        return [job.key for job in self.queue.waiting()]
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def begin(limit=100):
+        one = Receiver(tmp_path, limit)
+        started.append(one)
+        one.thread.start()
+        return one
+
+    yield begin
+    for one in started:
+        one.server.should_exit = True
+        one.thread.join(timeout=60)
+        one.queue.close()
+        assert SECRET.text not in json.dumps(one.said)
+
+
+@pytest.fixture
+def receiver(start):
+    return start()
+
+
+def of(name, about="model_version.created"):
+    entity, action = about.split(".")
+    return {"entity": entity, "action": action, "data": {"name": name, "version": "1"}}
+
+
+def test_a_delivery_is_queued(receiver):
+    answer = receiver.deliver()
+    assert (answer.status_code, answer.json()) == (202, {"status": "queued"})
+    assert receiver.queued() == ["a"]
+    assert receiver.said == [{
+        "event": "delivery", "status": 202, "delivery": "d-1",
+        "about": "model_version.created", "model": "lenet", "answer": "queued",
+    }]  # fmt: skip
+
+
+def test_a_replay_is_dropped(receiver):
+    receiver.deliver()
+    answer = receiver.deliver()
+    assert (answer.status_code, answer.json()) == (200, {"status": "came before"})
+    (job,) = receiver.queue.waiting()
+    assert job.events == 1
+
+
+@pytest.mark.parametrize("event", [
+    of("lenet-edge"), of("lenet-edge", "model_version_alias.created"), of("resnet2"),
+    of("lenet", "model_version_tag.set"), of("lenet", "prompt.created"),
+])  # fmt: skip
+def test_what_changes_no_source_starts_nothing(receiver, event):
+    answer = receiver.deliver(event)
+    assert answer.status_code == 200
+    assert answer.json()["status"].startswith("ignored: ")
+    assert receiver.queued() == []
+
+
+@pytest.mark.parametrize(("changes", "status"), [
+    ({"secret": Secret("0123456789abcdef-of-another")}, 401), ({"age": 301}, 401),
+    ({"age": -302}, 401), ({"event": b"{}"}, 400), ({"path": "/"}, 404),
+    ({"path": "/webhook/x"}, 404), ({"path": "/healthz"}, 405),
+])  # fmt: skip
+def test_the_rest_is_refused(receiver, changes, status):
+    assert receiver.deliver(**changes).status_code == status
+    assert receiver.queued() == []
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_deliveries_are_posted(receiver, method):
+    answer = requests.request(method, f"{receiver.address}/webhook", timeout=60)
+    assert answer.status_code == 405
+
+
+def test_unsigned_is_refused_and_told(receiver):
+    answer = requests.post(f"{receiver.address}/webhook", data=b"x" * 100, timeout=60)
+    assert answer.status_code == 401
+    (line,) = receiver.said
+    assert (line["status"], line["from"]) == (401, "127.0.0.1")
+    assert "xxx" not in json.dumps(line)
+
+
+def test_a_full_queue_asks_to_try_again(start):
+    receiver = start(limit=1)
+    assert receiver.deliver(of("resnet")).status_code == 202
+    answer = receiver.deliver(delivery="d-2")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "the queue is full" in answer.json()["error"]
+    assert receiver.queued() == ["b"]
+
+
+def test_a_queue_that_cannot_be_written_asks_to_try_again(receiver, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobQueue, "_write", full)
+        answer = receiver.deliver()
+    assert (answer.status_code, receiver.queued()) == (503, [])
+    assert receiver.deliver().status_code == 202
+
+
+def test_a_body_that_is_too_large_is_refused_unread(receiver, monkeypatch):
+    monkeypatch.setattr(module, "BODY_LIMIT", 1000)
+    url = f"{receiver.address}/webhook"
+    assert receiver.deliver(CREATED | {"data": "x" * 1000}).status_code == 413
+    # without a length before it, too
+    assert requests.post(url, data=iter([b"x" * 600] * 2), timeout=60).status_code == 413
+    assert receiver.deliver().status_code == 202
+
+
+def test_a_length_that_is_announced_is_refused_before_the_body_comes(receiver):
+    host, port = receiver.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n")
+        assert b" 413 " in connection.recv(100)
+
+
+def test_a_body_that_does_not_come_is_given_up(receiver, monkeypatch):
+    monkeypatch.setattr(module, "BODY_SECONDS", 0.1)
+    host, port = receiver.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx")
+        assert b" 408 " in connection.recv(100)
+
+
+def test_health_says_how_it_stands_and_no_more(receiver):
+    receiver.deliver()
+    answer = requests.get(f"{receiver.address}/healthz", timeout=60)
+    found = answer.json()
+    assert answer.status_code == 200
+    assert (found["status"], found["queued"], found["running"], found["last"]) == (
+        "ok", 1, [], None,
+    )  # fmt: skip
+    assert "yaml" not in answer.text
+    receiver.worker.stop()
+    dead = requests.get(f"{receiver.address}/healthz", timeout=60)
+    assert dead.status_code == 503
+    assert dead.json()["status"] != "ok"
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "compress.yaml"
+    path.write_text(yaml.safe_dump({
+        "source": "models:/lenet@champion", "data": {"evaluation": "rows.npz"},
+        "tracking_uri": "http://127.0.0.1:1", "recipe": ["prune"],
+    }))  # fmt: skip
+    return path
+
+
+def serve(*args):
+    return CliRunner().invoke(cli, ["webhook", "serve", *map(str, args)], env={"HOOK": SECRET.text})
+
+
+def test_what_cannot_be_served_is_refused_in_one_line(config, tmp_path):
+    free = ("--port", free_port(), "--secret-env", "HOOK", "--queue", tmp_path / "q")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cases = {
+            "cannot listen on 127.0.0.1:": (config, *free, "--port", port),
+            "config absent.yaml: No such file": ("absent.yaml", *free),
+            "--secret-env NAME or": (config, "--queue", tmp_path / "q"),
+            "queue folder": (config, *free, "--queue", config / "q"),
+        }
+        for said, args in cases.items():
+            done = serve(*args)
+            (line,) = done.stderr.strip().splitlines()[-1:]
+            assert (done.exit_code, said in line) == (2, True), done.output
+            assert SECRET.text not in done.output
+
+
+def test_the_process_catches_up_and_ends_on_sigterm_with_its_job_queued(config, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    command = [
+        *(sys.executable, "-m", "mlflow_compress", "webhook", "serve", str(config)),
+        *("--port", str(port), "--secret-env", "HOOK", "--queue", str(tmp_path / "q")),
+        *("--settle", "0"),
+    ]
+    with running(
+        command, log, ready=f"http://127.0.0.1:{port}/healthz", HOOK=SECRET.text
+    ) as process:
+        # Its job waits for a server that is not there.
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    said = [json.loads(line) for line in log.read_text().splitlines() if line[0] == "{"]
+    assert [one["event"] for one in said] == ["listening", "job", "stopped"]
+    assert (said[0]["port"], said[0]["models"]) == (port, ["lenet"])
+    assert said[1]["exit_code"] in (130, 143, 5)
+    assert said[2]["queued"] == 1
+    assert SECRET.text not in log.read_text()
+    assert subprocess.run(["grep", "-rq", SECRET.text, tmp_path / "q"]).returncode == 1
