@@ -16,6 +16,7 @@ from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
+import onnx
 import onnxruntime
 from mlflow import MlflowClient
 from mlflow.models import Model, ModelInputExample, ModelSignature
@@ -23,9 +24,10 @@ from mlflow.models.model import ModelInfo
 from mlflow.types import Schema, TensorSpec
 
 from mlflow_compress import packed
-from mlflow_compress.errors import PackedFormatError, SourceError
+from mlflow_compress.errors import ConfigError, PackedFormatError, SourceError
 from mlflow_compress.mlflow_plugin.about import plugin_version
 from mlflow_compress.packed.container import open_packed
+from mlflow_compress.packed.graphs import graphs
 from mlflow_compress.registry.variants import using_tracking_uri
 
 __all__ = [
@@ -102,7 +104,7 @@ def save_model(
     """Save a packed (or plain) ONNX file as an MLflow model folder.
 
     Args:
-        onnx_path: the file, which is copied.
+        onnx_path: the file, which is copied; all of the model must be in it.
         path: the folder to make.
         mlflow_model: MLflow's record of the model, when it already has one.
         signature: by default read from the model itself.
@@ -118,12 +120,15 @@ def save_model(
         **kwargs: handed to :func:`mlflow.pyfunc.save_model`.
 
     Raises:
+        ConfigError: providers or threads are none.
         PackedFormatError: the file is damaged.
-        SourceError: the model has inputs or outputs that are no tensors.
+        SourceError: the model has inputs or outputs that are no tensors, or weights elsewhere.
         SourceNotFoundError: there is no such file.
     """
-    data = Path(onnx_path)
+    data, providers = Path(onnx_path), _provider_list(providers)
     session = packed.load(data, threads=1)
+    _check_threads(threads)
+    _check_whole(data)
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
     profile = open_packed(data).profile if packed.is_packed(data) else "plain"
     model = mlflow_model if mlflow_model is not None else Model()
@@ -140,9 +145,7 @@ def save_model(
     )
     if profile != "compact":
         # What onnxruntime loads by itself, MLflow's own flavor loads too.
-        model.add_flavor(
-            "onnx", onnx_version=version("onnx"), data=stored, providers=list(providers)
-        )
+        model.add_flavor("onnx", onnx_version=version("onnx"), data=stored, providers=providers)
     bundled = [*(code_paths or ()), *([str(Path(__file__).parents[1])] if bundle_code else [])]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The signature is read from the model itself, and is right without an example.
@@ -158,7 +161,7 @@ def save_model(
             signature=signature if signature is not None else signature_of(session),
             input_example=input_example,
             pip_requirements=list(pip_requirements or get_default_pip_requirements()),
-            model_config={"providers": list(providers), "threads": threads},
+            model_config={"providers": providers, "threads": threads},
             metadata=dict(metadata) if metadata else None,
             **kwargs,
         )
@@ -203,6 +206,7 @@ def load_model(
         threads: threads per call; those it was saved with by default.
 
     Raises:
+        ConfigError: no such provider is available here, or threads are none.
         PackedFormatError: the file is not the one that was saved.
         SourceError: the model has another flavor.
     """
@@ -250,6 +254,8 @@ def verified(folder: str | Path) -> Path:
     """
     conf = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
     path, expected = Path(folder) / conf.get("data", f"data/{MODEL_FILE}"), conf.get("sha256")
+    if not path.is_file():
+        raise PackedFormatError(f"{path} is missing: log or download the model again")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
         raise PackedFormatError(
@@ -259,11 +265,68 @@ def verified(folder: str | Path) -> Path:
     return path
 
 
-def _session(
-    folder: Path, providers: Sequence[str] | None, threads: int | None
-) -> onnxruntime.InferenceSession:
-    path = verified(folder)
-    return packed.load(path, providers=list(providers or DEFAULT_PROVIDERS), threads=threads)
+def _session(folder: Path, providers: Any, threads: Any) -> onnxruntime.InferenceSession:
+    chosen = _provider_list(providers if providers is not None else DEFAULT_PROVIDERS)
+    available = onnxruntime.get_available_providers()
+    # onnxruntime warns and takes the CPU; of a list that has a second choice that is as asked for.
+    if not any(_provider_name(one) in available for one in chosen):
+        raise ConfigError(
+            f"providers {chosen}: none of them is available here, only {', '.join(available)}"
+        )
+    _check_threads(threads)
+    return packed.load(verified(folder), providers=chosen, threads=threads)
+
+
+def _provider_list(given: Any) -> list[Any]:
+    """Return execution providers as a list of names, or of names with their options.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    chosen = [given] if isinstance(given, str) else given
+    is_list = isinstance(chosen, list | tuple) and len(chosen) > 0
+    if not is_list or not all(isinstance(_provider_name(one), str) for one in chosen):
+        raise ConfigError(
+            f"providers must be a list of onnxruntime's execution providers, got {given!r}"
+        )
+    return [one if isinstance(one, str) else tuple(one) for one in chosen]
+
+
+def _provider_name(given: Any) -> Any:
+    """Return the name of a provider that may come with options, as ``(name, options)``."""
+    return given[0] if isinstance(given, list | tuple) and len(given) == 2 else given
+
+
+def _check_threads(given: Any) -> None:
+    """Refuse what is no number of threads.
+
+    Raises:
+        ConfigError: saying so.
+    """
+    is_number = isinstance(given, int) and not isinstance(given, bool)
+    if given is not None and not (is_number and given > 0):
+        raise ConfigError(f"threads must be a whole number above 0, or None for all, got {given!r}")
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a model of several files: only one is stored, and its checksum kept.
+
+    Raises:
+        SourceError: naming the others.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    elsewhere = {
+        entry.value
+        for graph in graphs(model.graph)
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    if elsewhere:
+        raise SourceError(
+            f"{path} keeps weights in {', '.join(sorted(elsewhere))}: a model of this flavor is "
+            "one file (mlflow-compress pack makes one below 2 GB)"
+        )
 
 
 class _PyFunc:
