@@ -28,7 +28,6 @@ from mlflow_compress.errors import ConfigError, PackedFormatError, SourceError
 from mlflow_compress.mlflow_plugin.about import plugin_version
 from mlflow_compress.packed.container import open_packed
 from mlflow_compress.packed.graphs import graphs
-from mlflow_compress.registry.variants import using_tracking_uri
 
 __all__ = [
     "FLAVOR_NAME",
@@ -161,7 +160,7 @@ def save_model(
             signature=signature if signature is not None else signature_of(session),
             input_example=input_example,
             pip_requirements=list(pip_requirements or get_default_pip_requirements()),
-            model_config={"providers": providers, "threads": threads},
+            model_config={"providers": list(providers), "threads": threads},
             metadata=dict(metadata) if metadata else None,
             **kwargs,
         )
@@ -235,6 +234,9 @@ def download_packed(model_uri: str, folder: str | Path, client: MlflowClient) ->
     Raises:
         SourceError: the model has another flavor.
     """
+    # Here, because bundled code loads where only the requirements of a model are installed.
+    from mlflow_compress.registry.variants import using_tracking_uri
+
     with using_tracking_uri(client.tracking_uri):
         got = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(folder))
     flavors = Model.load(got).flavors
