@@ -56,6 +56,8 @@ def mlflow_server(folder, store, **environment):
         *("--artifacts-destination", str(folder / "served"), "--workers", "1"),
         *("--host", "127.0.0.1", "--port", str(port)),
     ]
+    # Its runner of background jobs is half a dozen further processes, which nothing here needs.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environment
     uri, log = f"http://127.0.0.1:{port}", folder / "mlflow-server.log"
     with running(command, log, ready=f"{uri}/health", **environment):
         yield uri
