@@ -118,6 +118,48 @@ def test_a_registered_version_is_promoted_though_the_receiver_dies(server, proje
     assert subprocess.run(["grep", "-rq", SECRET, "queue"], cwd=tmp_path).returncode == 1
 
 
+def test_a_receiver_that_is_stopped_closes_its_job_s_runs_and_goes_on_later(project, tmp_path):
+    # No server is needed: it catches up at its start.
+    register_source(project.config["tracking_uri"])
+    config, log, port = tmp_path / "compress.yaml", tmp_path / "receiver.log", free_port()
+    receiver = [
+        *(sys.executable, "-m", "mlflow_compress", "webhook", "serve", str(config)),
+        *("--port", str(port), "--secret-env", "HOOK", "--queue", str(tmp_path / "queue")),
+        *("--settle", "0"),
+    ]
+    ready = f"http://127.0.0.1:{port}/healthz"
+
+    def write(rounds):
+        search = {"latency_rounds": rounds, "workers": 1}
+        changes = {"source": "models:/tiny@champion", "search": search}
+        config.write_text(yaml.safe_dump(project.config | changes))
+
+    def open_runs():
+        experiments = [one.experiment_id for one in project.client.search_experiments()]
+        return project.client.search_runs(experiments, "attributes.status = 'RUNNING'")
+
+    write(2000)  # slow enough to be caught in the middle
+    with running(receiver, log, ready=ready, HOOK=SECRET) as first:
+        until(lambda: "searching" in log.read_text(), log)
+        assert open_runs()
+        (job,) = health(port)["running"]
+        assert job["model"] == "tiny"
+        first.terminate()
+        assert first.wait(timeout=120) == 0
+    assert open_runs() == []
+    job, stopped = lines(log)[-2:]
+    assert (job["exit_code"], job["result"]["exit_code"], job["again_in"]) == (130, 130, 0)
+    assert (stopped["event"], stopped["queued"]) == ("stopped", 1)
+
+    write(2)  # read anew with each job
+    log.write_text("")
+    with running([*receiver, "--no-catch-up"], log, ready=ready, HOOK=SECRET):
+        (job,) = until(lambda: [one for one in lines(log) if one["event"] == "job"], log)
+    assert (job["exit_code"], job["attempt"], job["result"]["skipped"]) == (0, 1, False)
+    assert int(project.client.get_model_version_by_alias("tiny-edge", "device").version) == 1
+    assert open_runs() == []
+
+
 def hooks(client, name):
     return [one for one in client.list_webhooks() if one.name == name]
 

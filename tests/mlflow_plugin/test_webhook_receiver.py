@@ -1,11 +1,7 @@
 """The receiver over real HTTP: what it answers, and what it keeps to itself."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -21,7 +17,7 @@ from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue
 from mlflow_compress.mlflow_plugin.webhook.signature import Secret, sign
 from mlflow_compress.mlflow_plugin.webhook.watched import Watched
 from mlflow_compress.mlflow_plugin.webhook.worker import Worker
-from tests.servers import free_port, running
+from tests.servers import free_port
 
 SECRET = Secret("0123456789abcdef-not-to-be-seen")
 CREATED = {
@@ -234,25 +230,3 @@ def test_what_cannot_be_served_is_refused_in_one_line(config, tmp_path):
             (line,) = done.stderr.strip().splitlines()[-1:]
             assert (done.exit_code, said in line) == (2, True), done.output
             assert SECRET.text not in done.output
-
-
-def test_the_process_catches_up_and_ends_on_sigterm_with_its_job_queued(config, tmp_path):
-    port, log = free_port(), tmp_path / "log"
-    command = [
-        *(sys.executable, "-m", "mlflow_compress", "webhook", "serve", str(config)),
-        *("--port", str(port), "--secret-env", "HOOK", "--queue", str(tmp_path / "q")),
-        *("--settle", "0"),
-    ]
-    with running(
-        command, log, ready=f"http://127.0.0.1:{port}/healthz", HOOK=SECRET.text
-    ) as process:
-        # Its job waits for a server that is not there.
-        os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-    said = [json.loads(line) for line in log.read_text().splitlines() if line[0] == "{"]
-    assert [one["event"] for one in said] == ["listening", "job", "stopped"]
-    assert (said[0]["port"], said[0]["models"]) == (port, ["lenet"])
-    assert said[1]["exit_code"] in (130, 143, 5)
-    assert said[2]["queued"] == 1
-    assert SECRET.text not in log.read_text()
-    assert subprocess.run(["grep", "-rq", SECRET.text, tmp_path / "q"]).returncode == 1
