@@ -197,9 +197,11 @@ def test_half_written_and_foreign_files_are_cleared_away(opened, tmp_path):
     (waiting / ".b.json.x1y2").write_text('{"key')
     (waiting / "c.json").write_text("\0\0")
     (tmp_path / "q/deliveries.json").write_text("[]")
+    (tmp_path / "q/.deliveries.json.x1y2").write_text('{"1')
     again = opened(models={"a": "lenet", "c": "renamed"})
     assert {job.key: job.model for job in again.waiting()} == {"a": "lenet", "c": "renamed"}
     assert sorted(path.name for path in waiting.iterdir()) == ["a.json", "c.json"]
+    assert not list((tmp_path / "q").glob(".*"))
     assert keys(opened(models={"c": "resnet"}).waiting()) == ["c"]
 
 

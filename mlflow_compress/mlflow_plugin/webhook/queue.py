@@ -243,6 +243,8 @@ class JobQueue:
         return replace(job, model=self._models[path.stem], due=min(job.due, now + self._settle))
 
     def _remembered(self) -> dict[str, float]:
+        for half_written in self._folder.glob(f".{_DELIVERIES}.*"):
+            half_written.unlink()
         try:
             text = (self._folder / _DELIVERIES).read_text(encoding="utf-8")
             pairs: Iterable[tuple[str, Any]] = json.loads(text).items()
