@@ -5,7 +5,7 @@ The measuring script goes with the files, over ``transport``, and leaves nothing
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ __all__ = [
     "SshDevice",
     "device_for",
     "loads_opset",
+    "measure_many",
     "measure_memory",
     "measure_on",
     "read_facts",
@@ -101,6 +102,42 @@ def measure_on(
     latency = _latency(spent, device.name, target.execution.threads, batch, seed)
     peak = measure_memory(target, variant, inputs, compact=compact, timeout=timeout, device=device)
     return Measurement(latency, peak)
+
+
+def measure_many(
+    target: Target,
+    models: Sequence[bytes],
+    *,
+    rounds: int = 15,
+    seed: int = 0,
+    timeout: float = 600.0,
+    device: Device | None = None,
+) -> np.ndarray:
+    """Measure many float models with one input batch of noise each, interleaved, in one process.
+
+    Args:
+        target: says where, with how many threads, and within which memory.
+        models: ONNX models with their weights.
+        rounds: rounds of all models, in an order that changes.
+        seed: seeds the order and the noise.
+        timeout: seconds for all of it.
+        device: in place of the one the target names.
+
+    Returns:
+        The fastest call of each model in each round, [rounds, models], in milliseconds.
+
+    Raises:
+        CompressError: the device cannot run one of them; the message has its error.
+        UnreachableError: the device cannot be reached, is too slow, or dies, three times.
+    """
+    device = device if device is not None else device_for(target.measured_on)
+    files = {f"{index}.onnx": data for index, data in enumerate(models)}
+    files["inputs.npz"] = _npz({"none": np.zeros(1, np.float32)})
+    asked = {"rounds": rounds, "seed": seed, "models": len(models)}
+    told = json.dumps(_settings(target, compact=False) | asked)
+    answer = ask(device, _PROBE, files, ["many", "-", "-", "inputs.npz", told], timeout)
+    _refuse(answer, device)
+    return np.asarray(answer["fastest"], dtype=np.float64) * 1e3
 
 
 def measure_memory(

@@ -5,6 +5,7 @@ compact profile is opened with ``mlflow_compress.packed``, if that is installed 
 
     python probe.py time variant.onnx source.onnx inputs.npz '{"threads": 1, "rounds": 15}'
     python probe.py memory variant.onnx - inputs.npz '{"threads": 1}'
+    python probe.py many 0.onnx - inputs.npz '{"threads": 1, "rounds": 15, "models": 40}'
     python probe.py facts
 """
 
@@ -108,6 +109,34 @@ def measure_time(
     return {"fastest": fastest, "variant": spent[0], "source": spent[1]}
 
 
+def measure_many(settings: dict[str, Any]) -> dict[str, Any]:
+    """Time models ``0.onnx``, ``1.onnx`` … in turn, in an order that changes, on noise.
+
+    The answer has each model's fastest call of each round, in seconds.
+    """
+    import numpy
+
+    order = numpy.random.default_rng(settings.get("seed", 0))
+    sessions, feeds, counts = [], [], []
+    for index in range(settings["models"]):
+        sessions.append(open_model(f"{index}.onnx", settings))
+        feed = {}
+        for entry in sessions[-1].get_inputs():
+            shape = [axis if isinstance(axis, int) else 1 for axis in entry.shape]
+            feed[entry.name] = order.standard_normal(shape).astype(numpy.float32)
+        feeds.append(feed)
+        once = min(time_calls(sessions[-1], feed, 3))
+        counts.append(max(3, min(REPEATS, int(ROUND_SECONDS / max(once, 1e-9)))))
+    fastest = []
+    for _ in range(settings.get("rounds", 15)):
+        best = [0.0] * len(sessions)
+        for which in order.permutation(len(sessions)):
+            time_calls(sessions[which], feeds[which], max(1, counts[which] // 5))
+            best[which] = min(time_calls(sessions[which], feeds[which], counts[which]))
+        fastest.append(best)
+    return {"fastest": fastest}
+
+
 def peak_memory() -> int:
     """Return the peak resident bytes of this process."""
     # VmHWM begins anew when a process is started; ru_maxrss is inherited from who started it.
@@ -144,7 +173,9 @@ def main(arguments: list[str]) -> None:
     with numpy.load(arguments[3], allow_pickle=False) as stored:
         feed = {name: stored[name] for name in stored.files}
     try:
-        if task == "time":
+        if task == "many":
+            found = measure_many(settings)
+        elif task == "time":
             found = measure_time(arguments[1], arguments[2], feed, settings)
         else:
             found = measure_memory(arguments[1], feed, settings)

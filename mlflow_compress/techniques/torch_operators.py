@@ -421,10 +421,13 @@ def _gelu(spec: Spec, values: Sequence[Value]) -> Tensor:
 def _resize(spec: Spec, values: Sequence[Value]) -> Tensor:
     x, scales, sizes = _need(values), _input(values, 2), _input(values, 3)
     mode = spec.get("mode", "nearest")
+    size, axes = list(x.shape), [axis % x.dim() for axis in spec.get("axes", range(x.dim()))]
     if sizes is not None and sizes.numel():
-        size = [int(item) for item in sizes.tolist()]
+        for axis, item in zip(axes, sizes.tolist(), strict=True):
+            size[axis] = int(item)
     elif scales is not None and scales.numel():
-        size = [math.floor(n * s) for n, s in zip(x.shape, scales.tolist(), strict=True)]
+        for axis, scale in zip(axes, scales.tolist(), strict=True):
+            size[axis] = math.floor(size[axis] * scale)
     else:
         raise spec.refuse("neither sizes nor scales are given")
     whole = all(new % old == 0 for new, old in zip(size, x.shape, strict=True))
