@@ -18,8 +18,10 @@ from mlflow_compress.search import (
     OBJECTIVES,
     Executor,
     Inline,
+    Objective,
     Options,
     Process,
+    Reward,
     Screen,
     Space,
     StepCache,
@@ -33,6 +35,8 @@ from mlflow_compress.targets import Target, load_target
 
 if TYPE_CHECKING:
     import onnx
+
+    from mlflow_compress.nas import Supernet
 
 __all__ = ["DEFAULT_RECIPES", "Plan", "make_evaluator", "make_executor", "make_plan"]
 
@@ -66,7 +70,7 @@ class Plan:
     evaluation: measure.Dataset
     calibration: measure.Dataset | None
     train: measure.Dataset | None
-    objectives: tuple[str, ...]
+    objectives: tuple[Objective, ...]
     trials: int = field(default=0)
 
 
@@ -94,9 +98,7 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     train = given.get("train") or _load_optional(config.data.train, "train")
     _check_rows(space, where, calibration, train)
     _check_labels(targets, evaluation)
-    quality = "agreement" if evaluation.labels is None else "accuracy"
-    objectives = config.search.objectives or ("rate", quality)
-    _check_objectives(objectives, config, evaluation)
+    objectives = _objectives(config, targets, evaluation)
     trials = int(min(config.search.trials, space.size))
     _check_workers(config)
     return Plan(
@@ -176,30 +178,47 @@ def _check_labels(targets: Sequence[Target], evaluation: measure.Dataset) -> Non
                 )
 
 
-def _check_objectives(
-    objectives: Sequence[str], config: Config, evaluation: measure.Dataset
-) -> None:
-    for name in objectives:
-        if name not in OBJECTIVES:
-            allowed = ", ".join(OBJECTIVES)
+def _objectives(
+    config: Config, targets: Sequence[Target], evaluation: measure.Dataset
+) -> tuple[Objective, ...]:
+    """Return what the search goes for: what is asked, or what fits the targets and the rows."""
+    quality = "agreement" if evaluation.labels is None else "accuracy"
+    rewarded = [target for target in targets if target.reward is not None]
+    all_rewarded = bool(targets) and len(rewarded) == len(targets)
+    default = ("reward",) if all_rewarded else ("rate", quality)
+    found: list[Objective] = []
+    for name in config.search.objectives or default:
+        if name not in (*OBJECTIVES, "reward"):
+            allowed = ", ".join((*OBJECTIVES, "reward"))
             raise ConfigError(f"search.objectives: must be among {allowed}, got {name!r}")
-    if "accuracy" in objectives and evaluation.labels is None:
-        raise ConfigError("search.objectives: accuracy needs labels; use agreement")
-    if "latency" in objectives and config.search.latency_rounds == 0:
-        raise ConfigError("search.objectives: latency needs search.latency_rounds above 0")
+        if name == "accuracy" and evaluation.labels is None:
+            raise ConfigError("search.objectives: accuracy needs labels; use agreement")
+        if name in ("latency", "reward") and config.search.latency_rounds == 0:
+            raise ConfigError(f"search.objectives: {name} needs search.latency_rounds above 0")
+        if name == "reward" and not rewarded:
+            raise ConfigError(
+                "search.objectives: reward needs a target with objective: reward, which says the "
+                "latency that it is about"
+            )
+        found += [Reward(target) for target in rewarded] if name == "reward" else [name]
+    return tuple(found)
 
 
 def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialEvaluator:
     """Bring the source into ONNX, fit the data to it, and run it once on all rows."""
     rows = plan.calibration or plan.train or plan.evaluation
-    model = _to_onnx(source, rows)
+    supernet = _supernet(source, rows)
+    model = _to_onnx(source, rows) if supernet is None else supernet.largest()
     normal = techniques.normalize(model)
     calibration, train = plan.calibration, plan.train
     config = plan.config
+    digest = hashlib.sha256(normal.SerializeToString(deterministic=True))
+    if supernet is not None:
+        digest.update(supernet.data)
     evaluator = TrialEvaluator(
         source=normal,
         uri=source.uri,
-        source_digest=hashlib.sha256(normal.SerializeToString(deterministic=True)).hexdigest(),
+        source_digest=digest.hexdigest(),
         source_bytes=measure.weight_bytes(model),
         evaluation=measure.check_fits(plan.evaluation, normal),
         calibration=None if calibration is None else measure.check_fits(calibration, normal),
@@ -212,6 +231,8 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         cache=_cache(config, work_dir),
         screen=Screen(plan.targets, plan.objectives) if config.search.screen else None,
         checkpoints=None if train is None else _checkpoints(config),
+        subnets=supernet,
+        timed_on=_timed_on(plan),
     )
     evaluator.check_source()
     return evaluator
@@ -250,6 +271,25 @@ def _checkpoints(config: Config) -> Path:
 def _cache(config: Config, work_dir: Path) -> StepCache | None:
     size, folder = config.search.cache, config.search.cache_folder
     return StepCache(Path(folder) if folder else work_dir / "steps", size) if size else None
+
+
+def _supernet(source: ResolvedSource, rows: measure.Dataset) -> "Supernet | None":
+    """Return the supernet that a source is, None when it is one network."""
+    if source.kind != "pytorch":
+        return None
+    from mlflow_compress import nas
+
+    if isinstance(source.given, nas.ElasticNet):
+        return nas.Supernet.pack(source.given, next(iter(rows.inputs)))
+    file = None if source.folder is None else source.folder / "extra_files" / nas.SUPERNET_FILE
+    return nas.Supernet.read(file) if file is not None and file.is_file() else None
+
+
+def _timed_on(plan: Plan) -> tuple[Target, ...]:
+    """Return the targets elsewhere whose latency the search goes for, each device once."""
+    goals = [goal.target for goal in plan.objectives if isinstance(goal, Reward)]
+    there = {(t.measured_on, t.execution.threads): t for t in goals if t.measured_on != "local"}
+    return tuple(there.values())
 
 
 def _to_onnx(source: ResolvedSource, rows: measure.Dataset) -> "onnx.ModelProto":

@@ -1,6 +1,7 @@
 """Architecture search for edge devices: networks whose shape is chosen per target. Needs torch."""
 
 from mlflow_compress.nas.blocks import Block, Net
+from mlflow_compress.nas.elastic import ElasticNet
 from mlflow_compress.nas.graph import block_onnx, net_onnx
 from mlflow_compress.nas.latency import (
     LatencyTable,
@@ -9,7 +10,11 @@ from mlflow_compress.nas.latency import (
     measure_table,
     ranks_agree,
 )
+from mlflow_compress.nas.progressive import Progress, Recipe, phases, train_supernet
+from mlflow_compress.nas.space import Limits, Opened, Space, Stage, Subnet
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
+from mlflow_compress.nas.supernet import FILE as SUPERNET_FILE
+from mlflow_compress.nas.supernet import Supernet
 from mlflow_compress.nas.training import (
     Images,
     Schedule,
@@ -20,13 +25,23 @@ from mlflow_compress.nas.training import (
 )
 
 __all__ = [
+    "SUPERNET_FILE",
     "Block",
     "BlockSpec",
+    "ElasticNet",
     "Images",
     "LatencyTable",
+    "Limits",
     "Net",
     "NetSpec",
+    "Opened",
+    "Progress",
+    "Recipe",
     "Schedule",
+    "Space",
+    "Stage",
+    "Subnet",
+    "Supernet",
     "accuracy",
     "block_onnx",
     "calibrate",
@@ -35,6 +50,8 @@ __all__ = [
     "measure_nets",
     "measure_table",
     "net_onnx",
+    "phases",
     "ranks_agree",
     "recalibrate",
+    "train_supernet",
 ]

@@ -76,20 +76,24 @@ class _Writer:
         return helper.make_model(graph, opset_imports=[opset], ir_version=_IR)
 
 
-def net_onnx(net: Net, input_name: str = "input") -> onnx.ModelProto:
+def net_onnx(
+    net: Net, input_name: str = "input", names: Sequence[str] | None = None
+) -> onnx.ModelProto:
     """Return a network as ONNX, in evaluation mode, the batch axis open; its output is ``logits``.
 
     Args:
         net: the network; not changed.
         input_name: what its input is called.
+        names: what its blocks are called; ``blocks.0`` and so on by default.
     """
     writer, spec = _Writer(), net.spec
+    called = names or [f"blocks.{index}" for index in range(len(spec.blocks))]
     x = input_name
     if spec.resolution != spec.size:
         x = writer.resize(x, spec.resolution)
-    for index, block in enumerate(net.blocks):
+    for name, block in zip(called, net.blocks, strict=True):
         assert isinstance(block, Block)
-        x = writer.block(x, block, f"blocks.{index}")
+        x = writer.block(x, block, name)
     x = writer.node("GlobalAveragePool", [x], "pool")
     x = writer.node("Flatten", [x], "flat")
     weight = writer.weight(_array(net.classifier.weight), "classifier.weight")

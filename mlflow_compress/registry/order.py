@@ -70,7 +70,7 @@ def _reward(variant: Variant, target: Target) -> float:
     latency, reward = latency_for(variant, target), target.reward
     if latency is None or reward is None or not latency.p50 > 0:
         return -math.inf
-    return quality(variant) * (latency.p50 / reward.latency_ms) ** reward.weight
+    return reward.value(quality(variant), latency.p50)
 
 
 def _score(variant: Variant, target: Target) -> float:

@@ -15,7 +15,14 @@ from mlflow_compress.search.executors import (
     start_early,
     usual_workers,
 )
-from mlflow_compress.search.front import OBJECTIVES, front, hypervolume, objective_values
+from mlflow_compress.search.front import (
+    OBJECTIVES,
+    Objective,
+    Reward,
+    front,
+    hypervolume,
+    objective_values,
+)
 from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
 from mlflow_compress.search.screen import DroppedError, Screen
@@ -35,11 +42,13 @@ __all__ = [
     "Executor",
     "Inline",
     "NullObserver",
+    "Objective",
     "Observer",
     "Options",
     "Point",
     "Process",
     "Range",
+    "Reward",
     "Screen",
     "SearchInfo",
     "Space",

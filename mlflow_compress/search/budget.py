@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlflow_compress.records import Trial, Variant
+from mlflow_compress.search.front import Objective
 from mlflow_compress.search.goals import volume
 
 __all__ = ["Budget", "Watch"]
@@ -29,7 +30,7 @@ class Budget:
     patience: int | None = None
 
     def start(
-        self, objectives: Sequence[str], clock: Callable[[], float] = time.monotonic
+        self, objectives: Sequence[Objective], clock: Callable[[], float] = time.monotonic
     ) -> "Watch":
         """Begin to spend it."""
         return Watch(self, objectives, clock)
@@ -39,7 +40,7 @@ class Watch:
     """Follows a search and says when it ends."""
 
     def __init__(
-        self, budget: Budget, objectives: Sequence[str], clock: Callable[[], float]
+        self, budget: Budget, objectives: Sequence[Objective], clock: Callable[[], float]
     ) -> None:
         self._budget, self._objectives, self._clock = budget, objectives, clock
         self._began = clock()

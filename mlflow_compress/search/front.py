@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from mlflow_compress.records import Trial, Variant
+from mlflow_compress.records import Latency, Trial, Variant
+from mlflow_compress.targets import Target
 
-__all__ = ["OBJECTIVES", "front", "hypervolume", "objective_values"]
+__all__ = ["OBJECTIVES", "Objective", "Reward", "front", "hypervolume", "objective_values"]
 
 
 def _accuracy(variant: Variant) -> float:
@@ -32,12 +34,51 @@ OBJECTIVES: Mapping[str, Callable[[Variant], float]] = {
 """What a search can go for, each as a number of which more is better."""
 
 
-def objective_values(variant: Variant, objectives: Sequence[str]) -> tuple[float, ...]:
+@dataclass(frozen=True)
+class Reward:
+    """A target's reward as what a search goes for: MnasNet's accuracy * (latency / T) ** w.
+
+    Attributes:
+        target: says T, w, and where latency is measured.
+    """
+
+    target: Target
+
+    def __call__(self, variant: Variant) -> float:
+        """Return a variant's reward, NaN when accuracy or that latency is missing."""
+        latency = self.latency(variant)
+        return math.nan if latency is None else self.of(_quality(variant), latency.p50)
+
+    def of(self, quality: float, ms: float) -> float:
+        """Return the reward of a quality and a latency."""
+        assert self.target.reward is not None
+        return self.target.reward.value(quality, ms)
+
+    def latency(self, variant: Variant) -> Latency | None:
+        """Return a variant's latency where the target is measured, or None."""
+        place, threads = self.target.measured_on, self.target.execution.threads
+        found = variant.report.latency
+        return next((x for x in found if (x.device, x.threads) == (place, threads)), None)
+
+
+Objective = str | Reward
+"""A name in :data:`OBJECTIVES`, or a target's reward."""
+
+
+def _quality(variant: Variant) -> float:
+    value = _accuracy(variant)
+    return _agreement(variant) if math.isnan(value) else value
+
+
+def objective_values(variant: Variant, objectives: Sequence[Objective]) -> tuple[float, ...]:
     """Return a variant's numbers for ``objectives``; more is better, NaN is missing."""
-    return tuple(OBJECTIVES[name](variant) for name in objectives)
+    return tuple(
+        goal(variant) if isinstance(goal, Reward) else OBJECTIVES[goal](variant)
+        for goal in objectives
+    )
 
 
-def front(trials: Sequence[Trial], objectives: Sequence[str]) -> tuple[Trial, ...]:
+def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> tuple[Trial, ...]:
     """Return the trials whose variant no other beats or equals on every objective.
 
     Of trials with the same numbers the first stands for all. A variant that lacks an objective

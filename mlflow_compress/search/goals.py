@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_compress.records import Variant
-from mlflow_compress.search.front import hypervolume, objective_values
+from mlflow_compress.search.front import Objective, Reward, hypervolume, objective_values
 from mlflow_compress.targets import Target, is_limited, lacks
 
 __all__ = ["ALLOWANCE", "told_quality", "told_rate", "told_values", "violations", "volume"]
@@ -51,6 +51,15 @@ def _speed(value: float, variant: Variant) -> float:
     return _compressed(math.log10(2 / -value)) if value < 0 else math.nan
 
 
+def _reward(value: float, goal: Reward, variant: Variant) -> float:
+    """Count a reward from the source's: latency and accuracy are traded on one scale."""
+    accuracy, latency = variant.report.accuracy, goal.latency(variant)
+    if latency is None:
+        return math.nan
+    source = goal.of(1.0 if accuracy is None else accuracy.source, latency.source_p50)
+    return told_quality(value - source)
+
+
 _SCALES: Mapping[str, Callable[[float, Variant], float]] = {
     "rate": lambda value, variant: told_rate(value),
     "accuracy": _accuracy,
@@ -62,7 +71,7 @@ _EXPECTED = {"accuracy": ALLOWANCE, "agreement": ALLOWANCE, "latency": math.log1
 
 
 def told_values(
-    variant: Variant, objectives: Sequence[str], *, complete: bool = True
+    variant: Variant, objectives: Sequence[Objective], *, complete: bool = True
 ) -> tuple[float, ...]:
     """Return what samplers maximise; 0 is where a variant begins to count for something.
 
@@ -73,16 +82,19 @@ def told_values(
             not, it is taken to be as good as the source.
     """
     values = objective_values(variant, objectives)
-    told = [_SCALES[n](v, variant) for n, v in zip(objectives, values, strict=True)]
+    told = [
+        _reward(v, n, variant) if isinstance(n, Reward) else _SCALES[n](v, variant)
+        for n, v in zip(objectives, values, strict=True)
+    ]
     if not complete:
         told = [
-            _EXPECTED.get(n, t) if math.isnan(t) else t
+            (ALLOWANCE if isinstance(n, Reward) else _EXPECTED.get(n, t)) if math.isnan(t) else t
             for n, t in zip(objectives, told, strict=True)
         ]
     return tuple(told)
 
 
-def volume(variants: Sequence[Variant], objectives: Sequence[str]) -> float:
+def volume(variants: Sequence[Variant], objectives: Sequence[Objective]) -> float:
     """Return the hypervolume that variants dominate, on the scales of :func:`told_values`.
 
     The unit is a product: powers of ten of the rate, fractions of accuracy above a drop of ten

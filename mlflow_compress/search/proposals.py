@@ -15,6 +15,7 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import Recipe, Trial, Variant
 from mlflow_compress.search.encoding import Encoding
 from mlflow_compress.search.evolution import Tried
+from mlflow_compress.search.front import Objective
 from mlflow_compress.search.goals import told_values
 from mlflow_compress.search.moves import distance, draw, mutate
 from mlflow_compress.search.space import Alternative, Point, Space
@@ -62,7 +63,7 @@ class Proposals:
         self,
         space: Space,
         strategy: Strategy,
-        objectives: Sequence[str],
+        objectives: Sequence[Objective],
         seed: int = 0,
         violations: Callable[[Variant], Mapping[str, float]] = lambda variant: {},
         initial: Sequence[Point] = (),

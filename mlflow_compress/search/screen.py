@@ -13,6 +13,7 @@ import numpy as np
 
 from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Accuracy, Fidelity, Needs, Recipe, Report, Trial, Variant
+from mlflow_compress.search.front import Objective
 from mlflow_compress.search.goals import told_quality, told_rate, told_values, violations
 from mlflow_compress.targets import Target, format_size, lacks
 
@@ -45,7 +46,7 @@ class Screen:
         objectives: what the front is made of.
     """
 
-    def __init__(self, targets: Sequence[Target], objectives: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[Target], objectives: Sequence[Objective]) -> None:
         self._targets, self._objectives = tuple(targets), tuple(objectives)
         self._open = {target.name: target for target in targets}
         self._points: list[tuple[float, ...]] = []

@@ -6,6 +6,7 @@ from typing import Protocol
 from mlflow_compress.records import Recipe, Trial, Variant
 from mlflow_compress.search.budget import Budget, Watch
 from mlflow_compress.search.executors import Executor, Inline, Options
+from mlflow_compress.search.front import Objective
 from mlflow_compress.search.observer import WINDOW, Observer, SearchInfo
 from mlflow_compress.search.proposals import Proposals
 from mlflow_compress.search.recording import Recording
@@ -45,7 +46,7 @@ def run_search(
     observer: Observer,
     info: SearchInfo,
     *,
-    objectives: Sequence[str],
+    objectives: Sequence[Objective],
     trials: int | None = None,
     budget: Budget | None = None,
     seed: int = 0,
@@ -70,7 +71,7 @@ def run_search(
         evaluator: tries one.
         observer: keeps the record.
         info: what the search is about, for the record.
-        objectives: names in :data:`~mlflow_compress.search.front.OBJECTIVES`.
+        objectives: names in :data:`~mlflow_compress.search.front.OBJECTIVES`, or rewards.
         trials: the most recipes to try; in place of ``budget``.
         budget: when to end.
         seed: seed of the sampler; the same seed gives the same recipes in the same order.

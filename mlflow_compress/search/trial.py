@@ -17,6 +17,7 @@ from mlflow_compress import measure, packed
 from mlflow_compress.records import (
     Accuracy,
     Latency,
+    Memory,
     Recipe,
     Report,
     Trial,
@@ -26,8 +27,9 @@ from mlflow_compress.records import (
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
-from mlflow_compress.targets import needs_of
-from mlflow_compress.techniques import Context, RecipeResult
+from mlflow_compress.targets import Target, measure_on, needs_of
+from mlflow_compress.targets.devices import Measurement
+from mlflow_compress.techniques import Context, RecipeResult, Subnets
 from mlflow_compress.techniques.train_data import Epoch, TrainData
 
 __all__ = ["Made", "TrialEvaluator"]
@@ -71,6 +73,9 @@ class TrialEvaluator:
         cache: keeps what the first steps of recipes made; None keeps nothing.
         screen: tells what need not be measured to the end; None measures everything.
         checkpoints: where trainings that are broken off go on from; None keeps none.
+        subnets: takes smaller networks out of the source; None when it is one network.
+        timed_on: targets on whose devices every variant's latency is measured as well, because
+            the search goes for it.
     """
 
     source: onnx.ModelProto
@@ -88,6 +93,8 @@ class TrialEvaluator:
     cache: StepCache | None = None
     screen: Screen | None = None
     checkpoints: Path | None = None
+    subnets: Subnets | None = None
+    timed_on: tuple[Target, ...] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
 
     def key(self, recipe: Recipe) -> str:
@@ -101,6 +108,7 @@ class TrialEvaluator:
                 "threads": list(self.threads),
                 "latency_rounds": self.latency_rounds,
             }
+            | ({"timed_on": [t.measured_on for t in self.timed_on]} if self.timed_on else {})
         )
 
     @cached_property
@@ -156,6 +164,7 @@ class TrialEvaluator:
             train=self._train_data,
             on_epoch=watch,
             checkpoints=self.checkpoints,
+            subnets=self.subnets,
         )
         # On a busy machine two BLAS threads that spin for each other take many times as long.
         with threadpool_limits(1):
@@ -182,6 +191,14 @@ class TrialEvaluator:
         """
         latency = tuple(self._latency(path, n) for n in self.threads if self.latency_rounds)
         report = replace(variant.report, latency=latency)
+        for target in self.timed_on:
+            found = self._measured_on(target, variant, path)
+            memory = Memory(target.measured_on, target.execution.threads, found.memory_bytes)
+            report = replace(
+                report,
+                latency=(*report.latency, found.latency),
+                memory=(*report.memory, memory),
+            )
         if latency and latency[0].ratio_interval.low > 1:
             model = packed.unpack(path) if packed.is_packed(path) else onnx.load(path)
             slower = measure.slower_operators(
@@ -324,6 +341,21 @@ class TrialEvaluator:
             return None
         return measure.measure_accuracy(
             outputs, self._source_outputs, self.evaluation, self.metric, seed=self.seed
+        )
+
+    def _measured_on(self, target: Target, variant: Variant, path: Path) -> Measurement:
+        """Measure a variant on a target's device."""
+        source = self.work_dir / "source-as-timed.onnx"
+        if not source.exists():
+            source.write_bytes(self.source.SerializeToString())
+        return measure_on(
+            target,
+            path,
+            source,
+            {name: rows[:1] for name, rows in self.evaluation.inputs.items()},
+            compact=variant.recipe.profile == "compact",
+            rounds=self.latency_rounds,
+            seed=self.seed,
         )
 
     def _latency(self, path: Path, threads: int) -> Latency:

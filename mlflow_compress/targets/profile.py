@@ -1,6 +1,7 @@
 """Edge device profiles: what a target can run, its limits, its objective."""
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,10 @@ class Reward:
 
     latency_ms: float
     weight: float = -0.07
+
+    def value(self, quality: float, ms: float) -> float:
+        """Return the reward of an accuracy (0 to 1) and a latency in milliseconds."""
+        return quality * (ms / self.latency_ms) ** self.weight if ms > 0 else math.nan
 
 
 @dataclass(frozen=True)

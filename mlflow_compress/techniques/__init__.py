@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress.techniques.base import Context, OrderError, Phase, Result, Technique
+from mlflow_compress.techniques.base import Context, OrderError, Phase, Result, Subnets, Technique
 from mlflow_compress.techniques.recipe import (
     RecipeResult,
     apply_recipe,
@@ -23,6 +23,7 @@ __all__ = [
     "Phase",
     "RecipeResult",
     "Result",
+    "Subnets",
     "Technique",
     "apply_recipe",
     "apply_step",

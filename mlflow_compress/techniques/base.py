@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 
@@ -29,6 +29,7 @@ __all__ = [
     "OrderError",
     "Phase",
     "Result",
+    "Subnets",
     "Technique",
     "at_least",
     "between",
@@ -64,6 +65,24 @@ class Phase(IntEnum):
     REPAIR = 70
 
 
+class Subnets(Protocol):
+    """What a source can do that holds many networks in one (:mod:`mlflow_compress.nas`)."""
+
+    def take(
+        self, wanted: "Mapping[str, int | str]", inputs: "Mapping[str, np.ndarray]"
+    ) -> "onnx.ModelProto":
+        """Return one of the networks, for the same rows as the source.
+
+        Args:
+            wanted: ``subnet``, the text of one; or bounds of ``resolution``, ``kernel``, ``depth``
+                and ``width``, of which the largest network within is taken.
+            inputs: unlabelled rows to recalibrate batch normalisation on.
+
+        Raises:
+            ConfigError: there is no such network.
+        """
+
+
 @dataclass(frozen=True)
 class Context:
     """What a technique may use besides the model.
@@ -81,6 +100,7 @@ class Context:
         on_epoch: hears of every epoch of a training.
         checkpoints: a folder that outlives the process, so that a training that was killed goes
             on where it was; None keeps none.
+        subnets: what takes smaller networks out of the source; None when it is one network.
     """
 
     calibration: "Mapping[str, np.ndarray] | None" = None
@@ -91,6 +111,7 @@ class Context:
     reference: "onnx.ModelProto | None" = None
     on_epoch: "Callable[[Epoch], None] | None" = None
     checkpoints: Path | None = None
+    subnets: "Subnets | None" = None
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def _greedy(group: Group, readers: Sequence[_Reader], settings: ShrinkSettings) 
     left = group.channels
     stop = 1
     if settings.scope == "layer":
-        stop = max(1, len(left) - round(settings.ratio * len(left)))
+        stop = max(1, len(left) - round(settings.share * len(left)))
     order: list[int] = []
     errors: list[float] = []
     # channels of other groups that the same layer reads stay for now

@@ -57,7 +57,7 @@ def shrink(model: ModelProto, settings: ShrinkSettings, context: Context) -> Res
     rankings = rank(dense, channels, groups, settings, inputs, context.seed)
     removed = _removed(groups, rankings, settings)
     if not removed.size:
-        note = f"no channels go at ratio {settings.ratio:g}, round_to {settings.round_to}"
+        note = f"no channels go at ratio {settings.share:g}, round_to {settings.round_to}"
         return Result(clone(model), notes=(note,))
     masked, masks = _masked(dense, channels, removed)
     notes: tuple[str, ...] = ()
@@ -84,14 +84,14 @@ def keep_counts(
         errors: what removing each channel costs, in the order in which they would go.
         settings: the ratio, the scope and what to round to.
     """
-    gone = {key: round(settings.ratio * size) for key, size in sizes.items()}
+    gone = {key: round(settings.share * size) for key, size in sizes.items()}
     if settings.scope == "global":
         costs = [
             (cost, key)
             for key, values in errors.items()
             for cost in np.maximum.accumulate(values[: sizes[key] - 1]).tolist()
         ]
-        wanted = round(settings.ratio * sum(sizes.values()))
+        wanted = round(settings.share * sum(sizes.values()))
         gone = Counter(key for _, key in sorted(costs)[:wanted])
     step = settings.round_to
     return {
