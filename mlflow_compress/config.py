@@ -3,16 +3,14 @@
 Paths in the file are relative to the file's folder.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mlflow_compress.errors import ConfigError
+from mlflow_compress.config_text import checked, read_yaml
 from mlflow_compress.search.observer import WINDOW
 from mlflow_compress.targets.units import parse_size
 
@@ -20,8 +18,13 @@ __all__ = [
     "Config",
     "DataConfig",
     "DataRef",
+    "RecipeSpec",
     "SearchConfig",
+    "TargetSpec",
     "absolute_paths",
+    "absolute_ref",
+    "absolute_store",
+    "absolute_targets",
     "config_schema",
     "load_config",
     "parse_config",
@@ -196,17 +199,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: one line with the key's path, the value and what is allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"config {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"config {path}: must be a mapping of keys, got {data!r}")
-    for override in overrides:
-        _override(data, override)
+    data = read_yaml(path, overrides)
     config = parse_config(data, str(path))
     return absolute_paths(config, path.resolve().parent)
 
@@ -217,47 +210,14 @@ def parse_config(data: Mapping[str, Any], label: str = "config") -> Config:
     Raises:
         ConfigError: one line with the key's path, the value and what is allowed.
     """
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{label}: {_one_line(error)}") from None
-
-
-def _override(data: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: must be KEY=VALUE, such as search.trials=20")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value {text!r} is not YAML") from None
-    *parents, last = key.split(".")
-    for part in parents:
-        if isinstance(data, dict):
-            if data.get(part) is None:
-                data[part] = {}
-            elif isinstance(data[part], str):
-                # The short form of a section, such as `evaluation: rows.npz`.
-                data[part] = {"path": data[part]}
-        data = data[_index(data, part, override)]
-    if not isinstance(data, dict | list):
-        raise ConfigError(f"--set {override}: {key} lies below a value that has no keys: {data!r}")
-    data[_index(data, last, override)] = value
-
-
-def _index(data: Any, part: str, override: str) -> Any:
-    if not isinstance(data, list):
-        return part
-    if part.isdecimal() and int(part) < len(data):
-        return int(part)
-    raise ConfigError(f"--set {override}: {part!r} must be an index below {len(data)}")
+    return checked(Config, data, label)
 
 
 def absolute_paths(config: Config, folder: Path) -> Config:
     """Return the configuration with its relative paths made absolute, from ``folder``."""
     data = config.data
     refs = {role: getattr(data, role) for role in ("calibration", "train", "evaluation")}
-    update = {role: _absolute_ref(ref, folder) for role, ref in refs.items() if ref is not None}
+    update = {role: absolute_ref(ref, folder) for role, ref in refs.items() if ref is not None}
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
     if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
         changes["source"] = str(folder / config.source)
@@ -268,17 +228,28 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     }
     if folders:
         changes["search"] = config.search.model_copy(update=folders)
-    uri = config.tracking_uri
-    if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
-        changes["tracking_uri"] = _SQLITE + str(folder / uri.removeprefix(_SQLITE))
-    changes["targets"] = [
-        str(folder / target) if isinstance(target, str) and _is_file(target) else target
-        for target in config.targets
-    ]
+    changes["tracking_uri"] = absolute_store(config.tracking_uri, folder)
+    changes["targets"] = absolute_targets(config.targets, folder)
     return config.model_copy(update=changes)
 
 
-def _absolute_ref(value: str | DataRef, folder: Path) -> DataRef:
+def absolute_store(uri: str | None, folder: Path) -> str | None:
+    """Return a tracking URI whose sqlite path, if it has one, is absolute."""
+    if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
+        return _SQLITE + str(folder / uri.removeprefix(_SQLITE))
+    return uri
+
+
+def absolute_targets(targets: Iterable[TargetSpec], folder: Path) -> list[TargetSpec]:
+    """Return targets of which those that are files have absolute paths."""
+    return [
+        str(folder / target) if isinstance(target, str) and _is_file(target) else target
+        for target in targets
+    ]
+
+
+def absolute_ref(value: str | DataRef, folder: Path) -> DataRef:
+    """Return a data reference whose path, if it has one, is absolute."""
     ref = DataConfig.ref(value)
     is_function = ":" in ref.path and Path(ref.path).suffix not in (".npz", ".csv", ".parquet")
     return ref if is_function else ref.model_copy(update={"path": str(folder / ref.path)})
@@ -286,40 +257,3 @@ def _absolute_ref(value: str | DataRef, folder: Path) -> DataRef:
 
 def _is_file(target: str) -> bool:
     return "/" in target or target.endswith((".yaml", ".yml"))
-
-
-def _one_line(error: ValidationError) -> str:
-    """Turn pydantic's most telling finding into one line: key, rule, value."""
-    findings = error.errors(include_url=False)
-    # Of a union's branches the one that got deepest into the data says most.
-    first = max(findings, key=lambda finding: len(finding["loc"]))
-    if findings[0]["type"] in ("missing", "extra_forbidden"):
-        first = findings[0]
-    where = ".".join(_path(first["loc"]))
-    kind, value = first["type"], first.get("input")
-    if kind == "extra_forbidden":
-        return f"unknown key {where}{_did_you_mean(first['loc'])}"
-    if kind == "missing":
-        return f"{where} is missing"
-    if kind == "value_error":
-        text = str(first.get("ctx", {}).get("error", first["msg"]))
-        return f"{where} {text}".strip()
-    rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{where}: {rule.replace('input should', 'must')}, got {value!r}"
-
-
-def _path(loc: tuple[int | str, ...]) -> list[str]:
-    """Drop what pydantic puts in for a union's branches (``DataRef``, ``str``, ``dict[…]``)."""
-    branches = ("DataRef", "str", "list", "dict")
-    return [str(part) for part in loc if not str(part).startswith(branches)]
-
-
-def _did_you_mean(loc: tuple[int | str, ...]) -> str:
-    path = _path(loc)
-    models: dict[str, type[BaseModel]] = {"data": DataConfig, "search": SearchConfig}
-    model: type[BaseModel] = Config
-    if len(path) > 1:
-        model = DataRef if len(path) > 2 else models.get(path[0], Config)
-    names = list(model.model_fields)
-    close = difflib.get_close_matches(path[-1], names, n=1)
-    return f" (did you mean {close[0]}?)" if close else f"; known keys: {', '.join(names)}"

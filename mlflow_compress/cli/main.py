@@ -95,6 +95,11 @@ _COMMANDS = {
         "Show what a packed file spends on each tensor.",
     ),
     "verify": ("mlflow_compress.cli.pack", "verify", "Compare a packed file's checksums."),
+    "nas": (
+        "mlflow_compress.cli.nas",
+        "nas",
+        "Search networks for devices: train a supernet, take each target's subnet.",
+    ),
     "report": (
         "mlflow_compress.cli.report",
         "report",

@@ -1,5 +1,14 @@
 """Architecture search for edge devices: networks whose shape is chosen per target. Needs torch."""
 
+from mlflow_compress.errors import MissingDependencyError
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError:
+    raise MissingDependencyError(
+        "architecture search needs PyTorch: pip install 'mlflow-compress[torch]'"
+    ) from None
+
 from mlflow_compress.nas.blocks import Block, Net
 from mlflow_compress.nas.elastic import ElasticNet
 from mlflow_compress.nas.graph import block_onnx, net_onnx
@@ -10,8 +19,18 @@ from mlflow_compress.nas.latency import (
     measure_table,
     ranks_agree,
 )
+from mlflow_compress.nas.predictor import Predictor
 from mlflow_compress.nas.progressive import Progress, Recipe, phases, train_supernet
 from mlflow_compress.nas.space import Limits, Opened, Space, Stage, Subnet
+from mlflow_compress.nas.specialize import (
+    Evolution,
+    Found,
+    Search,
+    Step,
+    shrink_path,
+    specialize,
+    spread,
+)
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
 from mlflow_compress.nas.supernet import FILE as SUPERNET_FILE
 from mlflow_compress.nas.supernet import Supernet
@@ -29,17 +48,22 @@ __all__ = [
     "Block",
     "BlockSpec",
     "ElasticNet",
+    "Evolution",
+    "Found",
     "Images",
     "LatencyTable",
     "Limits",
     "Net",
     "NetSpec",
     "Opened",
+    "Predictor",
     "Progress",
     "Recipe",
     "Schedule",
+    "Search",
     "Space",
     "Stage",
+    "Step",
     "Subnet",
     "Supernet",
     "accuracy",
@@ -53,5 +77,8 @@ __all__ = [
     "phases",
     "ranks_agree",
     "recalibrate",
+    "shrink_path",
+    "specialize",
+    "spread",
     "train_supernet",
 ]

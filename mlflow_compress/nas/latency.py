@@ -16,7 +16,7 @@ from mlflow_compress.errors import CompressError
 from mlflow_compress.nas.blocks import Net
 from mlflow_compress.nas.graph import block_onnx, empty_onnx, net_onnx
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
-from mlflow_compress.targets import Target, measure_many
+from mlflow_compress.targets import Target, Timings, measure_many
 from mlflow_compress.targets.devices import Device
 
 __all__ = ["Entry", "LatencyTable", "calibrate", "measure_nets", "measure_table", "ranks_agree"]
@@ -116,8 +116,8 @@ def measure_table(
         some = wanted[begin : begin + _AT_ONCE]
         models = [empty_onnx(1, 1), *(block_onnx(block, size) for block, size in some)]
         data = [model.SerializeToString() for model in models]
-        fastest = measure_many(target, data, rounds=rounds, seed=seed, device=device)
-        start, *each = np.median(fastest, axis=0)
+        timed = measure_many(target, data, rounds=rounds, seed=seed, device=device)
+        start, *each = timed.fastest
         found |= {e: max(0.0, float(ms - start)) for e, ms in zip(some, each, strict=True)}
     return LatencyTable(target.measured_on, target.execution.threads, found, float(start))
 
@@ -129,15 +129,13 @@ def measure_nets(
     rounds: int = 15,
     seed: int = 0,
     device: Device | None = None,
-) -> np.ndarray:
+) -> Timings:
     """Return the milliseconds of whole networks on a target, [nets], interleaved, for one row.
 
     The arguments and errors are those of :func:`measure_table`.
     """
     data = [net_onnx(net).SerializeToString() for net in nets]
-    fastest = measure_many(target, data, rounds=rounds, seed=seed, device=device)
-    found: np.ndarray = np.median(fastest, axis=0)
-    return found
+    return measure_many(target, data, rounds=rounds, seed=seed, device=device)
 
 
 def calibrate(

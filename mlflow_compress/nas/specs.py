@@ -76,6 +76,20 @@ class BlockSpec:
         """Return the height of the output for the height of the input."""
         return -(-size // self.stride)
 
+    @property
+    def weights(self) -> int:
+        """How many weights and biases there are with batch normalisation folded."""
+        area, inputs, hidden, outputs = self.kernel**2, self.inputs, self.hidden, self.outputs
+        middle, few = hidden or inputs, self.squeezed
+        squeeze = 2 * few * middle + few + middle if few else 0
+        if self.kind == "inverted":
+            return hidden * (inputs + 1 + area + 1) + outputs * (hidden + 1) + squeeze
+        if self.kind == "fused":
+            return hidden * (inputs * area + 1) + outputs * (hidden + 1) + squeeze
+        if self.kind == "separable":
+            return inputs * (area + 1) + outputs * (inputs + 1) + squeeze
+        return outputs * (inputs * area + 1) if self.kind == "regular" else 0
+
     def multiply_adds(self, size: int) -> int:
         """Return the multiply-adds of the convolutions for one row whose height is ``size``."""
         before, after, area = size * size, self.size_after(size) ** 2, self.kernel**2
@@ -125,6 +139,13 @@ class NetSpec:
         """Multiply-adds for one row."""
         dense = self.blocks[-1].outputs * self.classes
         return dense + sum(block.multiply_adds(size) for block, size in self.sized())
+
+    @property
+    def weights(self) -> int:
+        """How many weights and biases there are with batch normalisation folded."""
+        return sum(block.weights for block in self.blocks) + self.classes * (
+            self.blocks[-1].outputs + 1
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for :meth:`from_dict`."""

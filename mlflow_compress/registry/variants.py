@@ -33,6 +33,7 @@ __all__ = [
     "RegistryState",
     "read_state",
     "read_variants",
+    "register_model",
     "register_variants",
     "using_tracking_uri",
 ]
@@ -207,6 +208,35 @@ def register_variants(
         what = f"tag the gap to target {target.name!r}"
         patiently(what, lambda t=target: _tag_gap(client, name, registered, t), patience)  # type: ignore[misc]
     return registered
+
+
+def register_model(
+    client: MlflowClient, name: str, model_id: str, run_id: str, tags: Mapping[str, str]
+) -> int:
+    """Make a logged model a version of a registered model, once; return the version.
+
+    Args:
+        client: where the registry is.
+        name: the registered model; made when it is missing.
+        model_id: the logged model.
+        run_id: the run that made it.
+        tags: of the version.
+    """
+
+    def register() -> int:
+        _ensure_model(client, name)
+        uri = f"models:/{model_id}"
+        query = f"name = {quoted(name)} AND source_path = '{uri}'"
+        found = _versions(client, query)
+        if not found:
+            with using_tracking_uri(client.tracking_uri):
+                client.create_model_version(
+                    name, source=uri, run_id=run_id, tags=dict(tags), model_id=model_id
+                )
+            found = _versions(client, query)
+        return int(found[0].version)
+
+    return patiently(f"register {name}", register)
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

@@ -1,6 +1,7 @@
 """Figures and tables, made from records only."""
 
 from mlflow_compress.report.figures import front_figure, layers_figure, sensitivity_figure
+from mlflow_compress.report.nas_figures import shrink_figure, subnets_figure
 from mlflow_compress.report.tables import (
     format_slower,
     front_markdown,
@@ -16,6 +17,8 @@ __all__ = [
     "layer_rows",
     "layers_figure",
     "sensitivity_figure",
+    "shrink_figure",
     "stage_markdown",
+    "subnets_figure",
     "trial_rows",
 ]

@@ -12,10 +12,17 @@ from mlflow_compress.records import Recipe, Report, Trial, Variant
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["front_figure", "layers_figure", "sensitivity_figure", "technique_mix"]
+__all__ = [
+    "COLOURS",
+    "SYMBOLS",
+    "front_figure",
+    "layers_figure",
+    "sensitivity_figure",
+    "technique_mix",
+]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 
 
 def technique_mix(recipe: Recipe) -> str:
@@ -50,8 +57,8 @@ def front_figure(trials: Sequence[Trial], on_front: Collection[str] | None = Non
                 hovertemplate="%{text}<br>%{x:.1f}x, %{y:.2f} points<extra></extra>",
                 marker={
                     "size": 10,
-                    "color": _COLOURS[index % len(_COLOURS)],
-                    "symbol": _SYMBOLS[index % len(_SYMBOLS)],
+                    "color": COLOURS[index % len(COLOURS)],
+                    "symbol": SYMBOLS[index % len(SYMBOLS)],
                 },
             )
         )
@@ -111,10 +118,10 @@ def layers_figure(report: Report) -> "Figure":
         rows=1, cols=2, subplot_titles=("bytes per layer", "bits per weight"), shared_yaxes=True
     )
     columns = (
-        (1, "source bytes", [x.source_bytes for x in report.layers], _COLOURS[5]),
-        (1, "packed bytes", [x.packed_bytes for x in report.layers], _COLOURS[0]),
-        (2, "entropy", [x.entropy for x in report.layers], _COLOURS[2]),
-        (2, "bits spent", [x.bits_spent for x in report.layers], _COLOURS[1]),
+        (1, "source bytes", [x.source_bytes for x in report.layers], COLOURS[5]),
+        (1, "packed bytes", [x.packed_bytes for x in report.layers], COLOURS[0]),
+        (2, "entropy", [x.entropy for x in report.layers], COLOURS[2]),
+        (2, "bits spent", [x.bits_spent for x in report.layers], COLOURS[1]),
     )
     for column, name, values, colour in columns:
         bar = Bar(y=names, x=values, name=name, orientation="h", marker_color=colour)
@@ -150,8 +157,8 @@ def sensitivity_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
                     text=[f"{layer}: {technique} {row['level']:g}" for row in line],
                     hovertemplate="%{text}<br>%{x} bytes, %{y:.3g} nats<extra></extra>",
                     mode="lines+markers",
-                    line={"color": _COLOURS[place % len(_COLOURS)]},
-                    marker={"size": 8, "symbol": _SYMBOLS[index % len(_SYMBOLS)]},
+                    line={"color": COLOURS[place % len(COLOURS)]},
+                    marker={"size": 8, "symbol": SYMBOLS[index % len(SYMBOLS)]},
                 )
             )
     figure.update_layout(

@@ -19,6 +19,7 @@ from mlflow_compress.targets.units import format_ms, format_size, parse_ms, pars
 if TYPE_CHECKING:
     from mlflow_compress.targets.devices import (
         Measurement,
+        Timings,
         device_for,
         loads_opset,
         measure_many,
@@ -36,6 +37,7 @@ __all__ = [
     "Measurement",
     "Reward",
     "Target",
+    "Timings",
     "compare",
     "device_for",
     "format_ms",
@@ -59,6 +61,7 @@ __all__ = [
 
 _DEVICES = {
     "Measurement",
+    "Timings",
     "device_for",
     "loads_opset",
     "measure_many",

@@ -34,6 +34,7 @@ __all__ = [
     "LocalDevice",
     "Measurement",
     "SshDevice",
+    "Timings",
     "device_for",
     "loads_opset",
     "measure_many",
@@ -52,6 +53,19 @@ class Measurement:
 
     latency: Latency
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of many models measured together, [models]: medians over the rounds.
+
+    Attributes:
+        fastest: of each round's fastest call, which is what compares models best.
+        typical: of each round's median call, which is what a limit on p50 is about.
+    """
+
+    fastest: np.ndarray
+    typical: np.ndarray
 
 
 def read_facts(device: Device, *, timeout: float = 60.0) -> DeviceFacts:
@@ -112,7 +126,7 @@ def measure_many(
     seed: int = 0,
     timeout: float = 600.0,
     device: Device | None = None,
-) -> np.ndarray:
+) -> Timings:
     """Measure many float models with one input batch of noise each, interleaved, in one process.
 
     Args:
@@ -122,9 +136,6 @@ def measure_many(
         seed: seeds the order and the noise.
         timeout: seconds for all of it.
         device: in place of the one the target names.
-
-    Returns:
-        The fastest call of each model in each round, [rounds, models], in milliseconds.
 
     Raises:
         CompressError: the device cannot run one of them; the message has its error.
@@ -137,7 +148,8 @@ def measure_many(
     told = json.dumps(_settings(target, compact=False) | asked)
     answer = ask(device, _PROBE, files, ["many", "-", "-", "inputs.npz", told], timeout)
     _refuse(answer, device)
-    return np.asarray(answer["fastest"], dtype=np.float64) * 1e3
+    fastest, typical = (np.median(answer[key], axis=0) * 1e3 for key in ("fastest", "typical"))
+    return Timings(fastest, typical)
 
 
 def measure_memory(

@@ -112,7 +112,7 @@ def measure_time(
 def measure_many(settings: dict[str, Any]) -> dict[str, Any]:
     """Time models ``0.onnx``, ``1.onnx`` … in turn, in an order that changes, on noise.
 
-    The answer has each model's fastest call of each round, in seconds.
+    The answer has each model's fastest and its median call of each round, in seconds.
     """
     import numpy
 
@@ -127,14 +127,16 @@ def measure_many(settings: dict[str, Any]) -> dict[str, Any]:
         feeds.append(feed)
         once = min(time_calls(sessions[-1], feed, 3))
         counts.append(max(3, min(REPEATS, int(ROUND_SECONDS / max(once, 1e-9)))))
-    fastest = []
+    fastest, typical = [], []
     for _ in range(settings.get("rounds", 15)):
-        best = [0.0] * len(sessions)
+        best, middle = [0.0] * len(sessions), [0.0] * len(sessions)
         for which in order.permutation(len(sessions)):
             time_calls(sessions[which], feeds[which], max(1, counts[which] // 5))
-            best[which] = min(time_calls(sessions[which], feeds[which], counts[which]))
+            spent = sorted(time_calls(sessions[which], feeds[which], counts[which]))
+            best[which], middle[which] = spent[0], spent[len(spent) // 2]
         fastest.append(best)
-    return {"fastest": fastest}
+        typical.append(middle)
+    return {"fastest": fastest, "typical": typical}
 
 
 def peak_memory() -> int:

@@ -55,6 +55,8 @@ def test_network_gives_the_same_logits_in_onnx(resolution):
     with torch.no_grad():
         wanted = net(rows).numpy()
     model = net_onnx(net, "image")
+    floats = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert sum(np.prod(tensor.dims) for tensor in floats) == net.spec.weights
     (made,) = session(model).run(None, {"image": rows.numpy()})
     np.testing.assert_allclose(made, wanted, atol=1e-5)
     # what trains ONNX models takes it as well

@@ -1,0 +1,102 @@
+"""``mlflow-compress nas``: train a supernet, and specialise it for targets without retraining."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_compress.cli.run import OVERRIDES
+
+if TYPE_CHECKING:
+    from mlflow_compress.nas_job import Specialized
+
+__all__ = ["nas"]
+
+_SPACE: Any = click.argument(
+    "space", metavar="SPACE.yaml", type=click.Path(dir_okay=False, path_type=Path)
+)
+
+
+@click.group()
+def nas() -> None:
+    """Find networks for edge devices: one supernet, a subnet for each target. Needs torch."""
+
+
+@nas.command()
+@_SPACE
+@OVERRIDES
+def train(space: Path, overrides: tuple[str, ...]) -> None:
+    """Train the supernet of SPACE.yaml and register it.
+
+    One that was killed goes on from its last epoch when it is started again.
+    """
+    from mlflow_compress import nas_job
+    from mlflow_compress.nas_config import load_nas_config
+
+    done = nas_job.train(load_nas_config(space, overrides), tell=_tell)
+    click.echo(
+        f"{done.uri}: {done.subnets:,} subnets, held out: largest {100 * done.largest:.2f} %, "
+        f"smallest {100 * done.smallest:.2f} %, {done.seconds:.0f} CPU seconds"
+    )
+    click.echo(f"next: mlflow-compress nas specialize {space} --supernet {done.uri}")
+
+
+@nas.command()
+@_SPACE
+@click.option(
+    "--supernet", metavar="URI", help="models:/name/3 [the latest version that SPACE.yaml made]."
+)
+@click.option(
+    "--target", "only", multiple=True, metavar="T", help="Only this target; may be repeated."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["evolution", "shrink"]),
+    default="evolution",
+    show_default=True,
+    help="shrink: resolution, kernel, depth, width, one after the other.",
+)
+@click.option(
+    "--order", metavar="KINDS", help="Order of the mode shrink, such as kernel,resolution."
+)
+@OVERRIDES
+def specialize(
+    space: Path, supernet: str | None, only: tuple[str, ...], mode: str, order: str | None,
+    overrides: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Find the best subnet of each target of SPACE.yaml, and promote what its recipes make of it.
+
+    Nothing is trained. Blocks are measured on each target, the finalists too; the subnets then go
+    through the same job as every source.
+    """
+    from mlflow_compress import nas_job
+    from mlflow_compress.cli.progress import progress
+    from mlflow_compress.cli.show import show_outcome
+    from mlflow_compress.nas_config import load_nas_config
+
+    if order is not None:
+        overrides = (*overrides, f"specialize.order=[{order}]")
+        mode = "shrink"
+    config = load_nas_config(space, overrides)
+    with progress() as watcher:
+        done = nas_job.specialize(
+            config, supernet=supernet, only=only, mode=mode, tell=_tell, watcher=watcher
+        )
+    if done.outcome is not None:
+        show_outcome(done.outcome)
+    _show(done)
+    sys.exit(done.exit_code)
+
+
+def _show(done: "Specialized") -> None:
+    for result in done.results:
+        best = result.best
+        click.echo(
+            f"{result.target}: subnet {best.subnet}: {100 * best.accuracy:.2f} % held out, "
+            f"{best.ms:.3f} ms{'' if result.fits else ', not within the limits'}"
+        )
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,157 @@
+"""Architecture search as MLflow runs: a supernet's training, and what came of each target."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow.models import Model, ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.types import Schema, TensorSpec
+
+from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
+from mlflow_compress.mlflow_plugin.earlier import KIND
+from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
+from mlflow_compress.records import DatasetRef
+from mlflow_compress.registry.owner import OWNER, owner
+from mlflow_compress.registry.retry import PATIENCE
+from mlflow_compress.registry.variants import register_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from plotly.graph_objects import Figure
+
+__all__ = ["NasRuns"]
+
+_NOTE = "mlflow.note.content"
+
+
+class NasRuns:
+    """Writes the runs of one experiment.
+
+    Args:
+        experiment: its name; made when it is missing.
+        tracking_uri: where to; MLflow's current tracking URI by default.
+        patience: seconds that each call to MLflow is retried for.
+
+    Raises:
+        UnreachableError: the server or store cannot be reached or written.
+    """
+
+    def __init__(
+        self, experiment: str, tracking_uri: str | None = None, patience: float = PATIENCE
+    ) -> None:
+        self.client = connect(tracking_uri)
+        experiment_id = ensure_experiment(self.client, experiment, patience)
+        self._runs = RunWriter(self.client, experiment_id, resolve_tags(), patience)
+
+    def start(
+        self,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        config: Mapping[str, Any],
+        datasets: Mapping[str, DatasetRef],
+    ) -> str:
+        """Open a run; return its id.
+
+        Args:
+            kind: ``nas-train`` or ``nas-specialize``.
+            name: for people.
+            params: what it is about, in short.
+            config: the whole configuration.
+            datasets: the rows that are used, by role.
+        """
+        run_id = self._runs.create_run(name, {KIND: kind, OWNER: owner()})
+        self._runs.log_params(run_id, {key: str(value) for key, value in params.items()})
+        self._runs.log_datasets(run_id, datasets)
+        text = json.dumps(dict(config), indent=2, sort_keys=True, default=str)
+        self._runs.log_text(run_id, text, "config.json")
+        return run_id
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run is there and was not ended: a training that was killed goes on in it."""
+        found = self.client.search_runs(
+            [self._runs.experiment_id], f"attributes.run_id = '{run_id}'"
+        )
+        return any(run.info.status == "RUNNING" for run in found)
+
+    def numbers(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics."""
+        self._runs.log_batch(run_id, metric_entities(run_id, metrics, step=step), {})
+
+    def text(self, run_id: str, text: str, file: str) -> None:
+        """Log a text artifact."""
+        self._runs.log_text(run_id, text, file)
+
+    def tables(self, run_id: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Log rows that the UI shows as tables."""
+        self._runs.log_tables(run_id, tables)
+
+    def figure(self, run_id: str, figure: "Figure", file: str) -> None:
+        """Log a figure as HTML that needs no network."""
+        self._runs.log_text(run_id, figure.to_html(include_plotlyjs=True), file)
+
+    def note(self, run_id: str, text: str) -> None:
+        """Describe a run for people, in Markdown."""
+        self._runs.set_tag(run_id, _NOTE, text)
+
+    def close(self, run_id: str, status: str = "FINISHED") -> None:
+        """End a run."""
+        self._runs.close(run_id, status)
+
+    def register_supernet(
+        self,
+        run_id: str,
+        name: str,
+        module: Any,
+        example: "np.ndarray",
+        file: tuple[str, bytes],
+        tags: Mapping[str, str],
+    ) -> int:
+        """Log a supernet as a model of the pytorch flavor, and register it; return the version.
+
+        ``mlflow.pytorch.load_model`` gives the largest network, as a graph (``pt2``): neither that
+        nor the supernet's own file holds code that loading would run.
+
+        Args:
+            run_id: the run that trained it.
+            name: the registered model.
+            module: the largest network, a ``torch.nn.Module``.
+            example: at least two rows.
+            file: name and bytes of the file that holds the supernet itself.
+            tags: of the version.
+        """
+        import mlflow.pytorch
+        import torch
+
+        shape = (-1, *example.shape[1:])
+        signature = ModelSignature(Schema([TensorSpec(example.dtype, shape)]))
+
+        with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+            beside = Path(folder) / file[0]
+            beside.write_bytes(file[1])
+
+            def save(path: Path, logged: Any) -> None:
+                record = Model(
+                    artifact_path=logged.artifact_location,
+                    model_uuid=logged.model_id,
+                    run_id=run_id,
+                    model_id=logged.model_id,
+                )
+                mlflow.pytorch.save_model(
+                    module,
+                    str(path),
+                    mlflow_model=record,
+                    signature=signature,
+                    input_example=example[:2],
+                    extra_files=[str(beside)],
+                    pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+                    serialization_format="pt2",
+                )
+
+            target = Path(folder) / "model"
+            target.mkdir()
+            model_id = self._runs.log_model(run_id, name, {}, tags, save, target)
+        return register_model(self.client, name, model_id, run_id, tags)
