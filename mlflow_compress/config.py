@@ -93,7 +93,7 @@ class SearchConfig(_Strict):
     )
     seed: int = Field(default=0, ge=0)
     objectives: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="rate, accuracy, agreement, latency"
+        default=None, min_length=1, description="rate, accuracy, agreement, latency, reward"
     )
     sensitivity: Sensitivity = Field(
         default=False,

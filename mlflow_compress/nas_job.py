@@ -294,7 +294,12 @@ def _run_recipes(
             "evaluation": DataConfig.ref(config.data.evaluation).model_dump(),
         },
         "recipes": recipes,
-        "search": {"latency_rounds": options.rounds, "seed": options.seed, "screen": False},
+        "search": {
+            "latency_rounds": options.rounds,
+            "seed": options.seed,
+            "screen": False,
+            "executor": "inline",  # a trial takes seconds, which processes would take to start
+        },
         "targets": wanted,
     }
     return job.run(parse_config(plain, "specialize"), watcher=watcher)
