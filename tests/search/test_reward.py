@@ -3,11 +3,13 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from mlflow_compress.config import parse_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.measure import Dataset
 from mlflow_compress.plan import make_plan
-from mlflow_compress.records import Trial
 from mlflow_compress.search import (
     Budget,
     NullObserver,
@@ -21,7 +23,6 @@ from mlflow_compress.search import (
 )
 from mlflow_compress.search.goals import told_values
 from mlflow_compress.targets import load_target
-from tests.test_config import minimal
 
 
 def target(weight=-0.07, latency="10ms", place="local"):
@@ -55,7 +56,7 @@ def test_doubled_latency_has_to_buy_five_percent(make_variant):
     assert goal(one) == pytest.approx(0.9)
     assert goal(timed(one, 0.9 * 2**0.07, 20.0)) == pytest.approx(0.9)
     assert goal(timed(one, 0.94, 20.0)) < goal(one) < goal(timed(one, 0.95, 20.0))
-    assert 2**0.07 - 1 == pytest.approx(0.05, abs=0.001)
+    assert pytest.approx(0.05, abs=0.001) == 2**0.07 - 1
 
 
 def test_latency_counts_where_the_target_is_measured(make_variant):
@@ -118,16 +119,35 @@ def test_every_strategy_searches_for_the_reward(strategy, make_variant, tmp_path
     assert sum(best(made, goal) >= value for value in every) >= share * len(every)
     (chosen,) = front(made, [goal])
     assert goal(chosen.variant) == best(made, goal)
-    assert isinstance(chosen, Trial)
 
 
-def test_targets_with_rewards_make_them_the_objectives(tmp_path):
-    spec = {"name": "pi", "measured_on": "local", "objective": "reward", "reward": {"latency": "5ms"}}
-    plan = make_plan(minimal(tmp_path, targets=[spec]), {})
-    assert [goal.target.name for goal in plan.objectives] == ["pi"]
-    asked = minimal(tmp_path, targets=[spec], search={"objectives": ["rate", "reward"]})
-    assert make_plan(asked, {}).objectives[0] == "rate"
+REWARDED = {
+    "name": "pi",
+    "measured_on": "local",
+    "objective": "reward",
+    "reward": {"latency": "5ms"},
+}
+
+
+def objectives_of(targets, **search):
+    rows = Dataset({"x": np.zeros((4, 2), np.float32)}, np.zeros(4, np.int64), "rows")
+    config = {
+        "source": "net.onnx",
+        "data": {"evaluation": "rows.npz"},
+        "targets": targets,
+        "search": search,
+    }
+    return make_plan(parse_config(config), {"evaluation": rows}).objectives
+
+
+def test_targets_with_rewards_make_them_the_objectives():
+    assert objectives_of([REWARDED]) == (Reward(load_target(REWARDED)),)
+    hard = {"name": "hard", "measured_on": "local", "objective": "accuracy"}
+    assert objectives_of([REWARDED, hard]) == ("rate", "accuracy")
+    assert objectives_of([REWARDED, hard], objectives=["rate", "reward"]) == (
+        "rate", Reward(load_target(REWARDED)),
+    )  # fmt: skip
     with pytest.raises(ConfigError, match="reward needs a target with objective: reward"):
-        make_plan(minimal(tmp_path, search={"objectives": ["reward"]}), {})
-    with pytest.raises(ConfigError, match="reward needs search.latency_rounds above 0"):
-        make_plan(minimal(tmp_path, targets=[spec], search={"latency_rounds": 0}), {})
+        objectives_of([hard], objectives=["reward"])
+    with pytest.raises(ConfigError, match=r"reward needs search\.latency_rounds above 0"):
+        objectives_of([REWARDED], latency_rounds=0)
