@@ -16,7 +16,8 @@ __all__ = ["Desk", "TargetResult", "Tell"]
 Tell = Callable[[str], None]
 
 _SCORED = 2000
-"""Rows held out that subnets are scored on while they are looked for."""
+"""Rows that batch normalisation is recalibrated on, and rows held out that score the subnets which
+teach the predictor; finalists are scored on all that are held out."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Desk:
         self.space, self.net = supernet.net.space, supernet.net
         self.agreement: dict[str, float] = {}
         self._nets: dict[nas.Subnet, nas.Net] = {}
-        self._scores: dict[nas.Subnet, float] = {}
+        self._scores: dict[tuple[nas.Subnet, int | None], float] = {}
         self._tables: dict[tuple[str, int], nas.LatencyTable] = {}
         self._predictor: nas.Predictor | None = None
 
@@ -70,13 +71,13 @@ class Desk:
         """Return the network of a subnet."""
         return self.space.spec(subnet, self.net.channels, self.net.size, self.net.classes)
 
-    def score(self, subnet: nas.Subnet) -> float:
-        """Return the accuracy of a subnet on rows held out."""
-        if subnet not in self._scores:
-            rows = slice(_SCORED)
-            held, labels = self.images.held[rows], self.images.held_labels[rows]
-            self._scores[subnet] = nas.accuracy(self._taken(subnet), held, labels)
-        return self._scores[subnet]
+    def score(self, subnet: nas.Subnet, rows: int | None = None) -> float:
+        """Return the accuracy of a subnet on rows held out, all or the first so many."""
+        key = subnet, rows
+        if key not in self._scores:
+            held, labels = self.images.held[:rows], self.images.held_labels[:rows]
+            self._scores[key] = nas.accuracy(self._taken(subnet), held, labels)
+        return self._scores[key]
 
     def _taken(self, subnet: nas.Subnet) -> nas.Net:
         if subnet not in self._nets:
@@ -127,7 +128,7 @@ class Desk:
             options = self.config.specialize
             some = nas.spread(self.space, options.samples, options.seed + 1)
             self.tell(f"scoring {len(some)} subnets on rows held out")
-            scores = [self.score(subnet) for subnet in some]
+            scores = [self.score(subnet, _SCORED) for subnet in some]
             self._predictor = nas.Predictor.fit(self.space, some, scores)
         return self._predictor
 
@@ -201,11 +202,13 @@ class Desk:
     def _sampled(self, target: Target) -> list[dict[str, Any]]:
         """Return the subnets that taught the predictor, with the table's latency on a target."""
         table = self._tables[target.measured_on, target.execution.threads]
-        specs = {subnet: self.spec(subnet) for subnet in self._scores}
-        return [
-            _row(target, nas.Found(s, score, table.predict(specs[s]), specs[s].weights, False))
-            for s, score in self._scores.items()
-        ]
+        found = []
+        for (subnet, rows), score in self._scores.items():
+            if rows is not None:
+                spec = self.spec(subnet)
+                ms = table.predict(spec)
+                found.append(_row(target, nas.Found(subnet, score, ms, spec.weights, False)))
+        return found
 
 
 def _row(target: Target, found: nas.Found) -> dict[str, Any]:
