@@ -130,6 +130,10 @@ class Desk:
             self.tell(f"scoring {len(some)} subnets on rows held out")
             scores = [self.score(subnet, _SCORED) for subnet in some]
             self._predictor = nas.Predictor.fit(self.space, some, scores)
+            self.tell(
+                "the predictor's rank correlation, each left out in turn: "
+                f"{self._predictor.agreement:.3f}"
+            )
         return self._predictor
 
     def result(self, run_id: str, target: Target, mode: str) -> TargetResult:

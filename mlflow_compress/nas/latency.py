@@ -157,7 +157,7 @@ def calibrate(
 
 
 def ranks_agree(predicted: Sequence[float], measured: Sequence[float]) -> float:
-    """Return Spearman's rank correlation of predicted and measured latencies."""
+    """Return Spearman's rank correlation, of predicted and measured latencies for example."""
     from scipy.stats import spearmanr
 
     return float(spearmanr(predicted, measured).statistic)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
+from mlflow_compress.nas.latency import ranks_agree
 from mlflow_compress.nas.space import Space, Subnet
 
 __all__ = ["Predictor"]
@@ -31,6 +32,8 @@ class Predictor:
         length: how far the smooth part reaches.
         mean: of the scores.
         scale: of the scores.
+        agreement: Spearman's rank correlation of the scores with what is predicted for each subnet
+            from all the others (equation 5.12).
     """
 
     space: Space
@@ -39,6 +42,7 @@ class Predictor:
     length: float
     mean: float
     scale: float
+    agreement: float
 
     @classmethod
     def fit(cls, space: Space, subnets: Sequence[Subnet], scores: Sequence[float]) -> "Predictor":
@@ -47,7 +51,7 @@ class Predictor:
         values = np.asarray(scores, dtype=np.float64)
         mean, scale = float(values.mean()), float(values.std()) or 1.0
         targets = (values - mean) / scale
-        best: tuple[float, float, np.ndarray] | None = None
+        best: tuple[float, float, np.ndarray, np.ndarray] | None = None
         for length in _LENGTHS:
             covariance = _kernel(points, points, length)
             for noise in _NOISES:
@@ -55,9 +59,20 @@ class Predictor:
                 weights = cho_solve((factor, True), targets)
                 likelihood = -0.5 * targets @ weights - np.log(np.diag(factor)).sum()
                 if best is None or likelihood > best[0]:
-                    best = float(likelihood), length, weights
+                    inverse = cho_solve((factor, True), np.eye(len(points)))
+                    best = float(likelihood), length, weights, np.diag(inverse)
         assert best is not None
-        return cls(space, points, best[2], best[1], mean, scale)
+        _, length, weights, diagonal = best
+        left_out = targets - weights / diagonal
+        return cls(
+            space,
+            points,
+            weights,
+            length,
+            mean,
+            scale,
+            ranks_agree(left_out.tolist(), targets.tolist()),
+        )
 
     def predict(self, subnets: Sequence[Subnet]) -> np.ndarray:
         """Return the accuracies expected of subnets, [subnets]."""

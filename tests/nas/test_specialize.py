@@ -59,6 +59,14 @@ def test_predictor_ranks_subnets_that_it_has_not_seen():
     made = predictor().predict(others)
     ranks = [np.argsort(np.argsort(v)) for v in (made, [score(s) for s in others])]
     assert np.corrcoef(*ranks)[0, 1] > 0.95
+    # and knows beforehand how well, from each of its own left out in turn
+    assert predictor().agreement == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=0.05)
+
+
+def test_predictor_that_learnt_chance_says_so():
+    some = spread(SPACE, 60, 0)
+    made = Predictor.fit(SPACE, some, np.random.default_rng(0).normal(size=60).tolist())
+    assert abs(made.agreement) < 0.4
 
 
 @pytest.mark.parametrize("limit", [0.6, 1.0, 1.8])
