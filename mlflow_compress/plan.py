@@ -54,7 +54,7 @@ lossless packing. None of them needs calibration data."""
 
 _CHECKPOINT_DAYS = 14
 
-_CHECKPOINT = re.compile(r"[0-9a-f]{32}\.(pt|\d+)")
+_CHECKPOINT = re.compile(r"[0-9a-f]{32}\.(pt|run|\d+)")
 """A checkpoint, whole or half-written; whatever else lies in the folder is somebody's."""
 
 

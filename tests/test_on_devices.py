@@ -160,3 +160,19 @@ def test_memory_is_measured_in_a_process_of_its_own_where_it_is_limited(project)
     done = project.run(targets=[HERE | {"limits": {"memory": "1MB"}}])
     assert done.exit_code == 3
     assert "is more than 1 MB" in done.stdout
+
+
+def test_a_search_for_a_reward_measures_every_trial_on_the_target(project, device):
+    target = there(device, objective="reward", reward={"latency": "1ms"}, accuracy={}, limits={})
+    done = project.run(targets=[target], recipe=None, recipes=RECIPES)
+    assert done.exit_code == 0, done.output
+    # during the search, and not again after it
+    assert device.calls() == ["facts", "time", "memory", "time", "memory"]
+    latency = report_of(project, "there")["latency"]
+    assert [one["device"] for one in latency] == ["local", device.url]
+    client = project.client
+    (search,) = client.search_runs(
+        [one.experiment_id for one in client.search_experiments()],
+        "tags.`compress.kind` = 'search'",
+    )
+    assert search.info.status == "FINISHED"

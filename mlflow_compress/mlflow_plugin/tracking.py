@@ -329,9 +329,12 @@ class Tracker:
 
         for run in self._runs.do("look for abandoned runs", search):
             tags = run.data.tags
-            if tags.get(KIND) in ("trial", "search", "sensitivity") and is_abandoned(
-                tags[OWNER], run.info.start_time, _MAX_AGE
-            ):
+            if tags.get(KIND) in (
+                "trial",
+                "search",
+                "sensitivity",
+                "nas-specialize",
+            ) and is_abandoned(tags[OWNER], run.info.start_time, _MAX_AGE):
                 self._discard_trial(run.info.run_id, "KILLED")
 
 
