@@ -36,7 +36,7 @@ class TargetResult:
     best: nas.Found
     fits: bool
     finalists: tuple[nas.Found, ...]
-    steps: tuple[nas.Step, ...] = ()
+    steps: tuple[nas.ShrinkStep, ...] = ()
 
 
 class Desk:
@@ -139,7 +139,7 @@ class Desk:
     def result(self, run_id: str, target: Target, mode: str) -> TargetResult:
         """Find a target's subnet."""
         options = self.config.specialize
-        search = nas.Search(
+        search = nas.TargetSearch(
             target,
             self.space,
             self.score,
@@ -166,7 +166,7 @@ class Desk:
         )
         return TargetResult(target.name, best, fits, tuple(finalists))
 
-    def _tell_step(self, target: Target, step: nas.Step) -> None:
+    def _tell_step(self, target: Target, step: nas.ShrinkStep) -> None:
         what = f"{step.kind} {step.bound}" if step.kind else "the largest"
         back = "" if step.kept else ", taken back: it breaks a limit of accuracy"
         self.tell(

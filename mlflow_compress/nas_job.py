@@ -83,11 +83,11 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
         raise ConfigError(
             f"space.resolutions: the images are {size} x {size}, got {config.space.resolutions[-1]}"
         )
-    recipe = nas.Recipe(**config.train.model_dump(exclude={"checkpoint_folder"}))
+    plan = nas.TrainingPlan(**config.train.model_dump(exclude={"checkpoint_folder"}))
     key = digest_of(
         {
             "space": config.space.model_dump(mode="json"),
-            "recipe": asdict(recipe),
+            "recipe": asdict(plan),
             "rows": loaded.digest,
             "torch": torch.__version__,
         }
@@ -95,11 +95,11 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
     file = _checkpoint(config, key)
     runs = NasRuns(config.experiment or config.name, config.tracking_uri)
     run_id = _open_run(runs, config, loaded, file, tell)
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(plan.seed)
     net = nas.ElasticNet(config.space, images.train.shape[1], size, images.classes)
     try:
         history = nas.train_supernet(
-            net, images, recipe,
+            net, images, plan,
             watch=lambda progress: _log_epoch(runs, run_id, progress, tell),
             checkpoint=file,
         )  # fmt: skip

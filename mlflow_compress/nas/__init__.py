@@ -20,13 +20,13 @@ from mlflow_compress.nas.latency import (
     ranks_agree,
 )
 from mlflow_compress.nas.predictor import Predictor
-from mlflow_compress.nas.progressive import Progress, Recipe, phases, train_supernet
-from mlflow_compress.nas.space import Limits, Opened, Space, Stage, Subnet
+from mlflow_compress.nas.progressive import Progress, TrainingPlan, phases, train_supernet
+from mlflow_compress.nas.space import Bounds, Opened, Space, Stage, Subnet
 from mlflow_compress.nas.specialize import (
     Evolution,
     Found,
-    Search,
-    Step,
+    ShrinkStep,
+    TargetSearch,
     shrink_path,
     specialize,
     spread,
@@ -47,25 +47,25 @@ __all__ = [
     "SUPERNET_FILE",
     "Block",
     "BlockSpec",
+    "Bounds",
     "ElasticNet",
     "Evolution",
     "Found",
     "Images",
     "LatencyTable",
-    "Limits",
     "Net",
     "NetSpec",
     "Opened",
     "Predictor",
     "Progress",
-    "Recipe",
     "Schedule",
-    "Search",
+    "ShrinkStep",
     "Space",
     "Stage",
-    "Step",
     "Subnet",
     "Supernet",
+    "TargetSearch",
+    "TrainingPlan",
     "accuracy",
     "block_onnx",
     "calibrate",

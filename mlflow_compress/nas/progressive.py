@@ -35,7 +35,7 @@ from mlflow_compress.nas.training import (
 )
 from mlflow_compress.techniques.torch_train import one_thread
 
-__all__ = ["Phase", "Progress", "Recipe", "phases", "train_supernet"]
+__all__ = ["Phase", "Progress", "TrainingPlan", "phases", "train_supernet"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.Unpick
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingPlan:
     """How a supernet is trained.
 
     Attributes:
@@ -124,7 +124,7 @@ class Progress:
     seconds: float
 
 
-def phases(space: Space, recipe: Recipe) -> list[Phase]:
+def phases(space: Space, recipe: TrainingPlan) -> list[Phase]:
     """Return the phases of a training; a kind with one choice has none."""
     kernels, depths, widths = (
         max(len(getattr(stage, kind)) for stage in space.stages)
@@ -145,7 +145,7 @@ def phases(space: Space, recipe: Recipe) -> list[Phase]:
     return found
 
 
-def _schedule(recipe: Recipe, epochs: float, rate: float) -> Schedule:
+def _schedule(recipe: TrainingPlan, epochs: float, rate: float) -> Schedule:
     return Schedule(epochs, rate, recipe.batch)
 
 
@@ -158,7 +158,7 @@ def _shares(choices: int, epochs: float) -> list[tuple[int, float]]:
 def train_supernet(
     net: ElasticNet,
     images: Images,
-    recipe: Recipe,
+    recipe: TrainingPlan,
     *,
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
@@ -201,7 +201,7 @@ class _Run:
 
     net: ElasticNet
     images: Images
-    recipe: Recipe
+    recipe: TrainingPlan
     history: list[Progress] = field(default_factory=list)
     taught: Tensor | None = None
     optimizer: torch.optim.SGD | None = None

@@ -13,7 +13,7 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
 from mlflow_compress.techniques.base import closest
 
-__all__ = ["Limits", "Opened", "Space", "Stage", "Subnet"]
+__all__ = ["Bounds", "Opened", "Space", "Stage", "Subnet"]
 
 
 def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -72,9 +72,9 @@ class Space(_Strict):
         ]
         return len(self.resolutions) * math.prod(each)
 
-    def subnet(self, limits: "Limits | None" = None) -> "Subnet":
+    def subnet(self, limits: "Bounds | None" = None) -> "Subnet":
         """Return the largest subnet within limits."""
-        limits = limits or Limits()
+        limits = limits or Bounds()
         stages = [
             ((_most(s.kernel, limits.kernel, "kernel"), _most(s.width, limits.width, "width")),)
             * _most(s.depth, limits.depth, "depth")
@@ -196,7 +196,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Bounds:
     """A bound for every choice of a kind; None leaves it open."""
 
     resolution: int | None = None

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 
 from mlflow_compress.nas.latency import LatencyTable
 from mlflow_compress.nas.predictor import Predictor
-from mlflow_compress.nas.space import Limits, Space, Subnet
+from mlflow_compress.nas.space import Bounds, Space, Subnet
 from mlflow_compress.targets import Target
 
 __all__ = [
     "Evolution",
     "Found",
-    "Search",
-    "Step",
+    "ShrinkStep",
+    "TargetSearch",
     "evolve",
     "merit",
     "shrink_path",
@@ -55,7 +55,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Step:
+class ShrinkStep:
     """One step of the mode shrink.
 
     Attributes:
@@ -73,7 +73,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Search:
+class TargetSearch:
     """What a target's search needs.
 
     Attributes:
@@ -156,7 +156,7 @@ class Evolution:
 
 
 def evolve(
-    search: Search,
+    search: TargetSearch,
     predictor: Predictor,
     predict_ms: Callable[[Subnet], float],
     options: Evolution,
@@ -204,7 +204,7 @@ def evolve(
 
 
 def specialize(
-    search: Search,
+    search: TargetSearch,
     predictor: Predictor,
     table: LatencyTable,
     predict_ms: Callable[[Subnet], float],
@@ -244,10 +244,10 @@ def specialize(
 
 
 def shrink_path(
-    search: Search,
+    search: TargetSearch,
     order: Sequence[str] = ("resolution", "kernel", "depth", "width"),
-    tell: Callable[[Step], None] = lambda step: None,
-) -> list[Step]:
+    tell: Callable[[ShrinkStep], None] = lambda step: None,
+) -> list[ShrinkStep]:
     """Shrink one kind of choice after the other until the target's limits are met.
 
     From the largest subnet on, every step lowers one kind everywhere to the next choice, is scored
@@ -261,8 +261,8 @@ def shrink_path(
     Returns:
         The steps, the largest subnet first; the last that was kept is the outcome.
     """
-    space, limits = search.space, Limits()
-    steps = [Step("", None, search.found([space.subnet()])[0])]
+    space, limits = search.space, Bounds()
+    steps = [ShrinkStep("", None, search.found([space.subnet()])[0])]
     tell(steps[0])
     for kind in order:
         for bound in _bounds(space, kind):
@@ -271,7 +271,7 @@ def shrink_path(
             tried = replace(limits, **{kind: bound})
             found = search.found([space.subnet(tried)])[0]
             kept = not _breaks_quality(search, found)
-            steps.append(Step(kind, bound, found, kept))
+            steps.append(ShrinkStep(kind, bound, found, kept))
             tell(steps[-1])
             if not kept:
                 break
@@ -279,11 +279,11 @@ def shrink_path(
     return steps
 
 
-def _last(steps: Sequence[Step]) -> Step:
+def _last(steps: Sequence[ShrinkStep]) -> ShrinkStep:
     return next(step for step in reversed(steps) if step.kept)
 
 
-def _breaks_quality(search: Search, found: Found) -> bool:
+def _breaks_quality(search: TargetSearch, found: Found) -> bool:
     free = replace(found, ms=0.0, weights=0)
     return search.excess(free) > 0
 

@@ -16,7 +16,7 @@ from mlflow_compress.errors import DataError, SourceError
 from mlflow_compress.nas.blocks import Net
 from mlflow_compress.nas.elastic import ElasticNet
 from mlflow_compress.nas.graph import net_onnx
-from mlflow_compress.nas.space import Limits, Space, Subnet
+from mlflow_compress.nas.space import Bounds, Space, Subnet
 from mlflow_compress.nas.training import recalibrate
 
 __all__ = ["FILE", "Supernet"]
@@ -96,7 +96,7 @@ class Supernet:
             subnet = Subnet.parse(str(wanted["subnet"]))
             self.net.space.check(subnet)
             return subnet
-        return self.net.space.subnet(Limits(**{key: int(v) for key, v in wanted.items()}))
+        return self.net.space.subnet(Bounds(**{key: int(v) for key, v in wanted.items()}))
 
     def subnet(self, subnet: Subnet, inputs: Mapping[str, np.ndarray]) -> Net:
         """Return a subnet with recalibrated batch normalisation.

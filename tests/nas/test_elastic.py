@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.nas import ElasticNet, Images, Recipe, Space, phases, train_supernet
+from mlflow_compress.nas import ElasticNet, Images, Space, TrainingPlan, phases, train_supernet
 from tests.nas.conftest import SPACE as PLAIN
 from tests.nas.made import bars_data
 from tests.nas.test_blocks import unsettled
 
 SPACE = Space.model_validate(PLAIN)
-RECIPE = Recipe(1, 1, 1, 2, batch=50)
+RECIPE = TrainingPlan(1, 1, 1, 2, batch=50)
 
 
 def net(seed=0):
@@ -50,13 +50,13 @@ def test_sorting_puts_important_channels_first_and_changes_nothing():
 
 
 def test_phases_come_in_the_published_order():
-    found = phases(SPACE, Recipe(3, 1, 1, 2))
+    found = phases(SPACE, TrainingPlan(3, 1, 1, 2))
     assert [phase.name for phase in found] == ["full", "kernel", "depth 2", "width 2"]
     assert [phase.subnets for phase in found] == [1, 1, 2, 4]
     three = Space.model_validate(
         PLAIN | {"stages": [{"channels": 8, "depth": [1, 2, 3], "width": [1, 2, 3]}]}
     )
-    found = phases(three, Recipe(3, 1, 1, 5))
+    found = phases(three, TrainingPlan(3, 1, 1, 5))
     assert [phase.name for phase in found] == ["full", "depth 2", "depth 3", "width 2", "width 3"]
     assert [phase.schedule.epochs for phase in found[-2:]] == [1, 4]
 
@@ -103,7 +103,7 @@ def test_damaged_checkpoint_is_as_good_as_none(tmp_path, caplog):
     file = tmp_path / "kept.pt"
     file.write_bytes(b"no checkpoint")
     images = Images.split(bars_data(120))
-    short = Recipe(1, 1, 1, 1, batch=50)
+    short = TrainingPlan(1, 1, 1, 1, batch=50)
     assert len(train_supernet(net(), images, short, checkpoint=file)) == 4
     assert "damaged" in caplog.text
 
@@ -118,4 +118,4 @@ def test_damaged_checkpoint_is_as_good_as_none(tmp_path, caplog):
 )
 def test_impossible_recipes_are_refused(settings, told):
     with pytest.raises(ConfigError, match=told):
-        Recipe(**settings)
+        TrainingPlan(**settings)

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.nas import Limits, Opened, Space, Stage, Subnet
+from mlflow_compress.nas import Bounds, Opened, Space, Stage, Subnet
 
 SPACE = Space(
     resolutions=(8, 12),
@@ -59,9 +59,9 @@ def test_subnets_of_other_spaces_are_refused(text, told):
 def test_largest_within_bounds():
     assert str(SPACE.subnet()) == "12: 5x2 5x2 | 3x4 3x4 3x4"
     assert str(SPACE.smallest()) == "8: 3x1 | 3x2"
-    assert str(SPACE.subnet(Limits(10, 4, 2, 3))) == "8: 3x2 3x2 | 3x3"
+    assert str(SPACE.subnet(Bounds(10, 4, 2, 3))) == "8: 3x2 3x2 | 3x3"
     with pytest.raises(ConfigError, match=r"shrink.width: the supernet has 2, 3, 4, got 1"):
-        SPACE.subnet(Limits(width=1))
+        SPACE.subnet(Bounds(width=1))
 
 
 def test_only_what_is_opened_is_drawn():

@@ -7,8 +7,8 @@ from mlflow_compress.nas import (
     Evolution,
     LatencyTable,
     Predictor,
-    Search,
     Space,
+    TargetSearch,
     shrink_path,
     specialize,
     spread,
@@ -41,7 +41,7 @@ def target(**keys):
 
 def search(wanted, measure=milliseconds):
     times = lambda subnets: [measure(subnet) for subnet in subnets]  # noqa: E731
-    return Search(wanted, SPACE, score, times, weights, score(SPACE.subnet()))
+    return TargetSearch(wanted, SPACE, score, times, weights, score(SPACE.subnet()))
 
 
 def predictor():
