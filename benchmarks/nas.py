@@ -6,8 +6,8 @@ Stages, each of which writes OUT/<stage>.json and prints its table: ``train`` (t
 examples/nas_edge), ``ends`` (its smallest and largest subnet), ``table`` (the latency table against
 25 networks that did not calibrate it), ``specialize`` (a subnet for each target), ``scratch`` (the
 same networks trained alone), ``lenet`` (LeNet-5, pruned, for the same targets), ``finetune`` (one
-subnet, trained once more in its recipe). All CPU seconds are of one thread; test accuracy is that of
-the 10,000 test images, on which nothing is chosen.
+subnet, trained once more in its recipe). All CPU seconds are of one thread; test accuracy is that
+of the 10,000 test images, on which nothing is chosen.
 """
 
 import argparse
