@@ -118,6 +118,7 @@ setup(
             "repair = mlflow_compress.techniques.repair:TECHNIQUE",
             "quantize = mlflow_compress.techniques.quantize:TECHNIQUE",
             "share = mlflow_compress.techniques.share:TECHNIQUE",
+            "separable = mlflow_compress.techniques.separable:TECHNIQUE",
             "prune_layers = mlflow_compress.search.per_layer:PRUNE",
             "share_layers = mlflow_compress.search.per_layer:SHARE",
             "weight_only_layers = mlflow_compress.search.per_layer:WEIGHT_ONLY",

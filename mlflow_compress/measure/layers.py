@@ -22,6 +22,7 @@ _STAGE_NAMES = {
     "quantize": "quantized",
     "share": "shared",
     "fold": "folded",
+    "separable": "separated",
     "shrink": "shrunk",
 }
 _WEIGHT_TYPES = (

@@ -60,6 +60,12 @@ class TestQuantize(Core):
     bad = {"rows": 0, "percentile": 10, "keep_float": -2}
 
 
+class TestSeparable(Core):
+    name = "separable"
+    settings = {"max_error": 1.0}
+    bad = {"rank": 17, "max_error": 1.5, "rows": 0, "epochs": -1}
+
+
 class TestShrink(Core):
     name = "shrink"
 
