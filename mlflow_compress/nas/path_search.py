@@ -1,0 +1,320 @@
+"""Searches a path by gradient descent: weights on training rows, gates on validation rows.
+
+ProxylessNAS (Cai, Zhu and Han, arXiv 1812.00332), section 3, with both of its losses.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlflow_compress.errors import ConfigError, TechniqueError
+from mlflow_compress.nas.blocks import Net
+from mlflow_compress.nas.latency import LatencyTable
+from mlflow_compress.nas.path_settings import PathSettings, latency_loss
+from mlflow_compress.nas.path_space import PathSpace
+from mlflow_compress.nas.paths import PathNet
+from mlflow_compress.nas.specs import NetSpec
+from mlflow_compress.nas.training import Images, accuracy, fit_net, recalibrate
+from mlflow_compress.techniques.torch_train import one_thread
+from mlflow_compress.techniques.train_data import Epoch
+
+__all__ = ["Found", "PathEpoch", "retrain", "search_paths"]
+
+_log = logging.getLogger(__name__)
+
+_CALIBRATED = 2000
+"""So many training rows set the statistics of the likeliest network before it is scored."""
+
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class PathEpoch:
+    """What one epoch of a search came to.
+
+    Attributes:
+        epoch: its number, from 1.
+        epochs: how many are planned.
+        loss: mean cross entropy of the weight steps, each on a path of its own.
+        score: accuracy of the likeliest network on the rows held out.
+        expected_ms: latency of a drawn path on average, by the table.
+        likeliest_ms: latency of the likeliest network, by the table.
+        probabilities: p of each candidate at each place.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    score: float
+    expected_ms: float
+    likeliest_ms: float
+    probabilities: tuple[tuple[float, ...], ...]
+
+    @property
+    def decided(self) -> float:
+        """Mean over the places of the likeliest candidate's probability."""
+        return sum(max(p) for p in self.probabilities) / len(self.probabilities)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        spec: the likeliest network.
+        chosen: the candidate at each place.
+        reference: milliseconds that latency was compared with.
+        history: every epoch.
+        notes: what a person should know.
+    """
+
+    spec: NetSpec
+    chosen: tuple[int, ...]
+    reference: float
+    history: tuple[PathEpoch, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+
+def search_paths(
+    space: PathSpace,
+    images: Images,
+    table: LatencyTable,
+    settings: PathSettings,
+    *,
+    limit: float | None = None,
+    seed: int = 0,
+    watch: Callable[[PathEpoch], None] | None = None,
+    checkpoints: Path | None = None,
+    digest: str = "",
+) -> Found:
+    """Search the path that is best by accuracy and latency on one device.
+
+    Args:
+        space: what to choose among.
+        images: rows to train on; the gates learn on those held out.
+        table: the device's latencies.
+        settings: how.
+        limit: the target's limit in milliseconds, the reference where settings have none.
+        seed: seeds weights, paths and the order of the rows.
+        watch: hears of every epoch, those of a checkpoint included.
+        checkpoints: a folder that outlives the process, so that a search that was killed goes on
+            after its last whole epoch.
+        digest: sha256 of the rows, part of the checkpoint's name.
+
+    Raises:
+        ConfigError: the reference or the latencies are too small for a logarithm of microseconds.
+        TechniqueError: the loss is no longer a number.
+    """
+    with one_thread():
+        run = _Search(space, images, table, settings, limit, seed)
+        path = None if checkpoints is None else checkpoints / run.file_name(digest)
+        if path is not None and path.exists():
+            run.load(path)
+        for made in run.history:
+            if watch is not None:
+                watch(made)
+        while len(run.history) < settings.epochs:
+            made = run.epoch()
+            if path is not None:
+                run.save(path)
+            if watch is not None:
+                watch(made)
+    if path is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    return run.found()
+
+
+def retrain(
+    spec: NetSpec,
+    images: Images,
+    settings: PathSettings,
+    *,
+    seed: int = 0,
+    watch: Callable[[Epoch], None] | None = None,
+) -> Net:
+    """Return the network of a spec, trained from scratch."""
+    torch.manual_seed(seed)
+    net = Net(spec)
+    if settings.retrain_epochs:
+        schedule = settings.schedule(settings.retrain_epochs)
+        fit_net(net, images, schedule, seed=seed, name="retrain", watch=watch)
+    return net.eval()
+
+
+class _Search:
+    """One search, epoch by epoch."""
+
+    def __init__(
+        self,
+        space: PathSpace,
+        images: Images,
+        table: LatencyTable,
+        settings: PathSettings,
+        limit: float | None,
+        seed: int,
+    ) -> None:
+        self.space, self.images, self.table = space, images, table
+        self.settings, self.seed = settings, seed
+        self.history: list[PathEpoch] = []
+        torch.manual_seed(seed)
+        self.net = PathNet(space)
+        self.net.to(memory_format=torch.channels_last)
+        self.reference = settings.reference or limit or self._expected()
+        self._check_logarithms()
+        self.schedule = settings.schedule(settings.epochs)
+        self.by_weights = self.schedule.optimizer(_Weights(self.net))
+        # β1 = 0 (section 4.1): no momentum moves gates that were not compared in a step
+        self.by_gates = torch.optim.Adam(self.net.alphas(), settings.alpha_rate, betas=(0.0, 0.999))
+
+    def epoch(self) -> PathEpoch:
+        number, settings = len(self.history), self.settings
+        rng = np.random.default_rng([self.seed, 11, number])
+        batch = min(settings.batch, len(self.images.train))
+        steps = len(self.images.train) // batch
+        total = 0.0
+        self.net.train()
+        for index, (rows, images) in enumerate(self.images.epoch(batch, rng)):
+            rate = self.schedule.rate((number * steps + index) / (settings.epochs * steps))
+            total += self._learn_weights(images, self.images.labels[rows], rate, rng)
+            if number >= settings.warmup and (index + 1) % settings.every == 0:
+                self._learn_gates(rng)
+        made = self._result(number + 1, total / steps)
+        if not math.isfinite(made.loss + made.expected_ms):
+            raise TechniqueError(
+                f"the search came to a loss of {made.loss} in epoch {made.epoch}: a smaller "
+                f"search.learning_rate than {settings.learning_rate:g} may help"
+            )
+        self.history.append(made)
+        return made
+
+    def found(self) -> Found:
+        chosen = self.net.take_likeliest()
+        notes = []
+        if self.history[-1].decided < 0.5:
+            notes.append(
+                f"the gates are undecided: the likeliest candidates have "
+                f"{100 * self.history[-1].decided:.0f} % on average; more epochs, or a larger "
+                f"search.alpha_rate than {self.settings.alpha_rate:g}, let them decide"
+            )
+        return Found(
+            self.space.spec(chosen), chosen, self.reference, tuple(self.history), tuple(notes)
+        )
+
+    def _learn_weights(
+        self, images: Tensor, labels: Tensor, rate: float, rng: np.random.Generator
+    ) -> float:
+        for group in self.by_weights.param_groups:
+            group["lr"] = rate
+        self.net.draw(rng)
+        loss = F.cross_entropy(self.net(images), labels)
+        self.by_weights.zero_grad()  # to None: blocks that were not drawn stay as they are
+        loss.backward()
+        self.by_weights.step()
+        return loss.item()
+
+    def _learn_gates(self, rng: np.random.Generator) -> None:
+        held, settings = self.images.held, self.settings
+        rows = torch.from_numpy(rng.choice(len(held), min(settings.batch, len(held)), False))
+        self.net.draw(rng, settings.rivals or max(len(place) for place in self.space.places))
+        images = held[rows].to(memory_format=torch.channels_last)
+        error = F.cross_entropy(self.net(images), self.images.held_labels[rows])
+        loss = latency_loss(error, self.net.expected_ms(self.table), self.reference, settings)
+        before = [alpha.detach().clone() for alpha in self.net.alphas()]
+        self.by_gates.zero_grad()
+        loss.backward()
+        self.by_gates.step()
+        for choice, old in zip(self.net.places(), before, strict=True):
+            choice.keep_sum(old)
+
+    def _result(self, number: int, loss: float) -> PathEpoch:
+        chosen = self.net.take_likeliest()
+        recalibrate(self.net, self.images.train[:_CALIBRATED])
+        probabilities = tuple(
+            tuple(float(p) for p in choice.probabilities().detach()) for choice in self.net.places()
+        )
+        return PathEpoch(
+            number,
+            self.settings.epochs,
+            loss,
+            accuracy(self.net, self.images.held, self.images.held_labels),
+            self._expected(),
+            self.table.predict(self.space.spec(chosen)),
+            probabilities,
+        )
+
+    @torch.no_grad()
+    def _expected(self) -> float:
+        return float(self.net.expected_ms(self.table))
+
+    def _check_logarithms(self) -> None:
+        if self.settings.loss == "additive":
+            return
+        fastest = sum(
+            min((self.table.block_ms(b, size) if b.kind != "skip" else 0.0) for b in place)
+            for place, (_, size) in zip(self.space.places, self.space.sized()[1:], strict=True)
+        )
+        least = 1e3 * min(self.reference, self.table.start + self.table.scale * fastest)
+        if least <= 1:
+            raise ConfigError(
+                f"search.loss: multiplicative takes the logarithm of microseconds, and the fastest "
+                f"network, or the reference, takes {least:.2g}: use additive"
+            )
+
+    def file_name(self, digest: str) -> str:
+        """Return the checkpoint's name, which holds all that the search depends on."""
+        # the epochs of the retraining may change between two attempts
+        settings = asdict(replace(self.settings, retrain_epochs=0))
+        told = [asdict(self.space), self.table.to_dict(), settings, self.reference, self.seed,
+                digest, len(self.images.train), torch.__version__]  # fmt: skip
+        sha = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        return f"paths-{sha.hexdigest()[:32]}.pt"
+
+    def save(self, path: Path) -> None:
+        state = {
+            "net": self.net.state_dict(),
+            "by_weights": self.by_weights.state_dict(),
+            "by_gates": self.by_gates.state_dict(),
+            "history": self.history,
+        }
+        sibling = path.with_suffix(f".{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, sibling)
+            sibling.replace(path)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
+            _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
+            with suppress(OSError):
+                sibling.unlink(missing_ok=True)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint; one that is damaged is as good as none."""
+        try:
+            # written by ourselves, under a name that holds a digest of all it depends on
+            state = torch.load(path, weights_only=False)
+            self.net.load_state_dict(state["net"])
+            self.by_weights.load_state_dict(state["by_weights"])
+            self.by_gates.load_state_dict(state["by_gates"])
+            self.history = state["history"]
+        except _DAMAGED as error:
+            _log.warning("checkpoint %s is damaged, the search begins anew: %s", path, error)
+
+
+class _Weights(torch.nn.Module):
+    """All parameters of a network but those of its gates, for the optimizer's groups."""
+
+    def __init__(self, net: PathNet) -> None:
+        super().__init__()
+        self.held = torch.nn.ParameterList(net.weights())
