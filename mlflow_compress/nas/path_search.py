@@ -9,10 +9,11 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,14 @@ from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.nas.blocks import Net
 from mlflow_compress.nas.latency import LatencyTable
 from mlflow_compress.nas.path_settings import PathSettings, latency_loss
-from mlflow_compress.nas.path_space import PathSpace
+from mlflow_compress.nas.path_space import PathSpace, block_label
 from mlflow_compress.nas.paths import PathNet
 from mlflow_compress.nas.specs import NetSpec
 from mlflow_compress.nas.training import Images, accuracy, fit_net, recalibrate
 from mlflow_compress.techniques.torch_train import one_thread
 from mlflow_compress.techniques.train_data import Epoch
 
-__all__ = ["Found", "PathEpoch", "retrain", "search_paths"]
+__all__ = ["Found", "PathEpoch", "gate_rows", "retrain", "search_paths"]
 
 _log = logging.getLogger(__name__)
 
@@ -318,3 +319,20 @@ class _Weights(torch.nn.Module):
     def __init__(self, net: PathNet) -> None:
         super().__init__()
         self.held = torch.nn.ParameterList(net.weights())
+
+
+def gate_rows(space: PathSpace, history: Sequence[PathEpoch]) -> list[dict[str, Any]]:
+    """Return the probability of each candidate in each epoch, a row each, for tables."""
+    return [
+        {
+            "epoch": epoch.epoch,
+            "place": place,
+            "candidate": block_label(block),
+            "probability": p,
+        }
+        for epoch in history
+        for place, (blocks, shares) in enumerate(
+            zip(space.places, epoch.probabilities, strict=True), 1
+        )
+        for block, p in zip(blocks, shares, strict=True)
+    ]

@@ -73,11 +73,9 @@ def test_kernels_of_low_rank_are_rewritten_exactly(build, rng, evaluate, name, r
     channels = shape[1] * attributes.get("group", 1)
     rows = {"x": rng.normal(0.5, 1, (40, channels, *[11, 9][: len(shape) - 2])).astype(np.float32)}
     made = separable(model, rows, rank=rank, max_error=1e-3, repair=repair)
-    assert [node.op_type for node in made.model.graph.node] == [
-        "Conv",
-        "Conv",
-        "BatchNormalization",
-    ]
+    parts = ["Conv"] if "group" in attributes else ["Conv"] * rank + ["Concat"] * (rank > 1)
+    operators = [node.op_type for node in made.model.graph.node]
+    assert operators == [*parts, "Conv", "BatchNormalization"]
     size = sum(np.prod(t.dims) for t in made.model.graph.initializer if "wise" in t.name)
     assert size < kernel.size + shape[0]
     for other in (rows["x"], rows["x"][:3, :, :7]):  # shapes are free
@@ -124,8 +122,7 @@ def test_a_layer_that_would_not_get_smaller_is_left_alone(convnet, rows):
 def test_rank_0_takes_the_fewest_filters_that_lose_little_enough(convnet, rows):
     def rank_of(max_error):
         made = separable(convnet, rows, rank=0, max_error=max_error, layers=["c2*"])
-        dims = {t.name: t.dims for t in made.model.graph.initializer}
-        return dims["c2.w_depthwise"][0] // 8
+        return sum("c2.w_depthwise" in t.name for t in made.model.graph.initializer)
 
     loose, tight = rank_of(0.4), rank_of(0.1)
     assert 1 <= loose < tight

@@ -1,0 +1,171 @@
+"""A path search from its file to a registered network: logged, resumed, and a source like any."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mlflow_compress.cli.main import cli
+from mlflow_compress.cli.nas_paths import paths
+from mlflow_compress.errors import ConfigError, DataError
+from mlflow_compress.mlflow_plugin import connect, path_runs, resolve
+from mlflow_compress.path_config import load_plan
+from mlflow_compress.path_job import run_paths
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.report.gates import gates_figure
+from mlflow_compress.targets import load_target
+from mlflow_compress.techniques import Context, apply_recipe, normalize
+from mlflow_compress.techniques.onnx_run import run, session
+from tests.nas.made import bars
+
+SPACE = {
+    "stem": {"channels": 6},
+    "stages": [{"channels": 8}, {"channels": 8}],
+    "candidates": {"regular": [3], "separable": [3]},
+}
+SEARCH = {"epochs": 3, "warmup": 1, "every": 4, "alpha_rate": 0.1, "batch": 50, "weight": 0.5,
+          "loss": "additive", "learning_rate": 0.1, "retrain_epochs": 12}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path, store_uri):
+    """A configuration file in a folder with rows and a store."""
+    for name, rows, seed in (("train", 600, 0), ("evaluation", 300, 5)):
+        images, labels = bars(rows, seed)
+        np.savez(tmp_path / f"{name}.npz", image=images, labels=labels)
+    data = {
+        "register_as": "bars",
+        "tracking_uri": "sqlite:///mlflow.db",
+        "data": {"train": "train.npz", "evaluation": "evaluation.npz"},
+        "space": SPACE,
+        "search": SEARCH,
+    }
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(data))
+    target = {"measured_on": "local", "objective": "accuracy", "name": "here"}
+    (tmp_path / "here.yaml").write_text(yaml.safe_dump(target))
+    return path
+
+
+@pytest.fixture
+def here():
+    return load_target({"name": "here", "measured_on": "local", "objective": "accuracy"})
+
+
+def test_the_command_logs_and_registers_a_network_that_is_a_source(config, tmp_path):
+    asked = [str(config), "--target", str(tmp_path / "here.yaml"), "--checkpoints",
+             str(tmp_path / "checkpoints"), "--set", "search.weight=0.2"]  # fmt: skip
+    done = CliRunner().invoke(paths, asked, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "models:/bars/1: " in done.stdout
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    version = client.get_model_version("bars", "1")
+    found = client.get_run(version.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["weight"] == "0.2"
+    assert found.data.params["target"] == "here"
+    for metric in ("expected_latency_ms", "likeliest_accuracy", "search_loss", "decided"):
+        steps = [entry.step for entry in client.get_metric_history(version.run_id, metric)]
+        assert steps == [1, 2, 3], metric
+    assert found.data.metrics["accuracy"] > 0.5
+    assert float(version.tags["compress.nas.accuracy"]) == pytest.approx(
+        found.data.metrics["accuracy"], abs=1e-5
+    )
+    client.download_artifacts(version.run_id, "", str(tmp_path))
+    gates = json.loads((tmp_path / "gates/gates.json").read_text())
+    assert gates["columns"] == ["epoch", "place", "candidate", "probability"]
+    assert len(gates["data"]) == 3 * (2 + 3)
+    assert "place 2" in (tmp_path / "gates/gates.html").read_text()
+    table = json.loads((tmp_path / "latency_table.json").read_text())
+    assert table["device"] == "local"
+
+    source = resolve("models:/bars/1", tmp_path, client=client)
+    images, labels = bars(300, 5)
+    recipe = Recipe((Step("share", {"clusters": 64}), Step("trim")))
+    made = apply_recipe(normalize(source.model), recipe, Context()).model
+    for model in (source.model, made):
+        (logits,) = run(session(model), ["logits"], {"image": images})
+        right = float((logits.argmax(1) == labels).mean())
+        assert right == pytest.approx(found.data.metrics["accuracy"], abs=0.1)
+
+
+def test_a_search_that_was_killed_goes_on_in_its_run(config, here, tmp_path, monkeypatch):
+    plan = load_plan(config)
+    options = {"checkpoints": tmp_path / "checkpoints"}
+
+    def kill(text):
+        if text.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(path_runs, "owner", lambda: "elsewhere:1")
+        run_paths(plan, here, tell=kill, **options)
+    monkeypatch.setattr(path_runs, "is_abandoned", lambda who, *_: who == "elsewhere:1")
+    told = []
+    result = run_paths(plan, here, tell=told.append, **options)
+    client = connect(plan.tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name("bars").experiment_id])
+    assert [run.info.run_id for run in runs] == [result.run_id]
+    history = client.get_metric_history(result.run_id, "expected_latency_ms")
+    assert [entry.step for entry in history] == [1, 2, 3]
+    assert [e.expected_ms for e in result.found.history] == pytest.approx(
+        [entry.value for entry in history]
+    )
+    assert sum(text.startswith("epoch") for text in told) == 3
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_search_that_fails_says_so_in_its_run(config, here, monkeypatch):
+    plan = load_plan(config)
+    monkeypatch.setattr("mlflow_compress.path_job._Job.result", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_paths(plan, here)
+    client = connect(plan.tracking_uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("bars").experiment_id])
+    assert found.info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("dta.train=a.npz", r"unknown key dta \(did you mean 'data'\?\)"),
+        ("data.trian=a.npz", r"unknown key data.trian \(did you mean 'train'\?\)"),
+        ("register_as=", "register_as must be a text, got None"),
+        ("data.rows=1", "data.rows must be a whole number of at least 2, got 1"),
+        ("space=3", "space must be a mapping of keys, got 3"),
+        ("search.epoch=3", r"search.epoch: no such setting \(did you mean 'epochs'\?\)"),
+        ("search.weight=heavy", "search.weight must be a number, got 'heavy'"),
+        ("search.loss=sum", "search.loss must be one of"),
+        ("search", "must be KEY=VALUE"),
+    ],
+)
+def test_a_bad_file_is_refused_by_key(config, here, change, told):
+    with pytest.raises(ConfigError, match=told):
+        run_paths(load_plan(config, [change]), here)
+
+
+def test_rows_without_labels_are_refused(config, here, tmp_path):
+    np.savez(tmp_path / "train.npz", image=bars(20)[0])
+    with pytest.raises(DataError, match="needs labels"):
+        run_paths(load_plan(config), here)
+
+
+def test_the_figure_has_a_panel_per_place_and_a_curve_per_candidate():
+    rows = [
+        {"epoch": epoch, "place": place, "candidate": name, "probability": 0.5}
+        for epoch in (1, 2) for place, names in ((1, "ab"), (2, "abc")) for name in names
+    ]  # fmt: skip
+    figure = gates_figure(rows)
+    assert [trace.name for trace in figure.data] == ["a", "b", "a", "b", "c"]
+    assert [trace.showlegend for trace in figure.data] == [True, True, False, False, True]
+    assert all(len(trace.x) == 2 for trace in figure.data)
+
+
+def test_the_group_has_the_command():
+    shown = CliRunner().invoke(cli, ["nas", "paths", "--help"])
+    assert shown.exit_code == 0
+    assert "SPACE.yaml" in shown.output
