@@ -33,7 +33,7 @@ from mlflow_compress.nas import (
     net_onnx,
     ranks_agree,
 )
-from mlflow_compress.nas.path_search import Found, PathEpoch, retrain, search_paths
+from mlflow_compress.nas.path_search import FoundPath, PathEpoch, retrain, search_paths
 from mlflow_compress.nas.path_settings import PathSettings
 from mlflow_compress.nas.path_space import PathSpace, block_label
 from mlflow_compress.targets import load_target
@@ -68,8 +68,8 @@ def table_of(space: PathSpace) -> LatencyTable:
     target = here()
     table = measure_table(target, space.entries())
     rng = np.random.default_rng(0)
-    specs = [drawn(space, rng) for _ in range(2 * CALIBRATED)]
-    times = measure_nets(target, [Net(spec) for spec in specs])
+    specs = [space.draw(rng) for _ in range(2 * CALIBRATED)]
+    times = measure_nets(target, [Net(spec) for spec in specs]).fastest
     table = calibrate(table, specs[:CALIBRATED], times[:CALIBRATED].tolist())
     rest = [table.predict(spec) for spec in specs[CALIBRATED:]]
     print(f"{len(table.blocks)} blocks; rank correlation with {CALIBRATED} other networks "
@@ -81,13 +81,9 @@ def here() -> Any:
     return load_target({"name": "here", "measured_on": "local", "objective": "accuracy"})
 
 
-def drawn(space: PathSpace, rng: np.random.Generator) -> NetSpec:
-    return space.spec([int(rng.integers(len(place))) for place in space.places])
-
-
 def searched(
     space: PathSpace, images: Images, table: LatencyTable, settings: PathSettings, seed: int
-) -> tuple[Found, float]:
+) -> tuple[FoundPath, float]:
     """Return what a search finds, and its CPU seconds."""
 
     def tell(epoch: PathEpoch) -> None:
@@ -132,7 +128,7 @@ def front(args: argparse.Namespace) -> list[Row]:
     rows, nets = [], []
     rng = np.random.default_rng(7)
     plans: list[tuple[str, NetSpec | float]] = [(f"weight {w:g}", w) for w in args.weights]
-    plans += [(f"random {i + 1}", drawn(space, rng)) for i in range(args.random)]
+    plans += [(f"random {i + 1}", space.draw(rng)) for i in range(args.random)]
     for name, plan in plans:
         more: Row = {}
         if isinstance(plan, NetSpec):
@@ -152,7 +148,7 @@ def front(args: argparse.Namespace) -> list[Row]:
         print(f"{name}: {row['blocks']}, {row['accuracy']}, {row['search_s']:.0f} + "
               f"{row['train_s']:.0f} s", flush=True)  # fmt: skip
         rows.append(row)
-    for row, ms in zip(rows, measure_nets(here(), nets), strict=True):
+    for row, ms in zip(rows, measure_nets(here(), nets).fastest, strict=True):
         row["us"] = 1e3 * float(ms)
     return rows
 

@@ -3,29 +3,36 @@
 The network that comes out is a source like any other: an ONNX model, version of a registered one.
 """
 
-import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
-from mlflow_compress.errors import DataError
-from mlflow_compress.path_config import PathPlan
+from mlflow_compress import nas
+from mlflow_compress.config import DataConfig, DataRef
+from mlflow_compress.errors import CompressError, DataError
+from mlflow_compress.measure import Dataset, load_dataset
+from mlflow_compress.mlflow_plugin.path_runs import PathRuns
+from mlflow_compress.nas.path_search import (
+    FoundPath,
+    PathEpoch,
+    gate_rows,
+    retrain,
+    search_paths,
+)
+from mlflow_compress.nas.path_settings import PathSettings
+from mlflow_compress.nas.path_space import PathSpace
+from mlflow_compress.path_config import PathConfig
+from mlflow_compress.records import digest_of
+from mlflow_compress.targets import Target
 from mlflow_compress.techniques.base import parse_settings
-
-if TYPE_CHECKING:
-    from mlflow_compress.measure import Dataset
-    from mlflow_compress.mlflow_plugin.path_runs import PathRun
-    from mlflow_compress.nas import Images, LatencyTable
-    from mlflow_compress.nas.path_search import Found, PathEpoch
-    from mlflow_compress.nas.path_settings import PathSettings
-    from mlflow_compress.nas.path_space import PathSpace
-    from mlflow_compress.targets import Target
-    from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.train_data import TrainData
 
 __all__ = ["PathResult", "run_paths"]
 
@@ -48,7 +55,7 @@ class PathResult:
         predicted_ms: by the table.
     """
 
-    found: "Found"
+    found: FoundPath
     uri: str
     run_id: str
     accuracy: float
@@ -56,209 +63,209 @@ class PathResult:
     predicted_ms: float
 
 
-def run_paths(
-    plan: PathPlan,
-    target: "Target",
-    *,
-    seed: int = 0,
-    checkpoints: Path | None = None,
-    tell: Tell = lambda text: None,
-) -> PathResult:
+def run_paths(config: PathConfig, target: Target, tell: Tell = lambda text: None) -> PathResult:
     """Search, train, measure and register a network for a target.
 
+    One that was killed goes on where it was when it is started again.
+
     Args:
-        plan: what to search among, on which rows, and how.
+        config: what to search among, on which rows, and how.
         target: whose latency counts, and whose limit is the reference.
-        seed: seeds everything random.
-        checkpoints: where a search that was broken off goes on from; None keeps none.
         tell: hears in one line of each thing that is done.
 
     Raises:
-        CompressError: see :func:`mlflow_compress.nas.path_search.search_paths` and
-            :func:`mlflow_compress.nas.measure_table`.
+        CompressError: with the exit code that the command line ends with.
     """
-    from mlflow_compress.mlflow_plugin import connect
-    from mlflow_compress.mlflow_plugin.path_runs import PathRun
-    from mlflow_compress.nas import Images
-
-    settings = _settings(plan.search)
-    rows, evaluation = _rows(plan.train, plan.rows), None
-    images = Images.split(_train_data(rows), seed)
-    space = _space(plan, images)
-    if plan.evaluation is not None:
-        evaluation = _rows(plan.evaluation, None)
-    key = _key(plan, space, settings, target, rows, seed)
-    datasets = {"train": rows.ref} | ({} if evaluation is None else {"evaluation": evaluation.ref})
-    params = {
-        "target": target.name, "device": target.measured_on, "seed": str(seed),
-        "networks": str(space.count), **{k: str(v) for k, v in asdict(settings).items()},
-    }  # fmt: skip
-    name = f"paths for {target.name}, latency weight {settings.weight:g}"
-    run = PathRun(connect(plan.tracking_uri), plan.experiment, name, key, params, datasets)
-    try:
-        tell(f"{space.count:,} networks; measuring {len(space.entries())} blocks on {target.name}")
-        job = _Job(plan, target, settings, space, images, run, tell, seed)
-        result = job.result(checkpoints, key, evaluation)
-    except KeyboardInterrupt:
-        raise  # the run stays open, and the search goes on in it
-    except BaseException:
-        run.close("FAILED")
-        raise
-    run.close("FINISHED")
-    return result
+    tell("checking the configuration and the data")
+    settings = _settings(config.search)
+    rows = _images(config.data.train)
+    evaluation = None if config.data.evaluation is None else _images(config.data.evaluation)
+    images = nas.Images.split(TrainData(rows.inputs, rows.labels, rows.digest), config.seed)
+    _, channels, size, _ = images.train.shape
+    space = PathSpace.parse(config.space, channels=channels, size=size, classes=images.classes)
+    runs = PathRuns(config.experiment or config.name, config.tracking_uri)
+    job = _Job(config, target, settings, space, images, rows, runs, tell)
+    return job.result(evaluation)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One search that is logged."""
+    """One search that is recorded."""
 
-    plan: PathPlan
-    target: "Target"
-    settings: "PathSettings"
-    space: "PathSpace"
-    images: "Images"
-    run: "PathRun"
+    config: PathConfig
+    target: Target
+    settings: PathSettings
+    space: PathSpace
+    images: nas.Images
+    rows: Dataset
+    runs: PathRuns
     tell: Tell
-    seed: int
 
-    def result(
-        self, checkpoints: Path | None, key: str, evaluation: "Dataset | None"
+    def result(self, evaluation: Dataset | None) -> PathResult:
+        marker = self._marker()
+        run_id, table = self._begun(marker, evaluation)
+        try:
+            made = self._searched(run_id, table, marker, evaluation)
+        except BaseException as error:
+            # a run that may go on stays open
+            if isinstance(error, CompressError):
+                self.runs.close(run_id, "FAILED")
+                marker.unlink(missing_ok=True)
+            raise
+        self.runs.close(run_id)
+        marker.unlink(missing_ok=True)
+        return made
+
+    def _begun(self, marker: Path, evaluation: Dataset | None) -> tuple[str, nas.LatencyTable]:
+        """Return the run and the table of a search that was killed, or new ones."""
+        if marker.exists():
+            kept = json.loads(marker.read_text(encoding="utf-8"))
+            if self.runs.is_open(kept["run"]):
+                self.tell(f"going on with the search that was broken off (run {kept['run']})")
+                return kept["run"], nas.LatencyTable.from_dict(kept["table"])
+        self.tell(
+            f"{self.space.count:,} networks: measuring {len(self.space.entries())} blocks on "
+            f"{self.target.name} ({self.target.measured_on})"
+        )
+        table = self._measured()
+        datasets = {"train": self.rows.ref}
+        if evaluation is not None:
+            datasets["evaluation"] = evaluation.ref
+        settings = asdict(self.settings)
+        run_id = self.runs.start(
+            "nas-paths",
+            f"paths for {self.target.name}, latency weight {self.settings.weight:g}",
+            {"target": self.target.name, "networks": self.space.count, **settings},
+            self.config.model_dump(mode="json"),
+            datasets,
+        )
+        self.runs.text(run_id, json.dumps(table.to_dict(), indent=1), "latency_table.json")
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"run": run_id, "table": table.to_dict()}
+        marker.write_text(json.dumps(kept), encoding="utf-8")
+        return run_id, table
+
+    def _measured(self) -> nas.LatencyTable:
+        """Measure the blocks, and whole networks drawn at random to calibrate their sums."""
+        seed = self.config.seed
+        table = nas.measure_table(self.target, self.space.entries(), seed=seed)
+        rng = np.random.default_rng(seed)
+        specs = [self.space.draw(rng) for _ in range(_CALIBRATED)]
+        times = nas.measure_nets(self.target, [nas.Net(spec) for spec in specs], seed=seed)
+        return nas.calibrate(table, specs, times.typical.tolist())
+
+    def _searched(
+        self, run_id: str, table: nas.LatencyTable, marker: Path, evaluation: Dataset | None
     ) -> PathResult:
-        from mlflow_compress.nas import accuracy, measure_nets, net_onnx
-        from mlflow_compress.nas.path_search import retrain, search_paths
-
-        table = self._table(checkpoints, key)
-        self.run.log_json(table.to_dict(), "latency_table.json")
         epochs: list[PathEpoch] = []
+        logged = self.runs.logged_epochs(run_id)
         found = search_paths(
             self.space,
             self.images,
             table,
             self.settings,
             limit=self.target.limits.latency_p50_ms,
-            seed=self.seed,
-            watch=lambda epoch: self._hear(epochs, epoch),
-            checkpoints=checkpoints,
-            digest=key,
+            seed=self.config.seed,
+            watch=lambda epoch: self._hear(run_id, epochs, epoch, logged),
+            checkpoint=marker.with_suffix(".pt"),
         )
         for note in found.notes:
             self.tell(note)
-        self.run.log_json(found.spec.to_dict(), "network.json")
-        self.tell(f"training the network found, {self.settings.retrain_epochs:g} epochs")
-        net = retrain(found.spec, self.images, self.settings, seed=self.seed)
-        (latency,) = measure_nets(self.target, [net])
-        score = accuracy(net, self.images.held, self.images.held_labels)
-        if evaluation is not None:
-            score = accuracy(net, *_tensors(evaluation))
+        self.tell(f"training the network found for {self.settings.retrain_epochs:g} epochs")
+        net = retrain(found.spec, self.images, self.settings, seed=self.config.seed)
+        latency = float(nas.measure_nets(self.target, [net]).typical[0])
+        score = nas.accuracy(net, *self._judges(evaluation))
         predicted = table.predict(found.spec)
-        numbers = {"accuracy": score, "latency_ms": float(latency), "predicted_ms": predicted,
-                   "multiply_adds": float(found.spec.multiply_adds)}  # fmt: skip
-        self.run.log_numbers(numbers)
-        model = net_onnx(net, self.images.name).SerializeToString()
-        uri = self._register(model, found, score, float(latency))
-        if checkpoints is not None:
-            _table_file(checkpoints, key).unlink(missing_ok=True)
-        return PathResult(found, uri, self.run.run_id, score, float(latency), predicted)
+        self.runs.numbers(
+            run_id,
+            {
+                "nas.accuracy": score,
+                "nas.latency_ms": latency,
+                "nas.predicted_ms": predicted,
+                "nas.multiply_adds": found.spec.multiply_adds,
+                "nas.weights": found.spec.weights,
+            },
+        )
+        uri = self._registered(run_id, net, found, score, latency)
+        marker.with_suffix(".pt").unlink(missing_ok=True)
+        return PathResult(found, uri, run_id, score, latency, predicted)
 
-    def _hear(self, epochs: "list[PathEpoch]", epoch: "PathEpoch") -> None:
-        from mlflow_compress.nas.path_search import gate_rows
-
+    def _hear(self, run_id: str, epochs: list[PathEpoch], epoch: PathEpoch, logged: int) -> None:
         epochs.append(epoch)
-        metrics = {
-            "search_loss": epoch.loss, "likeliest_accuracy": epoch.score,
-            "expected_latency_ms": epoch.expected_ms, "likeliest_latency_ms": epoch.likeliest_ms,
-            "decided": epoch.decided,
-        }  # fmt: skip
-        self.run.log_epoch(epoch.epoch, metrics, gate_rows(self.space, epochs))
         self.tell(
             f"epoch {epoch.epoch} of {epoch.epochs}: loss {epoch.loss:.4f}, likeliest network "
             f"{100 * epoch.score:.2f} %, expected {epoch.expected_ms:.3g} ms, gates "
             f"{100 * epoch.decided:.0f} % decided"
         )
+        if epoch.epoch <= logged:
+            return
+        numbers = ("loss", "score", "expected_ms", "likeliest_ms", "decided")
+        metrics = {f"nas.{key}": getattr(epoch, key) for key in numbers}
+        self.runs.epoch(run_id, epoch.epoch, metrics, gate_rows(self.space, epochs))
 
-    def _table(self, checkpoints: Path | None, key: str) -> "LatencyTable":
-        """Measure the blocks; a search that goes on keeps the table that it began with."""
-        from mlflow_compress.nas import LatencyTable, Net, calibrate, measure_nets, measure_table
+    def _judges(self, evaluation: Dataset | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if evaluation is None:
+            return self.images.held, self.images.held_labels
+        (images,) = evaluation.inputs.values()
+        labels = np.asarray(evaluation.labels, np.int64)
+        return torch.from_numpy(images), torch.from_numpy(labels)
 
-        kept = None if checkpoints is None else _table_file(checkpoints, key)
-        if kept is not None and kept.exists():
-            return LatencyTable.from_dict(json.loads(kept.read_text(encoding="utf-8")))
-        table = measure_table(self.target, self.space.entries(), seed=self.seed)
-        rng = np.random.default_rng(self.seed)
-        specs = [
-            self.space.spec([int(rng.integers(len(place))) for place in self.space.places])
-            for _ in range(_CALIBRATED)
-        ]
-        times = measure_nets(self.target, [Net(spec) for spec in specs], seed=self.seed)
-        table = calibrate(table, specs, times.tolist())
-        if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(table.to_dict()), encoding="utf-8")
-        return table
+    def _registered(
+        self, run_id: str, net: nas.Net, found: FoundPath, score: float, latency: float
+    ) -> str:
+        self.runs.text(run_id, json.dumps(found.spec.to_dict(), indent=1), "network.json")
+        self.runs.note(
+            run_id,
+            f"**{self.config.name}**: one of {self.space.count:,} networks, found for "
+            f"{self.target.name} with latency weight {self.settings.weight:g}: "
+            f"{100 * score:.2f} %, {latency:.3g} ms.",
+        )
+        version = self.runs.register_network(
+            run_id,
+            self.config.name,
+            nas.net_onnx(net, self.images.name).SerializeToString(),
+            {"target": self.target.name, "weight": f"{self.settings.weight:g}"},
+            {
+                "compress.nas.run": run_id,
+                "compress.nas.target": self.target.name,
+                "compress.nas.weight": f"{self.settings.weight:g}",
+                "compress.nas.accuracy": f"{score:.6f}",
+                "compress.nas.latency_ms": f"{latency:.6f}",
+            },
+        )
+        return f"models:/{self.config.name}/{version}"
 
-    def _register(self, model: bytes, found: "Found", score: float, latency: float) -> str:
-        params = {"target": self.target.name, "weight": f"{self.settings.weight:g}"}
-        tags = {
-            "compress.nas": "paths",
-            "compress.nas.target": self.target.name,
-            "compress.nas.weight": f"{self.settings.weight:g}",
-            "compress.nas.accuracy": f"{score:.6f}",
-            "compress.nas.latency_ms": f"{latency:.6f}",
-            "compress.nas.network": json.dumps([str(index) for index in found.chosen]),
-        }
-        return self.run.register(model, self.plan.register_as, params, tags)
+    def _marker(self) -> Path:
+        """Return the file that says in which run a search goes on; its checkpoint is beside it."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        given = self.config.checkpoint_folder
+        folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
+        key = digest_of(
+            {
+                "name": self.config.name,
+                "space": asdict(self.space),
+                "settings": asdict(self.settings),
+                "target": [self.target.name, self.target.measured_on],
+                "threads": self.target.execution.threads,
+                "rows": self.rows.digest,
+                "seed": self.config.seed,
+                "torch": torch.__version__,
+            }
+        )
+        return folder / f"{key[:32]}.run"
 
 
-def _table_file(folder: Path, key: str) -> Path:
-    return folder / f"table-{key[:32]}.json"
-
-
-def _settings(data: Mapping[str, Any]) -> "PathSettings":
-    from mlflow_compress.nas.path_settings import PathSettings
-
-    made: PathSettings = parse_settings(SimpleNamespace(name="search", settings=PathSettings), data)  # type: ignore[arg-type]
+def _settings(data: Mapping[str, Any]) -> PathSettings:
+    shape: Any = SimpleNamespace(name="search", settings=PathSettings)
+    made: PathSettings = parse_settings(shape, data)
     return made
 
 
-def _space(plan: PathPlan, images: "Images") -> "PathSpace":
-    from mlflow_compress.nas.path_space import PathSpace
-
-    _, channels, size, _ = images.train.shape
-    return PathSpace.parse(plan.space, channels=channels, size=size, classes=images.classes)
-
-
-def _rows(spec: str, limit: int | None) -> "Dataset":
-    from mlflow_compress.measure import load_dataset
-
-    found = load_dataset(spec, limit=limit)
+def _images(ref: str | DataRef) -> Dataset:
+    """Load rows with labels; images without channels, as MNIST's own files have them, get one."""
+    ref = DataConfig.ref(ref)
+    found = load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
     if found.labels is None:
         raise DataError(f"data {found.name!r}: a path search needs labels, and there are none")
-    # images without an axis of channels, as MNIST's own files have them
-    inputs = {n: a[:, None] if a.ndim == 3 else a for n, a in found.inputs.items()}
+    inputs = {name: a[:, None] if a.ndim == 3 else a for name, a in found.inputs.items()}
     return replace(found, inputs=inputs)
-
-
-def _train_data(rows: "Dataset") -> "TrainData":
-    from mlflow_compress.techniques.train_data import TrainData
-
-    return TrainData(rows.inputs, rows.labels, rows.digest)
-
-
-def _tensors(rows: "Dataset") -> Any:
-    import torch
-
-    (images,) = rows.inputs.values()
-    return torch.from_numpy(images), torch.from_numpy(np.asarray(rows.labels, np.int64))
-
-
-def _key(
-    plan: PathPlan,
-    space: "PathSpace",
-    settings: "PathSettings",
-    target: "Target",
-    rows: "Dataset",
-    seed: int,
-) -> str:
-    told = [plan.register_as, asdict(space), asdict(settings), target.name, target.measured_on,
-            target.execution.threads, rows.digest, seed]  # fmt: skip
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

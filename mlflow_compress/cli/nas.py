@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.nas_paths import paths
 from mlflow_compress.cli.run import OVERRIDES
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ _SPACE: Any = click.argument(
 @click.group()
 def nas() -> None:
     """Find networks for edge devices: one supernet, a subnet for each target. Needs torch."""
+
+
+nas.add_command(paths)
 
 
 @nas.command()

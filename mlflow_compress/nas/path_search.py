@@ -3,15 +3,13 @@
 ProxylessNAS (Cai, Zhu and Han, arXiv 1812.00332), section 3, with both of its losses.
 """
 
-import hashlib
-import json
 import logging
 import math
 import os
 import pickle
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from mlflow_compress.nas.training import Images, accuracy, fit_net, recalibrate
 from mlflow_compress.techniques.torch_train import one_thread
 from mlflow_compress.techniques.train_data import Epoch
 
-__all__ = ["Found", "PathEpoch", "gate_rows", "retrain", "search_paths"]
+__all__ = ["FoundPath", "PathEpoch", "gate_rows", "retrain", "search_paths"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ class PathEpoch:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPath:
     """What a search found.
 
     Attributes:
@@ -97,9 +95,8 @@ def search_paths(
     limit: float | None = None,
     seed: int = 0,
     watch: Callable[[PathEpoch], None] | None = None,
-    checkpoints: Path | None = None,
-    digest: str = "",
-) -> Found:
+    checkpoint: Path | None = None,
+) -> FoundPath:
     """Search the path that is best by accuracy and latency on one device.
 
     Args:
@@ -110,9 +107,9 @@ def search_paths(
         limit: the target's limit in milliseconds, the reference where settings have none.
         seed: seeds weights, paths and the order of the rows.
         watch: hears of every epoch, those of a checkpoint included.
-        checkpoints: a folder that outlives the process, so that a search that was killed goes on
-            after its last whole epoch.
-        digest: sha256 of the rows, part of the checkpoint's name.
+        checkpoint: a file that is written after every epoch and read at the start, so that a
+            search that was killed goes on after its last whole epoch. It stays when the search
+            is over: who gave it removes it.
 
     Raises:
         ConfigError: the reference or the latencies are too small for a logarithm of microseconds.
@@ -120,21 +117,17 @@ def search_paths(
     """
     with one_thread():
         run = _Search(space, images, table, settings, limit, seed)
-        path = None if checkpoints is None else checkpoints / run.file_name(digest)
-        if path is not None and path.exists():
-            run.load(path)
+        if checkpoint is not None and checkpoint.exists():
+            run.load(checkpoint)
         for made in run.history:
             if watch is not None:
                 watch(made)
         while len(run.history) < settings.epochs:
             made = run.epoch()
-            if path is not None:
-                run.save(path)
+            if checkpoint is not None:
+                run.save(checkpoint)
             if watch is not None:
                 watch(made)
-    if path is not None:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
     return run.found()
 
 
@@ -201,7 +194,7 @@ class _Search:
         self.history.append(made)
         return made
 
-    def found(self) -> Found:
+    def found(self) -> FoundPath:
         chosen = self.net.take_likeliest()
         notes = []
         if self.history[-1].decided < 0.5:
@@ -210,7 +203,7 @@ class _Search:
                 f"{100 * self.history[-1].decided:.0f} % on average; more epochs, or a larger "
                 f"search.alpha_rate than {self.settings.alpha_rate:g}, let them decide"
             )
-        return Found(
+        return FoundPath(
             self.space.spec(chosen), chosen, self.reference, tuple(self.history), tuple(notes)
         )
 
@@ -273,15 +266,6 @@ class _Search:
                 f"search.loss: multiplicative takes the logarithm of microseconds, and the fastest "
                 f"network, or the reference, takes {least:.2g}: use additive"
             )
-
-    def file_name(self, digest: str) -> str:
-        """Return the checkpoint's name, which holds all that the search depends on."""
-        # the epochs of the retraining may change between two attempts
-        settings = asdict(replace(self.settings, retrain_epochs=0))
-        told = [asdict(self.space), self.table.to_dict(), settings, self.reference, self.seed,
-                digest, len(self.images.train), torch.__version__]  # fmt: skip
-        sha = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        return f"paths-{sha.hexdigest()[:32]}.pt"
 
     def save(self, path: Path) -> None:
         state = {

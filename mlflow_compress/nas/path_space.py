@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlflow_compress.errors import ConfigError
@@ -81,6 +82,10 @@ class PathSpace:
         for place, (_, height) in zip(self.places, rest, strict=True):
             found += [(block, height) for block in place if block.kind != "skip"]
         return list(dict.fromkeys(found))
+
+    def draw(self, rng: np.random.Generator) -> NetSpec:
+        """Return one of the networks at random."""
+        return self.spec([int(rng.integers(len(place))) for place in self.places])
 
     def spec(self, chosen: Sequence[int]) -> NetSpec:
         """Return the network with these candidates; skips are left out."""

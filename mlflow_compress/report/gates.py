@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlflow_compress.report.figures import COLOURS
+
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 __all__ = ["gates_figure"]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("solid", "dash", "dot")
 _ROW = 180
 """Height of one place's curves, in pixels."""
@@ -33,8 +34,8 @@ def gates_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     for panel, place in enumerate(places, 1):
         for index, candidate in enumerate(candidates):
             line = [r for r in rows if (r["place"], r["candidate"]) == (place, candidate)]
-            colour = _COLOURS[index % len(_COLOURS)]
-            dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
+            colour = COLOURS[index % len(COLOURS)]
+            dash = _DASHES[index // len(COLOURS) % len(_DASHES)]
             curve = Scatter(
                 x=[row["epoch"] for row in line],
                 y=[row["probability"] for row in line],

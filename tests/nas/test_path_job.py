@@ -8,10 +8,9 @@ import yaml
 from click.testing import CliRunner
 
 from mlflow_compress.cli.main import cli
-from mlflow_compress.cli.nas_paths import paths
-from mlflow_compress.errors import ConfigError, DataError
-from mlflow_compress.mlflow_plugin import connect, path_runs, resolve
-from mlflow_compress.path_config import load_plan
+from mlflow_compress.errors import ConfigError, DataError, TechniqueError
+from mlflow_compress.mlflow_plugin import connect, resolve
+from mlflow_compress.path_config import load_path_config
 from mlflow_compress.path_job import run_paths
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.report.gates import gates_figure
@@ -36,11 +35,12 @@ def config(tmp_path, store_uri):
         images, labels = bars(rows, seed)
         np.savez(tmp_path / f"{name}.npz", image=images, labels=labels)
     data = {
-        "register_as": "bars",
+        "name": "bars",
         "tracking_uri": "sqlite:///mlflow.db",
         "data": {"train": "train.npz", "evaluation": "evaluation.npz"},
         "space": SPACE,
         "search": SEARCH,
+        "checkpoint_folder": "checkpoints",
     }
     path = tmp_path / "space.yaml"
     path.write_text(yaml.safe_dump(data))
@@ -55,9 +55,9 @@ def here():
 
 
 def test_the_command_logs_and_registers_a_network_that_is_a_source(config, tmp_path):
-    asked = [str(config), "--target", str(tmp_path / "here.yaml"), "--checkpoints",
-             str(tmp_path / "checkpoints"), "--set", "search.weight=0.2"]  # fmt: skip
-    done = CliRunner().invoke(paths, asked, catch_exceptions=False)
+    target = str(tmp_path / "here.yaml")
+    asked = ["nas", "paths", str(config), "--target", target, "--set", "search.weight=0.2"]
+    done = CliRunner().invoke(cli, asked, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "models:/bars/1: " in done.stdout
     assert not list((tmp_path / "checkpoints").iterdir())
@@ -68,12 +68,13 @@ def test_the_command_logs_and_registers_a_network_that_is_a_source(config, tmp_p
     assert found.info.status == "FINISHED"
     assert found.data.params["weight"] == "0.2"
     assert found.data.params["target"] == "here"
-    for metric in ("expected_latency_ms", "likeliest_accuracy", "search_loss", "decided"):
-        steps = [entry.step for entry in client.get_metric_history(version.run_id, metric)]
+    for metric in ("expected_ms", "likeliest_ms", "score", "loss", "decided"):
+        history = client.get_metric_history(version.run_id, f"nas.{metric}")
+        steps = [entry.step for entry in history]
         assert steps == [1, 2, 3], metric
-    assert found.data.metrics["accuracy"] > 0.5
+    assert found.data.metrics["nas.accuracy"] > 0.5
     assert float(version.tags["compress.nas.accuracy"]) == pytest.approx(
-        found.data.metrics["accuracy"], abs=1e-5
+        found.data.metrics["nas.accuracy"], abs=1e-5
     )
     client.download_artifacts(version.run_id, "", str(tmp_path))
     gates = json.loads((tmp_path / "gates/gates.json").read_text())
@@ -90,68 +91,70 @@ def test_the_command_logs_and_registers_a_network_that_is_a_source(config, tmp_p
     for model in (source.model, made):
         (logits,) = run(session(model), ["logits"], {"image": images})
         right = float((logits.argmax(1) == labels).mean())
-        assert right == pytest.approx(found.data.metrics["accuracy"], abs=0.1)
+        assert right == pytest.approx(found.data.metrics["nas.accuracy"], abs=0.1)
 
 
-def test_a_search_that_was_killed_goes_on_in_its_run(config, here, tmp_path, monkeypatch):
-    plan = load_plan(config)
-    options = {"checkpoints": tmp_path / "checkpoints"}
+def test_a_search_that_was_killed_goes_on_in_its_run(config, here, tmp_path):
+    checked = load_path_config(config)
 
     def kill(text):
-        if text.startswith("epoch 2"):
+        if text.startswith("training the network"):
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
-        dying.setattr(path_runs, "owner", lambda: "elsewhere:1")
-        run_paths(plan, here, tell=kill, **options)
-    monkeypatch.setattr(path_runs, "is_abandoned", lambda who, *_: who == "elsewhere:1")
+    with pytest.raises(KeyboardInterrupt):
+        run_paths(checked, here, tell=kill)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     told = []
-    result = run_paths(plan, here, tell=told.append, **options)
-    client = connect(plan.tracking_uri)
+    result = run_paths(checked, here, tell=told.append)
+    client = connect(checked.tracking_uri)
     runs = client.search_runs([client.get_experiment_by_name("bars").experiment_id])
     assert [run.info.run_id for run in runs] == [result.run_id]
-    history = client.get_metric_history(result.run_id, "expected_latency_ms")
+    assert runs[0].info.status == "FINISHED"
+    history = client.get_metric_history(result.run_id, "nas.expected_ms")
     assert [entry.step for entry in history] == [1, 2, 3]
     assert [e.expected_ms for e in result.found.history] == pytest.approx(
         [entry.value for entry in history]
     )
-    assert sum(text.startswith("epoch") for text in told) == 3
+    assert "going on with the search that was broken off" in told[1]
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_search_that_fails_says_so_in_its_run(config, here, monkeypatch):
-    plan = load_plan(config)
-    monkeypatch.setattr("mlflow_compress.path_job._Job.result", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run_paths(plan, here)
-    client = connect(plan.tracking_uri)
+def test_a_search_that_fails_says_so_in_its_run(config, here, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise TechniqueError("no")
+
+    monkeypatch.setattr("mlflow_compress.path_job.search_paths", fail)
+    checked = load_path_config(config)
+    with pytest.raises(TechniqueError):
+        run_paths(checked, here)
+    client = connect(checked.tracking_uri)
     (found,) = client.search_runs([client.get_experiment_by_name("bars").experiment_id])
     assert found.info.status == "FAILED"
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("dta.train=a.npz", r"unknown key dta \(did you mean 'data'\?\)"),
-        ("data.trian=a.npz", r"unknown key data.trian \(did you mean 'train'\?\)"),
-        ("register_as=", "register_as must be a text, got None"),
-        ("data.rows=1", "data.rows must be a whole number of at least 2, got 1"),
-        ("space=3", "space must be a mapping of keys, got 3"),
+        ("data.trian=a.npz", r"unknown key data.trian \(did you mean train\?\)"),
+        ("name=a/b", "name: string should match pattern"),
+        ("space=3", "space: "),
         ("search.epoch=3", r"search.epoch: no such setting \(did you mean 'epochs'\?\)"),
         ("search.weight=heavy", "search.weight must be a number, got 'heavy'"),
         ("search.loss=sum", "search.loss must be one of"),
+        ("space.stages=[]", "stages: "),
         ("search", "must be KEY=VALUE"),
     ],
 )
 def test_a_bad_file_is_refused_by_key(config, here, change, told):
     with pytest.raises(ConfigError, match=told):
-        run_paths(load_plan(config, [change]), here)
+        run_paths(load_path_config(config, [change]), here)
 
 
 def test_rows_without_labels_are_refused(config, here, tmp_path):
     np.savez(tmp_path / "train.npz", image=bars(20)[0])
     with pytest.raises(DataError, match="needs labels"):
-        run_paths(load_plan(config), here)
+        run_paths(load_path_config(config), here)
 
 
 def test_the_figure_has_a_panel_per_place_and_a_curve_per_candidate():
@@ -163,9 +166,3 @@ def test_the_figure_has_a_panel_per_place_and_a_curve_per_candidate():
     assert [trace.name for trace in figure.data] == ["a", "b", "a", "b", "c"]
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False, True]
     assert all(len(trace.x) == 2 for trace in figure.data)
-
-
-def test_the_group_has_the_command():
-    shown = CliRunner().invoke(cli, ["nas", "paths", "--help"])
-    assert shown.exit_code == 0
-    assert "SPACE.yaml" in shown.output

@@ -9,7 +9,7 @@ import torch
 
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas import BlockSpec, LatencyTable, net_onnx
-from mlflow_compress.nas.path_search import Found, retrain, search_paths
+from mlflow_compress.nas.path_search import FoundPath, retrain, search_paths
 from mlflow_compress.nas.path_settings import PathSettings, latency_loss
 from mlflow_compress.nas.path_space import PathSpace
 from mlflow_compress.nas.paths import Choice, PathNet
@@ -209,7 +209,7 @@ def test_without_a_latency_weight_the_network_is_as_good_as_it_gets(space, image
 
 def test_gates_that_have_not_decided_are_said_so(space, images, table):
     found = search_paths(space, images, table, replace(SETTINGS, alpha_rate=1e-4, epochs=1))
-    assert isinstance(found, Found)
+    assert isinstance(found, FoundPath)
     assert "the gates are undecided" in found.notes[0]
 
 
@@ -221,29 +221,22 @@ def test_a_search_that_was_killed_goes_on_where_it_was(space, images, table, tmp
         if epoch.epoch == 2:
             raise KeyboardInterrupt
 
-    options = {"seed": 4, "checkpoints": tmp_path, "digest": "rows"}
+    options = {"seed": 4, "checkpoint": tmp_path / "made" / "paths.pt"}
     with pytest.raises(KeyboardInterrupt):
         search_paths(space, images, table, settings, watch=kill, **options)
-    assert len(list(tmp_path.iterdir())) == 1
     heard = []
     again = search_paths(space, images, table, settings, watch=heard.append, **options)
     assert again == whole
     assert tuple(heard) == whole.history  # those of the checkpoint included
-    assert not list(tmp_path.iterdir())
+    assert search_paths(space, images, table, settings, **options) == whole  # nothing is left to do
 
 
 def test_a_damaged_checkpoint_begins_anew(space, images, table, tmp_path, caplog):
     settings = replace(SETTINGS, epochs=1, warmup=0)
     whole = search_paths(space, images, table, settings)
-
-    def damage(epoch):
-        (path,) = tmp_path.iterdir()
-        path.write_bytes(b"damaged")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search_paths(space, images, table, settings, watch=damage, checkpoints=tmp_path)
-    assert search_paths(space, images, table, settings, checkpoints=tmp_path) == whole
+    file = tmp_path / "paths.pt"
+    file.write_bytes(b"damaged")
+    assert search_paths(space, images, table, settings, checkpoint=file) == whole
     assert "damaged" in caplog.text
 
 
