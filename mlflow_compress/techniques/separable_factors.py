@@ -19,6 +19,8 @@ __all__ = ["Factors", "factorise", "lost"]
 _RIDGE = 1e-5
 """Pull towards the factors as they are, relative to the diagonal's mean."""
 
+_MOST_RIDGE = 1e12
+
 _ROUNDS = 8
 """Alternations; what the later ones gain is small."""
 
@@ -84,12 +86,12 @@ def _start(kernel: np.ndarray, moments: np.ndarray | None, rank: int) -> Factors
     outputs, channels, places = kernel.shape
     filters = np.zeros((channels, rank, places))
     points = np.zeros((outputs, channels, rank))
-    floor = 0.0 if moments is None else _RIDGE * float(np.trace(moments)) / len(moments) + 1e-12
+    level = 1.0 if moments is None else float(np.trace(moments)) / len(moments) + 1e-30
     for channel in range(channels):
         root: np.ndarray = np.eye(places)
         if moments is not None:
             part = slice(channel * places, (channel + 1) * places)
-            root = np.linalg.cholesky(moments[part, part] + floor * np.eye(places))
+            root, _ = _root(moments[part, part] / level)
         left, values, right = np.linalg.svd(kernel[:, channel] @ root, full_matrices=False)
         count = min(rank, len(values))
         points[:, channel, :count] = left[:, :count] * values[:count]
@@ -123,9 +125,34 @@ def _refit_filters(made: Factors, moments: np.ndarray, wanted: np.ndarray) -> Fa
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray, old: np.ndarray) -> np.ndarray:
-    ridge = _RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
-    gram = gram + ridge * np.eye(len(gram))
-    return np.asarray(linalg.solve(gram, cross + ridge * old, assume_a="pos"))
+    """Return the solution of ``gram x = cross``, pulled towards ``old``.
+
+    Channels that are nearly dead make rows of another order of magnitude, so all get a diagonal
+    of 1 first.
+    """
+    diagonal = np.diag(gram)
+    floor = 1e-8 * max(float(diagonal.mean()), 0.0) + 1e-30
+    scale = 1 / np.sqrt(np.maximum(diagonal, floor))
+    root, ridge = _root(gram * scale[:, None] * scale)
+    wanted = cross * scale[:, None] + ridge * old / scale[:, None]
+    solved = linalg.cho_solve((root, True), wanted) * scale[:, None]
+    return np.asarray(solved)
+
+
+def _root(gram: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the Cholesky factor of a matrix with a ridge, and the ridge.
+
+    Sums in single precision, and differences of them, leave matrices a little short of being
+    positive definite: the ridge grows until they are.
+    """
+    ridge = _RIDGE
+    while True:
+        try:
+            return np.linalg.cholesky(gram + ridge * np.eye(len(gram))), ridge
+        except np.linalg.LinAlgError:
+            ridge *= 10
+            if not ridge < _MOST_RIDGE:  # not finite, whatever is added
+                raise
 
 
 def _balanced(made: Factors) -> Factors:

@@ -24,6 +24,7 @@ RECIPES = {
     "prune": [("fold", {}), ("prune", {"sparsity": 0.3})],
     "prune and repair": [("fold", {}), ("prune", {"sparsity": 0.3, "repair": True})],
     "shrink": [("fold", {}), ("shrink", {"ratio": 0.25, "repair": False})],
+    "separable": [("fold", {}), ("separable", {"rank": 2, "max_error": 1.0})],
     "share": [("fold", {}), ("share", {"clusters": 256})],
     "share and repair": [("fold", {}), ("share", {"clusters": 256}), ("repair", {})],
     "quantize and repair": [("quantize", {}), ("repair", {})],
@@ -48,6 +49,8 @@ REFUSED = {
     ("magika", "shrink"): "Reshape .* splits its channels",
     ("silero vad", "shrink"): "there are no layers that make any",
     ("text2tashkeel", "shrink"): "there are no layers that make any",
+    ("silero vad", "separable"): "no convolution with weights of its own",  # all are in an If
+    ("text2tashkeel", "separable"): "no convolution with weights of its own",
     # its state has the rows as second axis, so that rows cannot be held back
     ("silero vad", "share and repair"): "does not run on the calibration inputs",
     ("rapidocr det v4", "dynamic"): "found no weights to quantize",

@@ -198,3 +198,17 @@ def test_it_goes_before_pruning_and_sharing(convnet, rows, evaluate):
     made = apply_recipe(convnet, Recipe(steps), Context(calibration=rows))
     assert made.origin["c2.w_depthwise"] == "c2.w"
     assert np.isfinite(evaluate(made.model, rows)).all()
+
+
+def test_dead_and_constant_inputs_are_no_obstacle(rng):
+    """Channels that are always zero, or the same, or of another order of magnitude."""
+    kernel = rng.normal(0, 1, (10, 5, 9))
+    inputs = rng.normal(0, 1, (400, 5, 9)) * np.array([1.0, 0.0, 1e-6, 1e3, 1.0])[None, :, None]
+    inputs[:, 4] += 1e4
+    flat = inputs.reshape(400, 45).astype(np.float32)
+    means = flat.mean(axis=0, dtype=np.float64)
+    moments = flat.T.astype(np.float64) @ flat / 400 - means[:, None] * means
+    made = factorise(kernel, moments - 1e-4 * np.eye(45), 2)
+    assert np.isfinite(made.kernel()).all()
+    assert lost(kernel, made.kernel(), moments) < 0.5
+    assert np.isfinite(factorise(kernel, np.zeros((45, 45)), 1).kernel()).all()
