@@ -19,15 +19,6 @@ from mlflow_compress.config import DataConfig, DataRef
 from mlflow_compress.errors import CompressError, DataError
 from mlflow_compress.measure import Dataset, load_dataset
 from mlflow_compress.mlflow_plugin.path_runs import PathRuns
-from mlflow_compress.nas.path_search import (
-    FoundPath,
-    PathEpoch,
-    gate_rows,
-    retrain,
-    search_paths,
-)
-from mlflow_compress.nas.path_settings import PathSettings
-from mlflow_compress.nas.path_space import PathSpace
 from mlflow_compress.path_config import PathConfig
 from mlflow_compress.records import digest_of
 from mlflow_compress.targets import Target
@@ -55,7 +46,7 @@ class PathResult:
         predicted_ms: by the table.
     """
 
-    found: FoundPath
+    found: nas.FoundPath
     uri: str
     run_id: str
     accuracy: float
@@ -82,7 +73,7 @@ def run_paths(config: PathConfig, target: Target, tell: Tell = lambda text: None
     evaluation = None if config.data.evaluation is None else _images(config.data.evaluation)
     images = nas.Images.split(TrainData(rows.inputs, rows.labels, rows.digest), config.seed)
     _, channels, size, _ = images.train.shape
-    space = PathSpace.parse(config.space, channels=channels, size=size, classes=images.classes)
+    space = nas.PathSpace.parse(config.space, channels=channels, size=size, classes=images.classes)
     runs = PathRuns(config.experiment or config.name, config.tracking_uri)
     job = _Job(config, target, settings, space, images, rows, runs, tell)
     return job.result(evaluation)
@@ -94,8 +85,8 @@ class _Job:
 
     config: PathConfig
     target: Target
-    settings: PathSettings
-    space: PathSpace
+    settings: nas.PathSettings
+    space: nas.PathSpace
     images: nas.Images
     rows: Dataset
     runs: PathRuns
@@ -157,9 +148,9 @@ class _Job:
     def _searched(
         self, run_id: str, table: nas.LatencyTable, marker: Path, evaluation: Dataset | None
     ) -> PathResult:
-        epochs: list[PathEpoch] = []
+        epochs: list[nas.PathEpoch] = []
         logged = self.runs.logged_epochs(run_id)
-        found = search_paths(
+        found = nas.search_paths(
             self.space,
             self.images,
             table,
@@ -172,7 +163,7 @@ class _Job:
         for note in found.notes:
             self.tell(note)
         self.tell(f"training the network found for {self.settings.retrain_epochs:g} epochs")
-        net = retrain(found.spec, self.images, self.settings, seed=self.config.seed)
+        net = nas.retrain(found.spec, self.images, self.settings, seed=self.config.seed)
         latency = float(nas.measure_nets(self.target, [net]).typical[0])
         score = nas.accuracy(net, *self._judges(evaluation))
         predicted = table.predict(found.spec)
@@ -190,7 +181,9 @@ class _Job:
         marker.with_suffix(".pt").unlink(missing_ok=True)
         return PathResult(found, uri, run_id, score, latency, predicted)
 
-    def _hear(self, run_id: str, epochs: list[PathEpoch], epoch: PathEpoch, logged: int) -> None:
+    def _hear(
+        self, run_id: str, epochs: list[nas.PathEpoch], epoch: nas.PathEpoch, logged: int
+    ) -> None:
         epochs.append(epoch)
         self.tell(
             f"epoch {epoch.epoch} of {epoch.epochs}: loss {epoch.loss:.4f}, likeliest network "
@@ -201,7 +194,7 @@ class _Job:
             return
         numbers = ("loss", "score", "expected_ms", "likeliest_ms", "decided")
         metrics = {f"nas.{key}": getattr(epoch, key) for key in numbers}
-        self.runs.epoch(run_id, epoch.epoch, metrics, gate_rows(self.space, epochs))
+        self.runs.epoch(run_id, epoch.epoch, metrics, nas.gate_rows(self.space, epochs))
 
     def _judges(self, evaluation: Dataset | None) -> tuple[torch.Tensor, torch.Tensor]:
         if evaluation is None:
@@ -211,7 +204,7 @@ class _Job:
         return torch.from_numpy(images), torch.from_numpy(labels)
 
     def _registered(
-        self, run_id: str, net: nas.Net, found: FoundPath, score: float, latency: float
+        self, run_id: str, net: nas.Net, found: nas.FoundPath, score: float, latency: float
     ) -> str:
         self.runs.text(run_id, json.dumps(found.spec.to_dict(), indent=1), "network.json")
         self.runs.note(
@@ -255,9 +248,9 @@ class _Job:
         return folder / f"{key[:32]}.run"
 
 
-def _settings(data: Mapping[str, Any]) -> PathSettings:
-    shape: Any = SimpleNamespace(name="search", settings=PathSettings)
-    made: PathSettings = parse_settings(shape, data)
+def _settings(data: Mapping[str, Any]) -> nas.PathSettings:
+    shape: Any = SimpleNamespace(name="search", settings=nas.PathSettings)
+    made: nas.PathSettings = parse_settings(shape, data)
     return made
 
 

@@ -26,7 +26,7 @@ def paths(space: Path, target: str, overrides: tuple[str, ...]) -> None:
     trained from scratch and becomes a version of the registered model: a source for `run`. A
     search that was killed goes on after its last whole epoch when it is started again.
     """
-    from mlflow_compress.nas.path_space import block_label
+    from mlflow_compress.nas import block_label
     from mlflow_compress.path_config import load_path_config
     from mlflow_compress.path_job import run_paths
     from mlflow_compress.targets import load_target

@@ -19,6 +19,10 @@ from mlflow_compress.nas.latency import (
     measure_table,
     ranks_agree,
 )
+from mlflow_compress.nas.path_search import FoundPath, PathEpoch, gate_rows, retrain, search_paths
+from mlflow_compress.nas.path_settings import PathSettings
+from mlflow_compress.nas.path_space import PathSpace, block_label
+from mlflow_compress.nas.paths import PathNet
 from mlflow_compress.nas.predictor import Predictor
 from mlflow_compress.nas.progressive import Progress, TrainingPlan, phases, train_supernet
 from mlflow_compress.nas.space import Bounds, Opened, Space, Stage, Subnet
@@ -51,11 +55,16 @@ __all__ = [
     "ElasticNet",
     "Evolution",
     "Found",
+    "FoundPath",
     "Images",
     "LatencyTable",
     "Net",
     "NetSpec",
     "Opened",
+    "PathEpoch",
+    "PathNet",
+    "PathSettings",
+    "PathSpace",
     "Predictor",
     "Progress",
     "Schedule",
@@ -67,9 +76,11 @@ __all__ = [
     "TargetSearch",
     "TrainingPlan",
     "accuracy",
+    "block_label",
     "block_onnx",
     "calibrate",
     "fit_net",
+    "gate_rows",
     "logits",
     "measure_nets",
     "measure_table",
@@ -77,6 +88,8 @@ __all__ = [
     "phases",
     "ranks_agree",
     "recalibrate",
+    "retrain",
+    "search_paths",
     "shrink_path",
     "specialize",
     "spread",

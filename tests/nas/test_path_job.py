@@ -123,7 +123,7 @@ def test_a_search_that_fails_says_so_in_its_run(config, here, tmp_path, monkeypa
     def fail(*_, **__):
         raise TechniqueError("no")
 
-    monkeypatch.setattr("mlflow_compress.path_job.search_paths", fail)
+    monkeypatch.setattr("mlflow_compress.nas.search_paths", fail)
     checked = load_path_config(config)
     with pytest.raises(TechniqueError):
         run_paths(checked, here)
