@@ -9,10 +9,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlflow_compress.config import DataRef, absolute_ref, absolute_store
+from mlflow_compress.config import (
+    DataRef,
+    TargetSpec,
+    absolute_ref,
+    absolute_store,
+    absolute_targets,
+)
 from mlflow_compress.config_text import checked, read_yaml
+from mlflow_compress.targets import Target, load_target
 
-__all__ = ["PathConfig", "load_path_config"]
+__all__ = ["PathConfig", "find_target", "load_path_config"]
 
 
 class _Strict(BaseModel):
@@ -43,6 +50,7 @@ class PathConfig(_Strict):
     data: PathData
     space: dict[str, Any] = Field(description="stem, stages and candidates")
     search: dict[str, Any] = Field(default={}, description="how to search")
+    targets: list[TargetSpec] = Field(default=[], description="targets that may be named")
     seed: int = Field(default=0, ge=0)
     checkpoint_folder: str | None = Field(
         default=None,
@@ -69,6 +77,17 @@ def load_path_config(path: Path, overrides: Iterable[str] = ()) -> PathConfig:
         update={
             "data": config.data.model_copy(update=update),
             "tracking_uri": absolute_store(config.tracking_uri, folder),
+            "targets": absolute_targets(config.targets, folder),
             "checkpoint_folder": None if given is None else str(folder / Path(given).expanduser()),
         }
     )
+
+
+def find_target(config: PathConfig, name: str) -> Target:
+    """Return the configuration's target of a name, or else the shipped profile or the file.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    own = {target.name: target for target in map(load_target, config.targets)}
+    return own[name] if name in own else load_target(name)

@@ -15,7 +15,7 @@ __all__ = ["paths"]
     "--target",
     required=True,
     metavar="T",
-    help="The target whose latency counts: a shipped profile's name, or a YAML file.",
+    help="Whose latency counts: a target of SPACE.yaml, a shipped profile, or a YAML file.",
 )
 @OVERRIDES
 def paths(space: Path, target: str, overrides: tuple[str, ...]) -> None:
@@ -27,11 +27,11 @@ def paths(space: Path, target: str, overrides: tuple[str, ...]) -> None:
     search that was killed goes on after its last whole epoch when it is started again.
     """
     from mlflow_compress.nas import block_label
-    from mlflow_compress.path_config import load_path_config
+    from mlflow_compress.path_config import find_target, load_path_config
     from mlflow_compress.path_job import run_paths
-    from mlflow_compress.targets import load_target
 
-    config, profile = load_path_config(space, overrides), load_target(target)
+    config = load_path_config(space, overrides)
+    profile = find_target(config, target)
     result = run_paths(config, profile, tell=lambda text: click.echo(text, err=True))
     spec = result.found.spec
     click.echo(

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import ConfigError, DataError, TechniqueError
 from mlflow_compress.mlflow_plugin import connect, resolve
-from mlflow_compress.path_config import load_path_config
+from mlflow_compress.path_config import find_target, load_path_config
 from mlflow_compress.path_job import run_paths
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.report.gates import gates_figure
@@ -41,11 +41,10 @@ def config(tmp_path, store_uri):
         "space": SPACE,
         "search": SEARCH,
         "checkpoint_folder": "checkpoints",
+        "targets": [{"name": "here", "measured_on": "local", "objective": "accuracy"}],
     }
     path = tmp_path / "space.yaml"
     path.write_text(yaml.safe_dump(data))
-    target = {"measured_on": "local", "objective": "accuracy", "name": "here"}
-    (tmp_path / "here.yaml").write_text(yaml.safe_dump(target))
     return path
 
 
@@ -55,8 +54,7 @@ def here():
 
 
 def test_the_command_logs_and_registers_a_network_that_is_a_source(config, tmp_path):
-    target = str(tmp_path / "here.yaml")
-    asked = ["nas", "paths", str(config), "--target", target, "--set", "search.weight=0.2"]
+    asked = ["nas", "paths", str(config), "--target", "here", "--set", "search.weight=0.2"]
     done = CliRunner().invoke(cli, asked, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "models:/bars/1: " in done.stdout
@@ -149,6 +147,14 @@ def test_a_search_that_fails_says_so_in_its_run(config, here, tmp_path, monkeypa
 def test_a_bad_file_is_refused_by_key(config, here, change, told):
     with pytest.raises(ConfigError, match=told):
         run_paths(load_path_config(config, [change]), here)
+
+
+def test_a_target_is_one_of_the_file_or_a_shipped_profile(config):
+    checked = load_path_config(config)
+    assert find_target(checked, "here").measured_on == "local"
+    assert find_target(checked, "raspberry-pi-4").name == "raspberry-pi-4"
+    with pytest.raises(ConfigError, match="elsewhere"):
+        find_target(checked, "elsewhere")
 
 
 def test_rows_without_labels_are_refused(config, here, tmp_path):
