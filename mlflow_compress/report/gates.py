@@ -28,32 +28,34 @@ def gates_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     places = list(dict.fromkeys(row["place"] for row in rows))
     candidates = list(dict.fromkeys(row["candidate"] for row in rows))
     titles = [f"place {place}" for place in places]
-    figure = make_subplots(
-        rows=max(len(places), 1), cols=1, shared_xaxes=True, subplot_titles=titles
-    )
+    count = max(len(places), 1)
+    figure = make_subplots(rows=count, cols=1, shared_xaxes=True, subplot_titles=titles)
+    named: set[str] = set()
     for panel, place in enumerate(places, 1):
         for index, candidate in enumerate(candidates):
             line = [r for r in rows if (r["place"], r["candidate"]) == (place, candidate)]
-            colour = COLOURS[index % len(COLOURS)]
-            dash = _DASHES[index // len(COLOURS) % len(_DASHES)]
+            if not line:
+                continue
             curve = Scatter(
                 x=[row["epoch"] for row in line],
                 y=[row["probability"] for row in line],
                 name=candidate,
                 legendgroup=candidate,
-                showlegend=panel == 1 or not any(r["candidate"] == candidate for r in rows
-                                                 if r["place"] in places[: panel - 1]),
+                showlegend=candidate not in named,  # once, whatever the number of places
                 mode="lines+markers",
-                line={"color": colour, "dash": dash},
+                line={
+                    "color": COLOURS[index % len(COLOURS)],
+                    "dash": _DASHES[index // len(COLOURS) % len(_DASHES)],
+                },
                 hovertemplate=f"{candidate}<br>epoch %{{x}}: %{{y:.3f}}<extra></extra>",
-            )  # fmt: skip
-            if line:
-                figure.add_trace(curve, row=panel, col=1)
+            )
+            figure.add_trace(curve, row=panel, col=1)
+            named.add(candidate)
     figure.update_yaxes(range=[0, 1])
-    figure.update_xaxes(title="epoch", row=max(len(places), 1), col=1)
+    figure.update_xaxes(title="epoch", row=count, col=1)
     figure.update_layout(
         title="Probability of each candidate",
-        height=120 + _ROW * max(len(places), 1),
+        height=120 + _ROW * count,
         template="plotly_white",
     )
     return figure

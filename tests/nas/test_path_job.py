@@ -1,6 +1,8 @@
 """A path search from its file to a registered network: logged, resumed, and a source like any."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from click.testing import CliRunner
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import ConfigError, DataError, TechniqueError
 from mlflow_compress.mlflow_plugin import connect, resolve
-from mlflow_compress.path_config import find_target, load_path_config
+from mlflow_compress.nas import PathSettings, PathSpace
+from mlflow_compress.path_config import PathConfig, PathData, find_target, load_path_config
 from mlflow_compress.path_job import run_paths
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.report.gates import gates_figure
@@ -172,3 +175,21 @@ def test_the_figure_has_a_panel_per_place_and_a_curve_per_candidate():
     assert [trace.name for trace in figure.data] == ["a", "b", "a", "b", "c"]
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False, True]
     assert all(len(trace.x) == 2 for trace in figure.data)
+
+
+def test_the_page_describes_every_key():
+    page = (Path(__file__).parents[2] / "docs/nas.md").read_text()
+    section = page.split("\n## ProxylessNAS\n")[1]
+    keys = [field.name for field in fields(PathSettings)]
+    keys += [key for key in PathConfig.model_fields if key not in ("data", "space", "search")]
+    keys += [f"data.{key}" for key in PathData.model_fields]
+    assert all(f"| `{key}` |" in section for key in keys)
+    assert all(f"`space.{key}`" in section for key in SPACE)
+
+
+def test_the_example_is_a_path_search():
+    path = Path(__file__).parents[2] / "examples/nas_edge/paths.yaml"
+    config = load_path_config(path)
+    assert find_target(config, "camera").limits.latency_p50_ms == 0.12
+    assert PathSpace.parse(config.space, channels=1, size=28, classes=10).count == 900
+    assert PathSettings(**config.search).weight == 0.2
