@@ -36,8 +36,8 @@ _TABLES = "mlflow.loggedArtifacts"
 
 
 def model_name(label: str) -> str:
-    """Return a name for a logged model: MLflow forbids some characters there."""
-    return re.sub(r"[/:.%\"']", "_", label)
+    """Return a name for a logged model: MLflow forbids some characters there, the point too."""
+    return re.sub(r"[/:.%\"']", "_", re.sub(r"(?<=\d)\.(?=\d)", ",", label))
 
 
 def metric_entities(

@@ -13,6 +13,7 @@ from mlflow_compress.registry.decisions import (
     DecisionLog,
     LoggedDecision,
 )
+from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.promotion import decision_log, move_alias
 from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
 from mlflow_compress.registry.tags import QUARANTINE
@@ -74,8 +75,17 @@ def rollback(
     earlier = _before(do(lambda: log.read(target)), goal, state, target)
     do(lambda: _set_previous(client, name, target, earlier))
     do(lambda: log.describe(begun.run_id, begun))
+    _describe(client, begun, name, patience, do)
     do(lambda: log.close(begun.run_id))
     return begun
+
+
+def _describe(
+    client: Any, done: LoggedDecision, name: str, patience: float, do: Callable[[Any], Any]
+) -> None:
+    """Bring the registry's descriptions up to date with what was just done."""
+    outcome = "promoted" if done.outcome == PENDING else done.outcome
+    refresh(client, existing(client, name, patience), done.target, outcome, done.reason, do)
 
 
 def _begin_rollback(
@@ -206,6 +216,7 @@ def approve(client: Any, name: str, target: str, *, patience: float = PATIENCE) 
     do(lambda: move_alias(client, name, target, asked.version, previous=asked.incumbent))
     do(lambda: log.describe(run_id, replace(asked, outcome="promoted")))
     do(lambda: log.settle(asked.run_id, "approved"))
+    _describe(client, asked, name, patience, do)
     do(lambda: log.close(run_id))
     return asked
 

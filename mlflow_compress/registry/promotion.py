@@ -19,16 +19,15 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Decision, Variant
 from mlflow_compress.registry.decisions import DecisionLog, LoggedDecision, evidence_digest
+from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.policy import decide
 from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.registry.tags import ALIAS_TAG
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import PREVIOUS
 
-__all__ = ["ALIAS_TAG", "decision_log", "move_alias", "promote"]
-
-ALIAS_TAG = "compress.promoted."
-"""Tag of the registered model, per target: the version that promotion last put the alias on."""
+__all__ = ["decision_log", "move_alias", "promote"]
 
 # Each lost race costs one round; eight jobs at once need a few.
 _ROUNDS = 50
@@ -120,7 +119,9 @@ class _Promotion:
             log = self._decision_log(state)
             if decision.outcome != "promoted":
                 self._record(log, decision, target, state, opened)
-                return moved if moved and moved.version == decision.version else decision
+                done = moved if moved and moved.version == decision.version else decision
+                self._describe(state, done)
+                return done
             if self._options.require_approval:
                 return self._ask(log, decision, target, state)
             opened.append(self._open(log, decision, target, state))
@@ -232,6 +233,18 @@ class _Promotion:
         evidence = evidence_digest(decision, target)
         self._do(what, lambda: log.sweep(target.name, opened, evidence))
         self._do(what, lambda: log.note(decision, target, state.variants))
+
+    def _describe(self, state: RegistryState, decision: Decision) -> None:
+        """Bring the descriptions that people read in the registry up to date."""
+        what = f"describe what {decision.target!r} of {self._name!r} is on"
+        refresh(
+            self._client,
+            state,
+            decision.target,
+            decision.outcome,
+            decision.reason,
+            lambda call: self._do(what, call),
+        )
 
     def _decision_log(self, state: RegistryState) -> DecisionLog:
         if self._log is None:

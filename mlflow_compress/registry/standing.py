@@ -6,9 +6,8 @@ from typing import Any
 from mlflow_compress.records import Latency, Report
 from mlflow_compress.registry.decisions import EMULATED, ROLLED_BACK, DecisionLog, LoggedDecision
 from mlflow_compress.registry.operations import existing, newest_waiting
-from mlflow_compress.registry.promotion import ALIAS_TAG
 from mlflow_compress.registry.retry import PATIENCE, patiently
-from mlflow_compress.registry.tags import QUARANTINE
+from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE
 from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets.profile import PREVIOUS
 

@@ -10,6 +10,7 @@ from mlflow_compress.records import Recipe, Report, Variant, from_dict, to_dict
 from mlflow_compress.targets import format_size
 
 __all__ = [
+    "ALIAS_TAG",
     "GAP",
     "KEY",
     "MODEL_URI",
@@ -30,6 +31,8 @@ MODEL_URI = PREFIX + "model_uri"
 SOURCE = PREFIX + "source"
 GAP = PREFIX + "gap."
 QUARANTINE = PREFIX + "quarantine."
+ALIAS_TAG = PREFIX + "promoted."
+"""Tag of the registered model, per target: the version that promotion last put the alias on."""
 
 REPORT = PREFIX + "report"
 _RECIPE = PREFIX + "recipe_json"

@@ -56,6 +56,8 @@ class RegistryState:
         problems: one line per version that cannot be trusted.
         tags: the tags of the registered model.
         version_tags: the tags of every version of this project, readable or not.
+        description: the registered model's description.
+        descriptions: the description of every version of this project.
     """
 
     name: str
@@ -65,6 +67,8 @@ class RegistryState:
     problems: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     version_tags: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    description: str = ""
+    descriptions: Mapping[int, str] = field(default_factory=dict)
 
     def variant(self, version: int | None) -> Variant | None:
         """Return the readable variant of a version, or None."""
@@ -131,11 +135,13 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
     variants: dict[str, Variant] = {}
     problems: list[str] = []
     all_tags: dict[int, Mapping[str, str]] = {}
+    descriptions: dict[int, str] = {}
     for found in _versions(client, f"name = {quoted(name)}"):
         if KEY not in found.tags or found.status != "READY":
             continue
         number = int(found.version)
         all_tags[number] = dict(found.tags)
+        descriptions[number] = found.description or ""
         try:
             variant = from_tags(found.tags, number)
         except ValueError as error:
@@ -150,6 +156,8 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
         problems=tuple(problems),
         tags=dict(model.tags),
         version_tags=all_tags,
+        description=model.description or "",
+        descriptions=descriptions,
     )
 
 

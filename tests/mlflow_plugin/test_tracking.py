@@ -111,7 +111,7 @@ def test_one_model_per_trial_with_the_numbers_linked_to_it(tracker, make_trial):
     assert trial.variant.model_uri == f"models:/{model.model_id}"
     assert str(model.status) == "READY"
     assert model.source_run_id == trial.variant.run_id
-    assert model.name == "prune 0_9 · share 16"
+    assert model.name == "prune 0,9 · share 16"
     found = {metric.key: metric for metric in model.metrics}
     assert set(found) >= NUMBERS
     assert found["accuracy"].value == 0.95
