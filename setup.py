@@ -38,6 +38,8 @@ TEST = [
     "hypothesis>=6.100",
     "mlxtend>=0.25",
     "psycopg2-binary>=2.9",
+    "playwright>=1.65",
+    "mlflow[auth]>=3.17",
     *DASK,
     *RAY,
 ]
@@ -87,6 +89,10 @@ setup(
             "py.typed",
             "targets/profiles/*.yaml",
             "report/*.j2",
+            "report/*.css",
+            "report/*.js",
+            "mlflow_plugin/pages/*.css",
+            "mlflow_plugin/pages/templates/*.j2",
             "packed/*.h",
             "packed/*.c",
         ]
@@ -106,6 +112,13 @@ setup(
         "console_scripts": ["mlflow-compress = mlflow_compress.cli.main:main"],
         "mlflow.run_context_provider": [
             "mlflow_compress = mlflow_compress.mlflow_plugin.context:CompressRunContext",
+        ],
+        "mlflow.request_header_provider": [
+            "mlflow_compress = mlflow_compress.mlflow_plugin.context:ForwardedHeaders",
+        ],
+        "mlflow.app": [
+            "compress = mlflow_compress.mlflow_plugin.pages.open:create_app",
+            "compress-auth = mlflow_compress.mlflow_plugin.pages.with_auth:create_app",
         ],
         "mlflow.deployments": ["edge = mlflow_compress.mlflow_plugin.deployment"],
         "mlflow_compress.techniques": [

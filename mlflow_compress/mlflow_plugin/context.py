@@ -1,16 +1,22 @@
-"""What MLflow loads of this plugin by itself: the tags of every run, and ``mlflow compress``.
+"""What MLflow loads of this plugin by itself: tags of runs, request headers, ``mlflow compress``.
 
-MLflow imports this module during ``import mlflow`` (entry point ``mlflow.run_context_provider``),
-so that it must be quick, must not import mlflow in turn, and must never fail.
+MLflow imports this module during ``import mlflow`` (entry points ``mlflow.run_context_provider``
+and ``mlflow.request_header_provider``), so that it must be quick, must not import mlflow in turn,
+and must never fail.
 """
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from mlflow_compress.mlflow_plugin.about import plugin_version
 
-__all__ = ["CompressRunContext"]
+__all__ = ["FORWARDED", "CompressRunContext", "ForwardedHeaders"]
 
 VERSION_TAG = "compress.plugin_version"
+
+FORWARDED: ContextVar[Mapping[str, str] | None] = ContextVar("forwarded", default=None)
+"""Headers that MLflow's client sends while a page speaks for the person who looks at it."""
 
 
 class CompressRunContext:
@@ -23,6 +29,18 @@ class CompressRunContext:
     def tags(self) -> dict[str, str]:
         """Return the tags to add."""
         return {VERSION_TAG: plugin_version()}
+
+
+class ForwardedHeaders:
+    """Lets the pages speak to their server as the visitor (MLflow's provider protocol)."""
+
+    def in_context(self) -> bool:
+        """Take part only while a page is made."""
+        return FORWARDED.get() is not None
+
+    def request_headers(self) -> dict[str, str]:
+        """Return the headers to add."""
+        return dict(FORWARDED.get() or {})
 
 
 def _add_command(module: Any) -> None:

@@ -15,7 +15,14 @@ from mlflow_compress import report as reporting
 from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
-from mlflow_compress.mlflow_plugin.earlier import DROPPED, KEY, KIND, REPORT_FILE, Earlier
+from mlflow_compress.mlflow_plugin.earlier import (
+    DROPPED,
+    KEY,
+    KIND,
+    RECIPE,
+    REPORT_FILE,
+    Earlier,
+)
 from mlflow_compress.mlflow_plugin.logged import epoch_metrics, recipe_params, report_metrics
 from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
 from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, to_dict
@@ -28,6 +35,8 @@ __all__ = ["Tracker"]
 _NOTE = "mlflow.note.content"
 # MLflow cuts run tags at 8000 characters; a table cut in the middle is unreadable.
 _NOTE_LIMIT = 8000
+# The smallest variants have their layers drawn; a menu of hundreds helps nobody.
+_DRAWN = 30
 # Seconds; an open search on another host counts as dead after this.
 _MAX_AGE = 24 * 3600
 
@@ -118,6 +127,7 @@ class Tracker:
             KEY: key,
             OWNER: owner(),
             "compress.recipe": recipe.label,
+            RECIPE: recipe.to_json(),
             "compress.number": str(number),
         }
         run_id = self._runs.create_run(recipe.label, tags, parent=self._search_id)
@@ -262,6 +272,10 @@ class Tracker:
         if complete:
             html = reporting.front_figure(trials).to_html(include_plotlyjs=True)
             self._runs.log_text(run_id, html, "pareto/pareto.html")
+            variants = [trial.variant for trial in complete if trial.variant is not None]
+            variants.sort(key=lambda one: one.report.size_bytes)
+            html = reporting.layers_menu_figure(variants[:_DRAWN]).to_html(include_plotlyjs=True)
+            self._runs.log_text(run_id, html, "layers/layers.html")
 
     def _note(self, trials: Sequence[Trial]) -> str:
         info = self._info
@@ -276,7 +290,7 @@ class Tracker:
             "",
             *(f"- failed: {trial.recipe.label}: {trial.error}" for trial in failed),
             "",
-            "Figure: `pareto/pareto.html`. Table: `trials/trials.json`.",
+            "Figures: `pareto/pareto.html`, `layers/layers.html`. Table: `trials/trials.json`.",
         ]
         return _cut("\n".join(lines))
 

@@ -11,7 +11,7 @@ from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE
 from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets.profile import PREVIOUS
 
-__all__ = ["TargetStatus", "history", "status"]
+__all__ = ["TargetStatus", "history", "standing", "status"]
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,26 @@ def status(client: Any, name: str, *, patience: float = PATIENCE) -> list[Target
         UnreachableError: the server does not answer.
     """
     state = existing(client, name, patience)
+    return [one for one, _ in standing(client, state, patience=patience)]
+
+
+def standing(
+    client: Any, state: RegistryState, *, patience: float = PATIENCE
+) -> list[tuple[TargetStatus, list[LoggedDecision]]]:
+    """Return how each target stands, and its history, newest first.
+
+    Raises:
+        UnreachableError: the server does not answer.
+    """
     promoted = {t.removeprefix(ALIAS_TAG) for t in state.tags if t.startswith(ALIAS_TAG)}
     aliases = {alias for alias in state.aliases if not alias.endswith(PREVIOUS)}
-    log = DecisionLog(client, name)
+    log = DecisionLog(client, state.name)
     asked = patiently("look for what waits for approval", log.waiting_targets, patience)
-    return [
-        _status_of(state, target, history(client, name, target, patience=patience))
-        for target in sorted(promoted | aliases | asked)
-    ]
+    found = []
+    for target in sorted(promoted | aliases | asked):
+        known = history(client, state.name, target, patience=patience)
+        found.append((_status_of(state, target, known), known))
+    return found
 
 
 def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -> TargetStatus:

@@ -18,6 +18,7 @@ __all__ = [
     "QUARANTINE",
     "REPORT",
     "SOURCE",
+    "VARIANTS_TAG",
     "describe",
     "from_tags",
     "quoted",
@@ -33,6 +34,9 @@ GAP = PREFIX + "gap."
 QUARANTINE = PREFIX + "quarantine."
 ALIAS_TAG = PREFIX + "promoted."
 """Tag of the registered model, per target: the version that promotion last put the alias on."""
+
+VARIANTS_TAG = PREFIX + "variants"
+"""Tag of a registered model that holds variants."""
 
 REPORT = PREFIX + "report"
 _RECIPE = PREFIX + "recipe_json"

@@ -21,6 +21,7 @@ from mlflow_compress.registry.tags import (
     KEY,
     REPORT,
     SOURCE,
+    VARIANTS_TAG,
     describe,
     from_tags,
     quoted,
@@ -249,10 +250,11 @@ def register_model(
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, {VARIANTS_TAG: "yes"})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        client.set_registered_model_tag(name, VARIANTS_TAG, "yes")
 
 
 def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Variant:

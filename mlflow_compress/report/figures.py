@@ -5,6 +5,7 @@ shapes say the same once more.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.records import Recipe, Report, Trial, Variant
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "SYMBOLS",
+    "LimitLines",
+    "figure_json",
     "front_figure",
     "layers_figure",
+    "layers_menu_figure",
     "sensitivity_figure",
     "technique_mix",
 ]
@@ -25,12 +29,36 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 
 
+_DASHES = ("dash", "dashdot", "longdash", "longdashdot", "dot")
+
+
+@dataclass(frozen=True)
+class LimitLines:
+    """What a target allows, on the axes of the front.
+
+    Attributes:
+        target: the target's name.
+        rate: the least compression rate that its size limit leaves, or None.
+        loss: the largest loss in points, or None.
+    """
+
+    target: str
+    rate: float | None = None
+    loss: float | None = None
+
+
 def technique_mix(recipe: Recipe) -> str:
     """Return which techniques a recipe mixes, without their settings: ``prune + share``."""
     return " + ".join(step.technique for step in recipe.steps) or "lossless"
 
 
-def front_figure(trials: Sequence[Trial], on_front: Collection[str] | None = None) -> "Figure":
+def front_figure(
+    trials: Sequence[Trial],
+    on_front: Collection[str] | None = None,
+    *,
+    links: Mapping[str, str] | None = None,
+    limits: Sequence[LimitLines] = (),
+) -> "Figure":
     """Draw accuracy loss against compression rate, one colour per mix of techniques.
 
     Without labels the loss is the share of rows on which the top-1 class changed.
@@ -39,6 +67,8 @@ def front_figure(trials: Sequence[Trial], on_front: Collection[str] | None = Non
         trials: the trials to draw; those without a variant are left out.
         on_front: keys of the variants on the front, joined by a line; found from the two axes
             when None.
+        links: where a click on a variant leads, by its key.
+        limits: what targets allow, as lines that the legend switches on.
     """
     from plotly.graph_objects import Figure, Scatter
 
@@ -52,8 +82,9 @@ def front_figure(trials: Sequence[Trial], on_front: Collection[str] | None = Non
                 x=[v.report.rate for v in group],
                 y=[_loss(v) for v in group],
                 mode="markers",
-                name=mix,
-                text=[v.recipe.label for v in group],
+                name=_plain(mix),
+                text=[_plain(v.recipe.label) for v in group],
+                customdata=None if links is None else [links.get(v.key, "") for v in group],
                 hovertemplate="%{text}<br>%{x:.1f}x, %{y:.2f} points<extra></extra>",
                 marker={
                     "size": 10,
@@ -74,6 +105,8 @@ def front_figure(trials: Sequence[Trial], on_front: Collection[str] | None = Non
                 hoverinfo="skip",
             )
         )
+    for index, limit in enumerate(limits if variants else ()):
+        figure.add_trace(_limit_trace(limit, variants, index))
     labelled = any(variant.report.accuracy is not None for variant in variants)
     figure.update_layout(
         title="Accuracy loss against compression rate",
@@ -86,6 +119,41 @@ def front_figure(trials: Sequence[Trial], on_front: Collection[str] | None = Non
         template="plotly_white",
     )
     return figure
+
+
+def _limit_trace(limit: LimitLines, variants: Sequence[Variant], index: int) -> Any:
+    """Return a target's limits: what lies below and right of the lines passes them."""
+    from plotly.graph_objects import Scatter
+
+    rates = [v.report.rate for v in variants]
+    losses = [_loss(v) or 0.0 for v in variants]
+    left, right = min(rates), max(rates)
+    low, high = min(0.0, *losses), max(losses)
+    x: list[float | None] = []
+    y: list[float | None] = []
+    if limit.rate is not None:
+        x, y = [limit.rate, limit.rate, None], [low, max(high, limit.loss or high), None]
+    if limit.loss is not None:
+        x += [min(left, limit.rate or left), max(right, limit.rate or right)]
+        y += [limit.loss, limit.loss]
+    return Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        name=f"limits of {_plain(limit.target)}",
+        line={"color": "#777777", "dash": _DASHES[index % len(_DASHES)], "width": 1.5},
+        hoverinfo="skip",
+    )
+
+
+def _plain(text: str) -> str:
+    """Return a text that plotly shows as it is: it would read some HTML in it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def figure_json(figure: "Figure") -> str:
+    """Return a figure as JSON that cannot end the script element it stands in."""
+    return str(figure.to_json()).replace("<", "\\u003c")
 
 
 def _loss(variant: Variant) -> float | None:
@@ -110,22 +178,57 @@ def _front_line(variants: Sequence[Variant], on_front: Collection[str] | None) -
 
 def layers_figure(report: Report) -> "Figure":
     """Draw each layer's bytes before and after, and its bits: entropy and redundancy."""
-    from plotly.graph_objects import Bar
-    from plotly.subplots import make_subplots
+    figure = _layers_frame()
+    for column, bar in _layer_bars(report):
+        figure.add_trace(bar, row=1, col=column)
+    return figure
 
-    names = [layer.name for layer in report.layers]
-    figure = make_subplots(
-        rows=1, cols=2, subplot_titles=("bytes per layer", "bits per weight"), shared_yaxes=True
-    )
+
+def layers_menu_figure(variants: Sequence[Variant]) -> "Figure":
+    """Draw the layers of one variant at a time, chosen from a menu."""
+    figure = _layers_frame()
+    buttons = []
+    bars = [_layer_bars(variant.report) for variant in variants]
+    for place, (variant, group) in enumerate(zip(variants, bars, strict=True)):
+        for column, bar in group:
+            figure.add_trace(bar.update(visible=place == 0), row=1, col=column)
+        shown = [index == place for index, other in enumerate(bars) for _ in other]
+        label = f"{variant.recipe.label} · {variant.report.rate:.1f}x"
+        button = {"label": _plain(label), "method": "restyle", "args": [{"visible": shown}]}
+        buttons.append(button)
+    if buttons:
+        figure.update_layout(
+            updatemenus=[
+                {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.12, "yanchor": "bottom"}
+            ],
+            title={"y": 0.98, "yanchor": "top"},
+            margin={"t": 150},
+        )
+    return figure
+
+
+def _layer_bars(report: Report) -> list[tuple[int, Any]]:
+    """Return the bars of a report's layers, each with its column."""
+    from plotly.graph_objects import Bar
+
+    names = [_plain(layer.name) for layer in report.layers]
     columns = (
         (1, "source bytes", [x.source_bytes for x in report.layers], COLOURS[5]),
         (1, "packed bytes", [x.packed_bytes for x in report.layers], COLOURS[0]),
         (2, "entropy", [x.entropy for x in report.layers], COLOURS[2]),
         (2, "bits spent", [x.bits_spent for x in report.layers], COLOURS[1]),
     )
-    for column, name, values, colour in columns:
-        bar = Bar(y=names, x=values, name=name, orientation="h", marker_color=colour)
-        figure.add_trace(bar, row=1, col=column)
+    return [
+        (column, Bar(y=names, x=values, name=name, orientation="h", marker_color=colour))
+        for column, name, values, colour in columns
+    ]
+
+
+def _layers_frame() -> "Figure":
+    from plotly.subplots import make_subplots
+
+    titles = ("bytes per layer", "bits per weight")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=True)
     figure.update_xaxes(type="log", row=1, col=1)
     figure.update_layout(title="Per layer: a high rate shows a redundant layer", barmode="group")
     figure.update_layout(template="plotly_white", yaxis={"autorange": "reversed"})
@@ -153,8 +256,8 @@ def sensitivity_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
                 Scatter(
                     x=[row["bytes"] for row in line],
                     y=[max(row["kl"], 1e-6) for row in line],
-                    name=f"{layer} · {technique}",
-                    text=[f"{layer}: {technique} {row['level']:g}" for row in line],
+                    name=_plain(f"{layer} · {technique}"),
+                    text=[_plain(f"{layer}: {technique} {row['level']:g}") for row in line],
                     hovertemplate="%{text}<br>%{x} bytes, %{y:.3g} nats<extra></extra>",
                     mode="lines+markers",
                     line={"color": COLOURS[place % len(COLOURS)]},

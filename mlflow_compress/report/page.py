@@ -3,11 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mlflow_compress.records import Report, Trial, Variant
-from mlflow_compress.report.figures import front_figure, layers_figure
+from mlflow_compress.records import Trial, Variant
+from mlflow_compress.report.figures import figure_json, front_figure, layers_figure
 from mlflow_compress.report.tables import (
     format_bytes,
     format_drop,
@@ -15,10 +14,8 @@ from mlflow_compress.report.tables import (
     format_quality,
     format_slower,
     layer_rows,
+    stage_cells,
 )
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 __all__ = ["DecisionLine", "html_report"]
 
@@ -76,14 +73,16 @@ def html_report(
         failed: label and reason of further trials that failed.
         decisions: newest first.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, PackageLoader
     from plotly.offline import get_plotlyjs
 
     variants = [trial.variant for trial in trials if trial.variant is not None]
     variants.sort(key=lambda variant: (variant.report.size_bytes, variant.key))
     front = [v for v in variants if on_front is None or v.key in on_front]
-    text = (files("mlflow_compress.report") / "page.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, trim_blocks=True).from_string(text)
+    loader = PackageLoader("mlflow_compress.report", ".")
+    template = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(
+        "page.html.j2"
+    )
     return template.render(
         title=title,
         source=source,
@@ -99,8 +98,8 @@ def html_report(
         trials=[_row(variant) for variant in variants],
         failed=[*((t.recipe.label, t.error) for t in trials if t.variant is None), *failed],
         plotly=get_plotlyjs(),
-        front_figure=_json(front_figure(trials, on_front)) if variants else "null",
-        layers_figure=_json(layers_figure(front[0].report)) if front else "null",
+        front_figure=figure_json(front_figure(trials, on_front)) if variants else "null",
+        layers_figure=figure_json(layers_figure(front[0].report)) if front else "null",
     )
 
 
@@ -129,27 +128,11 @@ def _details(variant: Variant) -> dict[str, Any]:
         "label": variant.recipe.label,
         "rate": f"{report.rate:.1f}x",
         "slower": format_slower(report),
-        "stages": [_stage(report, index) for index in range(len(report.stages))],
+        "stages": [stage_cells(stage) for stage in report.stages],
         "layers": [tuple(row.values()) for row in layer_rows(report)],
     }
-
-
-def _stage(report: Report, index: int) -> tuple[str, ...]:
-    stage = report.stages[index]
-    return (
-        stage.name,
-        f"{stage.bytes:,}",
-        f"{stage.rate:.2f}x",
-        f"{100 * stage.sparsity:.1f} %",
-        f"{stage.entropy:.3f}",
-    )
 
 
 def _layer_head(variants: Sequence[Variant]) -> list[str]:
     rows = layer_rows(variants[0].report) if variants else []
     return [name.replace("_", " ") for name in rows[0]] if rows else []
-
-
-def _json(figure: "Figure") -> str:
-    """A figure as JSON that cannot end the script element it stands in."""
-    return str(figure.to_json()).replace("<", "\\u003c")

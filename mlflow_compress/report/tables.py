@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlflow_compress.records import Report, Trial, Variant
+from mlflow_compress.records import Report, StageReport, Trial, Variant
 
 __all__ = [
     "format_bytes",
@@ -14,6 +14,7 @@ __all__ = [
     "front_markdown",
     "layer_rows",
     "markdown_table",
+    "stage_cells",
     "stage_markdown",
     "trial_rows",
 ]
@@ -170,17 +171,18 @@ def _front_row(variant: Variant, wins: Mapping[str, Sequence[str]]) -> list[str]
     ]
 
 
+def stage_cells(stage: StageReport) -> tuple[str, ...]:
+    """Return a stage for people: name, bytes, rate, sparsity, entropy."""
+    return (
+        stage.name,
+        f"{stage.bytes:,}",
+        f"{stage.rate:.2f}x",
+        f"{100 * stage.sparsity:.1f} %",
+        f"{stage.entropy:.3f}",
+    )
+
+
 def stage_markdown(report: Report) -> str:
     """Return the stages (source, pruned, + shared, + Huffman …) as a Markdown table."""
     head = ["stage", "bytes", "rate", "sparsity", "entropy, bits/weight"]
-    rows = (
-        [
-            stage.name,
-            str(stage.bytes),
-            f"{stage.rate:.2f}x",
-            f"{100 * stage.sparsity:.1f} %",
-            f"{stage.entropy:.3f}",
-        ]
-        for stage in report.stages
-    )
-    return markdown_table(head, rows)
+    return markdown_table(head, (stage_cells(stage) for stage in report.stages))

@@ -92,7 +92,7 @@ def test_front_table_lists_smallest_first_and_who_won():
 
 def test_without_labels_agreement_stands_in():
     assert "97.00 % agree" in front_markdown([trial(labelled=False)])
-    assert "| source | 1000000 | 1.00x |" in stage_markdown(trial().variant.report)
+    assert "| source | 1,000,000 | 1.00x |" in stage_markdown(trial().variant.report)
 
 
 def test_front_figure_has_a_trace_per_mix_and_the_front():

@@ -1,0 +1,1 @@
+"""Pages under ``/compress`` of MLflow's server: fronts, targets, histories, and promotion."""
