@@ -17,14 +17,15 @@ def free_port():
 
 
 @contextmanager
-def running(command, log, *, ready, **environment):
-    """Run a server until ``ready``, a URL, answers; kill what is left of it afterwards."""
+def running(command, log, *, ready, folder=None, inherited=os.environ, **environment):
+    """Run a server once ``ready``, a URL, answers; end it afterwards, by force if need be."""
     with log.open("a") as output:
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | environment,
+            cwd=folder,
+            env={**inherited, **environment},
             start_new_session=True,
         )
     try:
@@ -32,8 +33,12 @@ def running(command, log, *, ready, **environment):
         yield process
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def await_answer(url, process, log, seconds=120):
@@ -48,16 +53,19 @@ def await_answer(url, process, log, seconds=120):
 
 
 @contextmanager
-def mlflow_server(folder, store, **environment):
-    """Run ``mlflow server`` on a store; gives its address."""
+def mlflow_server(folder, store, *options, **environment):
+    """Run ``mlflow server`` in a folder on a store, without our settings; gives its address."""
     port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store),
         *("--artifacts-destination", str(folder / "served"), "--workers", "1"),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--host", "127.0.0.1", "--port", str(port), *options),
     ]
     # Its runner of background jobs is half a dozen further processes, which nothing here needs.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environment
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "_MLFLOW_"))}
     uri, log = f"http://127.0.0.1:{port}", folder / "mlflow-server.log"
-    with running(command, log, ready=f"{uri}/health", **environment):
+    with running(
+        command, log, ready=f"{uri}/health", folder=folder, inherited=clean, **environment
+    ):
         yield uri

@@ -9,9 +9,9 @@ function themed(figure, place) {
   const line = dark.matches ? "#45464a" : "#d0d0d5";
   const { data, layout } = structuredClone(figure);
   for (const trace of data) {
-    // black is the one colour of the palette that a dark page swallows
+    // the colours that a dark page swallows
     if (trace.marker?.color === "#000000") trace.marker.color = ink;
-    if (trace.line?.color === "#777777") trace.line.color = ink;
+    if (trace.line?.color === "#555555") trace.line.color = ink;
   }
   Object.assign(layout, {
     paper_bgcolor: "rgba(0,0,0,0)",

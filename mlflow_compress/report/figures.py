@@ -106,7 +106,13 @@ def front_figure(
             )
         )
     for index, limit in enumerate(limits if variants else ()):
-        figure.add_trace(_limit_trace(limit, variants, index))
+        x, y = _limit_lines(limit, variants)
+        dash = {"color": "#555555", "dash": _DASHES[index % len(_DASHES)], "width": 1.5}
+        name = f"limits of {_plain(limit.target)}"
+        if x:
+            figure.add_trace(
+                Scatter(x=x, y=y, mode="lines", name=name, line=dash, hoverinfo="skip")
+            )
     labelled = any(variant.report.accuracy is not None for variant in variants)
     figure.update_layout(
         title="Accuracy loss against compression rate",
@@ -121,29 +127,22 @@ def front_figure(
     return figure
 
 
-def _limit_trace(limit: LimitLines, variants: Sequence[Variant], index: int) -> Any:
-    """Return a target's limits: what lies below and right of the lines passes them."""
-    from plotly.graph_objects import Scatter
-
+def _limit_lines(
+    limit: LimitLines, variants: Sequence[Variant]
+) -> tuple[list[float | None], list[float | None]]:
+    """Return x and y of a target's limits; one that is far from every variant is left out."""
     rates = [v.report.rate for v in variants]
     losses = [_loss(v) or 0.0 for v in variants]
     left, right = min(rates), max(rates)
-    low, high = min(0.0, *losses), max(losses)
+    low, high = min(0.0, *losses), max(0.1, *losses)
     x: list[float | None] = []
     y: list[float | None] = []
-    if limit.rate is not None:
-        x, y = [limit.rate, limit.rate, None], [low, max(high, limit.loss or high), None]
-    if limit.loss is not None:
-        x += [min(left, limit.rate or left), max(right, limit.rate or right)]
-        y += [limit.loss, limit.loss]
-    return Scatter(
-        x=x,
-        y=y,
-        mode="lines",
-        name=f"limits of {_plain(limit.target)}",
-        line={"color": "#777777", "dash": _DASHES[index % len(_DASHES)], "width": 1.5},
-        hoverinfo="skip",
-    )
+    if limit.rate is not None and limit.rate > left:
+        right = max(right, limit.rate)
+        x, y = [limit.rate, limit.rate, None], [low, high, None]
+    if limit.loss is not None and limit.loss < 2 * high:
+        x, y = [*x, left, right], [*y, limit.loss, limit.loss]
+    return x, y
 
 
 def _plain(text: str) -> str:
