@@ -1,0 +1,140 @@
+"""The pages of an open server: what they show, escape, load and accept."""
+
+import json
+import re
+
+import pytest
+import requests
+from fastapi import FastAPI
+
+from mlflow_compress.mlflow_plugin.pages.server import with_pages
+from mlflow_compress.registry import promote
+from mlflow_compress.targets import AccuracyLimits, Target
+from tests.pages.forms import Visitor, note_of
+from tests.searched import NAME
+
+NASTY = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def visitor(address):
+    return Visitor(address)
+
+
+def test_the_list_and_the_page_show_what_is_there(address, visitor):
+    listed = requests.get(f"{address}/compress", timeout=60)
+    assert f'<a href="/compress/models/{NAME}">{NAME}</a>' in listed.text
+    assert "<dt>device</dt>" in listed.text
+    page = visitor.get().text
+    for text in (
+        "device",
+        "kiosk",
+        "is the best of",
+        "prune 0.5 · share 16",
+        "at most 2.0 kB",
+        "w1",
+    ):
+        assert text in page, text
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', page)[1])
+    traces = {trace["name"]: trace for trace in figures["front-figure"]["data"]}
+    assert {"share", "prune", "prune + share", "front", "limits of kiosk"} <= traces.keys()
+    (link,) = traces["prune"]["customdata"]
+    assert re.fullmatch(r"/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning", link)
+    assert figures["layers-figure"]["data"]
+
+
+def test_everything_comes_from_the_server_and_may_be_kept(address, visitor):
+    page = visitor.get()
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert page.headers["cache-control"] == "no-store"
+    loaded = re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', page.text)
+    assert len(loaded) == 3
+    for path in loaded:
+        assert path.startswith("/compress/static/")
+        asset = requests.get(f"{address}{path}", timeout=60)
+        assert asset.status_code == 200
+        assert "immutable" in asset.headers["cache-control"]
+    assert requests.get(f"{address}/compress/static/../x", timeout=60).status_code == 404
+
+
+def test_a_foreign_host_is_refused(address):
+    answer = requests.get(f"{address}/compress", headers={"Host": "evil.example"}, timeout=60)
+    assert answer.status_code == 403
+
+
+def test_what_strangers_wrote_is_shown_as_text(client, visitor):
+    version = client.get_model_version_by_alias(NAME, "device")
+    before = version.tags["compress.recipe_json"]
+    recipe = json.loads(before)
+    recipe["steps"][0]["technique"] = NASTY
+    client.set_model_version_tag(NAME, version.version, "compress.recipe_json", json.dumps(recipe))
+    experiment = client.get_experiment_by_name(NAME).experiment_id
+    (decision,) = client.search_runs(
+        [experiment], "tags.`compress.kind` = 'decision' AND tags.`compress.target` = 'device'"
+    )
+    client.set_tag(decision.info.run_id, "compress.reason", f"because {NASTY}")
+    client.update_registered_model(NAME, NASTY)
+    try:
+        page = visitor.get().text
+    finally:
+        client.set_model_version_tag(NAME, version.version, "compress.recipe_json", before)
+    assert NASTY not in page
+    assert page.count("<script") == page.count("</script>") == 3
+    assert "because &lt;/script&gt;&lt;img" in page
+    assert "<img" not in page
+
+
+def test_forms_of_others_are_refused(client, visitor):
+    before = dict(client.get_registered_model(NAME).aliases)
+    token = visitor.token()
+    refused = [
+        visitor.send("rollback", origin="http://evil.example", target="device"),
+        visitor.send("rollback", origin="", target="device"),
+        visitor.send("rollback", token="0" * 64, target="device"),
+        Visitor(visitor.address).send("rollback", token=token, target="device"),
+    ]
+    assert [answer.status_code for answer in refused] == [403] * 4
+    assert dict(client.get_registered_model(NAME).aliases) == before
+
+
+def test_promoting_rolling_back_and_approving(client, visitor):
+    best = int(client.get_registered_model(NAME).aliases["device"])
+    done = visitor.send("promote", target="device")
+    assert (done.status_code, note_of(done)) == (200, "Decided again.")
+    assert int(client.get_registered_model(NAME).aliases["device"]) == best
+    nothing = visitor.send("rollback", target="device")
+    assert nothing.status_code == 409
+    assert "no version before" in note_of(nothing)
+    device = Target("device", accuracy=AccuracyLimits(max_drop=0.1))
+    client.set_model_version_tag(NAME, str(best), "compress.quarantine.device", "for this test")
+    promote(client, NAME, [device])
+    second = int(client.get_registered_model(NAME).aliases["device"])
+    assert second != best
+    client.delete_model_version_tag(NAME, str(best), "compress.quarantine.device")
+    done = visitor.send("rollback", target="device", why=f"slow {NASTY}")
+    assert note_of(done).startswith("Rolled back")
+    assert int(client.get_registered_model(NAME).aliases["device"]) == best
+    assert NASTY not in done.text
+    client.set_model_version_tag(NAME, str(best), "compress.quarantine.device", "for this test")
+    client.delete_model_version_tag(NAME, str(second), "compress.quarantine.device")
+    promote(client, NAME, [device], require_approval=True)
+    assert "waits for approval" in visitor.get().text
+    done = visitor.send("approve", target="device")
+    assert note_of(done) == "Approved and promoted."
+    assert int(client.get_registered_model(NAME).aliases["device"]) == second
+
+
+def test_only_known_profiles_and_targets_can_be_named(visitor):
+    for target in ("/etc/passwd", "../../etc/x.yaml", "no-such-device", "latest"):
+        assert visitor.send("promote", target=target).status_code == 409
+    assert visitor.send("delete", target="device").status_code == 409
+
+
+def test_without_being_allowed_nothing_can_be_posted(monkeypatch):
+    monkeypatch.delenv("MLFLOW_COMPRESS_ALLOW_PROMOTION", raising=False)
+    routes = with_pages(FastAPI()).router.routes
+    ours = [route for route in routes if route.path.startswith("/compress")]
+    assert len(ours) == 3
+    assert {method for route in ours for method in route.methods} == {"GET", "HEAD"}
