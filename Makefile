@@ -1,5 +1,5 @@
 # make demo · make test · make lint · make plugins · make bench · make fuzz · make faults · make large
-# make wheels · make models
+# make wheels · make models · make browser · make screenshots
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
-.PHONY: demo test lint plugins format bench fuzz faults large models wheels clean
+.PHONY: demo test lint plugins format bench fuzz faults large models browser screenshots wheels clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -53,6 +53,15 @@ fuzz: $(STAMP)
 faults: $(STAMP)
 	stores=; sh tests/tools/install_servers.sh && stores=--postgres; \
 	OMP_NUM_THREADS=1 $(BIN)/python tests/registry/faults.py $$stores
+
+# This project's pages and MLflow's own UI in Debian's Chromium, against real servers.
+browser: $(STAMP)
+	MLFLOW_COMPRESS_BROWSER=1 $(PYTEST) -n 0 tests/pages/test_browser.py tests/report $(PYTEST_ARGS)
+
+# The pictures of docs/ui.md, of what `make demo` makes.
+screenshots: $(STAMP)
+	test -f examples/lenet_mnist/out/mlflow.db || $(MAKE) demo
+	$(BIN)/python -m tests.pages.screenshots examples/lenet_mnist/out/mlflow.db
 
 # Every technique on every model of tests/models, the large ones too: half an hour.
 models: $(STAMP)

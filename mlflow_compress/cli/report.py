@@ -36,6 +36,7 @@ def report(run: str, output: Path, force: bool, tracking_uri: str | None) -> Non
         on_front={trial.key for trial in front(found.trials, objectives)},
         failed=found.failed,
         decisions=found.decisions,
+        sensitivity=found.sensitivity,
     )
     part = output.with_name(f"{output.name}.part")
     part.write_text(page, encoding="utf-8")

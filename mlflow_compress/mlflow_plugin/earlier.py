@@ -13,13 +13,23 @@ from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import Trial, from_dict
 from mlflow_compress.registry.retry import is_transient
 
-__all__ = ["DROPPED", "KEY", "KIND", "RECIPE", "REPORT_FILE", "Earlier", "read_trial"]
+__all__ = [
+    "DROPPED",
+    "KEY",
+    "KIND",
+    "RECIPE",
+    "REPORT_FILE",
+    "SENSITIVITY_FILE",
+    "Earlier",
+    "read_trial",
+]
 
 KIND = "compress.kind"
 KEY = "compress.key"
 RECIPE = "compress.recipe_json"
 DROPPED = "compress.dropped"
 REPORT_FILE = "report.json"
+SENSITIVITY_FILE = "sensitivity/sensitivity.json"
 
 _PAGE = 1000
 

@@ -1,16 +1,19 @@
 """Reads a finished search back from MLflow."""
 
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.errors import SourceNotFoundError
-from mlflow_compress.mlflow_plugin.earlier import KIND, read_trial
+from mlflow_compress.mlflow_plugin.earlier import KIND, SENSITIVITY_FILE, read_trial
 from mlflow_compress.records import Trial
-from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.registry.retry import PATIENCE, is_transient, patiently
 from mlflow_compress.report.page import DecisionLine
 
 __all__ = ["SearchRecord", "read_search"]
@@ -26,6 +29,8 @@ class SearchRecord:
         trials: all finished trials of that source in the experiment, newest first.
         failed: label and reason of the trials of this search that failed.
         decisions: those of the experiment, newest first.
+        sensitivity: what each layer of the source bears, one row per layer, technique and level;
+            empty when it was not measured.
     """
 
     name: str
@@ -33,6 +38,7 @@ class SearchRecord:
     trials: tuple[Trial, ...]
     failed: tuple[tuple[str, str], ...]
     decisions: tuple[DecisionLine, ...]
+    sensitivity: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_search(client: MlflowClient, run_id: str, patience: float = PATIENCE) -> SearchRecord:
@@ -71,7 +77,28 @@ def _read(client: MlflowClient, run_id: str) -> SearchRecord:
         trials=tuple(trials.values()),
         failed=tuple(failed),
         decisions=tuple(_decision(run) for run in decided),
+        sensitivity=_sensitivity(client, experiment, digest),
     )
+
+
+def _sensitivity(
+    client: MlflowClient, experiment: str, digest: str
+) -> tuple[Mapping[str, Any], ...]:
+    """Return the newest table of what a source's layers bear, if one can be read."""
+    query = f"tags.`{KIND}` = 'sensitivity' AND tags.`compress.source_digest` = '{digest}'"
+    for run in _all(client, experiment, query):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = client.download_artifacts(run.info.run_id, SENSITIVITY_FILE, folder)
+                table = json.loads(Path(path).read_text(encoding="utf-8"))
+                columns = table["columns"]
+                return tuple(dict(zip(columns, row, strict=True)) for row in table["data"])
+            except (ValueError, KeyError, TypeError, FileNotFoundError):
+                continue
+            except MlflowException as error:
+                if is_transient(error):
+                    raise
+    return ()
 
 
 def _search_run(client: MlflowClient, run_id: str) -> Any:

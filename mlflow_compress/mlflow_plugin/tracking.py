@@ -21,6 +21,7 @@ from mlflow_compress.mlflow_plugin.earlier import (
     KIND,
     RECIPE,
     REPORT_FILE,
+    SENSITIVITY_FILE,
     Earlier,
 )
 from mlflow_compress.mlflow_plugin.logged import epoch_metrics, recipe_params, report_metrics
@@ -319,7 +320,7 @@ class Tracker:
         }
         run_id = self._runs.create_run("sensitivity per layer", tags)
         self._runs.log_datasets(run_id, {"calibration": rows_of})
-        self._runs.log_tables(run_id, {"sensitivity/sensitivity.json": rows})
+        self._runs.log_tables(run_id, {SENSITIVITY_FILE: rows})
         html = reporting.sensitivity_figure(rows).to_html(include_plotlyjs=True)
         self._runs.log_text(run_id, html, "sensitivity/sensitivity.html")
         if notes:

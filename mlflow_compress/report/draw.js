@@ -36,7 +36,8 @@ function themed(figure, place) {
 function draw() {
   for (const [id, figure] of Object.entries(figures)) {
     const place = document.getElementById(id);
-    if (!place || !figure) continue;
+    // a closed <details> has no width to draw in; opening it draws
+    if (!place || !figure || !place.clientWidth) continue;
     const { data, layout } = themed(figure, place);
     Plotly.react(place, data, layout, { displaylogo: false, displayModeBar: false });
     if (place.dataset.listens) continue;
@@ -50,4 +51,5 @@ function draw() {
 
 dark.addEventListener("change", draw);
 addEventListener("resize", draw);
+addEventListener("toggle", draw, true);
 draw();

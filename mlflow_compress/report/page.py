@@ -1,12 +1,17 @@
 """The report of a search as one self-contained HTML page, for people without MLflow."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from mlflow_compress.records import Trial, Variant
-from mlflow_compress.report.figures import figure_json, front_figure, layers_figure
+from mlflow_compress.report.figures import (
+    figure_json,
+    front_figure,
+    layers_figure,
+    sensitivity_figure,
+)
 from mlflow_compress.report.tables import (
     format_bytes,
     format_drop,
@@ -21,6 +26,7 @@ __all__ = ["DecisionLine", "html_report"]
 
 _FRONT = ("variant", "rate", "size", "accuracy", "drop, points [95 %]", "latency")
 _STAGES = ("stage", "bytes", "rate", "sparsity", "entropy, bits/weight")
+_SENSITIVITY = ("layer", "technique", "level", "bytes", "KL divergence, nats")
 _TRIALS = ("recipe", "rate", "size", "accuracy", "drop, points [95 %]", "latency")
 
 
@@ -60,6 +66,7 @@ def html_report(
     on_front: Collection[str] | None = None,
     failed: Sequence[tuple[str, str]] = (),
     decisions: Sequence[DecisionLine] = (),
+    sensitivity: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render a search: front, decisions, stages and layers of the front's variants, all trials.
 
@@ -72,6 +79,7 @@ def html_report(
         on_front: keys of the variants on the front; all variants when None.
         failed: label and reason of further trials that failed.
         decisions: newest first.
+        sensitivity: what each layer bears, as :func:`sensitivity_figure` takes it.
     """
     from jinja2 import Environment, PackageLoader
     from plotly.offline import get_plotlyjs
@@ -98,8 +106,36 @@ def html_report(
         trials=[_row(variant) for variant in variants],
         failed=[*((t.recipe.label, t.error) for t in trials if t.variant is None), *failed],
         plotly=get_plotlyjs(),
-        front_figure=figure_json(front_figure(trials, on_front)) if variants else "null",
-        layers_figure=figure_json(layers_figure(front[0].report)) if front else "null",
+        sensitivity_head=_SENSITIVITY,
+        sensitivity=[_sensitivity_row(row) for row in sensitivity],
+        figures=_figures(trials, on_front, front, sensitivity),
+    )
+
+
+def _figures(
+    trials: Sequence[Trial],
+    on_front: Collection[str] | None,
+    front: Sequence[Variant],
+    sensitivity: Sequence[Mapping[str, Any]],
+) -> str:
+    """Return the page's figures as JSON, by the id of the element that each is drawn in."""
+    drawn = {f"layers-figure-{n}": layers_figure(one.report) for n, one in enumerate(front, 1)}
+    if any(trial.variant is not None for trial in trials):
+        drawn["front-figure"] = front_figure(trials, on_front)
+    if sensitivity:
+        drawn["sensitivity-figure"] = sensitivity_figure(sensitivity)
+    parts = [f'"{name}": {figure_json(figure)}' for name, figure in drawn.items()]
+    return f"{{{', '.join(parts)}}}"
+
+
+def _sensitivity_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    kl = row.get("kl")
+    return (
+        str(row["layer"]),
+        str(row["technique"] or "as it is"),
+        "-" if row.get("level") is None else f"{row['level']:g}",
+        f"{row['bytes']:,.0f}",
+        "-" if kl is None else f"{kl:.3g}",
     )
 
 

@@ -154,11 +154,18 @@ def front_markdown(trials: Iterable[Trial], wins: Mapping[str, Sequence[str]] | 
     """
     variants = [trial.variant for trial in trials if trial.variant is not None]
     variants.sort(key=lambda variant: (variant.report.size_bytes, variant.key))
-    head = ["variant", "rate", "accuracy", "drop, points [95 %]", "size", "latency", "won"]
-    return markdown_table(head, (_front_row(variant, wins or {}) for variant in variants))
+    head = ["variant", "rate", "accuracy", "drop, points [95 %]", "size", "latency"]
+    rows = [_front_row(variant) for variant in variants]
+    if wins:
+        head.append("won")
+        rows = [
+            [*row, ", ".join(wins.get(variant.key, ()))]
+            for row, variant in zip(rows, variants, strict=True)
+        ]
+    return markdown_table(head, rows)
 
 
-def _front_row(variant: Variant, wins: Mapping[str, Sequence[str]]) -> list[str]:
+def _front_row(variant: Variant) -> list[str]:
     report = variant.report
     return [
         variant.recipe.label,
@@ -167,7 +174,6 @@ def _front_row(variant: Variant, wins: Mapping[str, Sequence[str]]) -> list[str]
         format_drop(report),
         format_bytes(report.size_bytes),
         format_latency(report),
-        ", ".join(wins.get(variant.key, ())),
     ]
 
 

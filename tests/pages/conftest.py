@@ -64,16 +64,16 @@ def guarded(searched, tmp_path_factory):
     store = copied(searched, folder)
     allowed = {"MLFLOW_COMPRESS_ALLOW_PROMOTION": "true"}
     with mlflow_server(folder, store, "--app-name", "compress-auth", **USERS, **allowed) as found:
-        users = f"{found}/api/2.0/mlflow/users"
+        api = f"{found}/api"
         experiment = MlflowClient(store).get_experiment_by_name(NAME).experiment_id
 
         def post(path, body):
-            requests.post(f"{users}/{path}", json=body, auth=ADMIN, timeout=60).raise_for_status()
+            requests.post(f"{api}/{path}", json=body, auth=ADMIN, timeout=60).raise_for_status()
 
         for name, password in (READER, EDITOR, BARRED):
-            post("create", {"username": name, "password": password})
-        for name, permission in ((EDITOR[0], "EDIT"), (BARRED[0], "NO_PERMISSIONS")):
+            post("2.0/mlflow/users/create", {"username": name, "password": password})
+        for name, permission in ((EDITOR[0], "EDIT"), (BARRED[0], "DENY")):
             for kind, place in (("registered_model", NAME), ("experiment", experiment)):
                 grant = {"username": name, "resource_type": kind, "resource_id": place}
-                post("permissions/grant", grant | {"permission": permission})
+                post("3.0/mlflow/users/permissions/grant", grant | {"permission": permission})
         yield found

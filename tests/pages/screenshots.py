@@ -42,19 +42,19 @@ def take(address, tab):
     page.wait_for_timeout(1000)
     keep(page, "compress")
     run = f"experiments/{experiment}/runs/{search.info.run_id}"
-    for name, path, until, above in (
-        ("search-run", run, "table:has-text('drop, points')", "table:has-text('drop, points')"),
-        ("models-tab", f"experiments/{experiment}/models", "text=prune 0,9", None),
-        ("registered", f"models/{NAME}", "table:has-text('raspberry-pi-4')", None),
-        ("version", f"models/{NAME}/versions/{version}", "text=compress.rate", None),
+    for name, path, until, width in (
+        ("search-run", run, "table:has-text('drop, points')", 1500),
+        ("models-tab", f"experiments/{experiment}/models", "text=prune 0,9", 2100),
+        ("registered", f"models/{NAME}", "table:has-text('raspberry-pi-4')", 1500),
+        ("version", f"models/{NAME}/versions/{version}", "text=compress.rate", 1500),
     ):
-        page = tab(viewport={"width": 1500, "height": 900}).open(f"{address}/#/{path}{MODE}", until)
+        size = {"width": width, "height": 760}
+        page = tab(viewport=size).open(f"{address}/#/{path}{MODE}", until)
         page.wait_for_timeout(3000)
-        close = page.locator("button[aria-label*='lose']")
-        if close.count():
-            close.last.click()
-        if above:
-            page.locator(above).first.scroll_into_view_if_needed()
+        # MLflow's assistant takes a third of the window
+        assistant = page.locator("button[aria-label*='lose']")
+        if assistant.count():
+            assistant.last.click()
         page.wait_for_timeout(1500)
         keep(page, name)
 

@@ -37,7 +37,7 @@ def test_the_list_and_the_page_show_what_is_there(address, visitor):
         assert text in page, text
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page)[1])
     traces = {trace["name"]: trace for trace in figures["front-figure"]["data"]}
-    assert {"share", "prune", "prune + share", "front", "limits of kiosk"} <= traces.keys()
+    assert {"share", "prune", "prune + share", "front", "limits of device"} <= traces.keys()
     (link,) = traces["prune"]["customdata"]
     assert re.fullmatch(r"/#/experiments/\d+/runs/\w{32}\?workflowType=machine_learning", link)
     assert figures["layers-figure"]["data"]

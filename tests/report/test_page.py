@@ -16,6 +16,11 @@ from tests.report.test_tables import FAILED, trial
 NASTY = "</script><script>document.title='owned'</script>"
 DECISION = DecisionLine("rpi4", "promoted", 3, None, 1_700_000_000_000, f"smallest {NASTY}")
 
+EFFECTS = [
+    {"layer": f"fc1 {NASTY}", "technique": "prune", "level": 0.9, "bytes": 9000, "kl": 0.25},
+    {"layer": "fc1", "technique": "", "level": None, "bytes": 90000, "kl": None},
+]
+
 
 class Structure(HTMLParser):
     """What a page loads, and the text of its cells."""
@@ -49,6 +54,7 @@ def page():
         on_front={"k0", "k1"},
         failed=[("share 4", "ran out of memory")],
         decisions=[DECISION],
+        sensitivity=EFFECTS,
     )
 
 
@@ -62,7 +68,13 @@ def test_everything_is_in_the_tables(page):
     structure = Structure()
     structure.feed(page)
     expected = ("share 16", "40.0x", "25.0 kB", "promoted", "v3", "fc1.weight", "300x784", "source")
-    for cell in (*expected, "2023-11-14 22:13 UTC", "ran out of memory", "step 1 'prune': no"):
+    for cell in (
+        *expected,
+        "2023-11-14 22:13 UTC",
+        "ran out of memory",
+        "step 1 'prune': no",
+        "0.25",
+    ):
         assert cell in structure.cells, cell
 
 
@@ -87,5 +99,5 @@ def test_a_browser_draws_both_figures(page, tmp_path):
     )
     assert shutil.which("chromium")
     assert "<title>lenet &lt;/script&gt;" in done.stdout
-    assert len(re.findall(r'class="main-svg"', done.stdout)) >= 2
+    assert len(re.findall(r'class="main-svg"', done.stdout)) >= 3
     assert "Uncaught" not in done.stderr

@@ -39,13 +39,13 @@ def act(request: Request, caller: Caller) -> Response:
     form = request.state.form
     check_form(request, form)
     name, action = request.path_params["name"], request.path_params["action"]
-    target = str(form.get("target", ""))
+    target = form.get("target", "")
     problem = alias_problem(target)
     if action not in _ACTIONS or problem:
         raise ConfigError(f"cannot {action!r} target {target!r}: {problem or 'no such action'}")
     registry.require_model(caller.client, name, patience=PATIENCE)
     _require_edit(caller, name)
-    _ACTIONS[action](caller, name, target, str(form.get("why", ""))[:_LONGEST])
+    _ACTIONS[action](caller, name, target, form.get("why", "")[:_LONGEST])
     home = f"{static_prefix()}/compress/models/{quote(name, safe='')}"
     return RedirectResponse(f"{home}?done={action}#targets", 303)
 

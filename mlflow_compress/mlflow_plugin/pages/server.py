@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import anyio
 from mlflow.exceptions import MlflowException
@@ -45,6 +46,7 @@ _FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Ac
 _REALM = {"WWW-Authenticate": 'Basic realm="mlflow"'}
 # A page waits for calls to this very server: few at once, so that threads are left for those.
 _AT_ONCE = 8
+_LONGEST_FORM = 16_384
 
 Answer = Callable[[Request, Caller], Response]
 
@@ -68,8 +70,7 @@ def with_pages(app: Any, auth: bool = False) -> "FastAPI":
 
     def page(answer: Answer) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
-            form = await request.form() if request.method == "POST" else None
-            request.state.form = form
+            request.state.form = await _form(request) if request.method == "POST" else {}
             work = _Work(request, answer, auth)
             response = await anyio.to_thread.run_sync(work.run, limiter=limiter)
             response.headers.update(_HEADERS)
@@ -131,6 +132,17 @@ def _status_of(error: BaseException) -> int:
     if isinstance(error, UnreachableError):
         return 503
     return 409 if isinstance(error, ConfigError) else 500
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Read a form; one that is longer than any page's is cut, and then refused for its token."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_FORM:
+            body = b""
+            break
+    return dict(parse_qsl(body.decode("utf-8", "replace")))
 
 
 async def _asset(request: Request) -> Response:

@@ -9,11 +9,11 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from urllib.parse import urlsplit
 
 from mlflow.server.security_utils import get_allowed_origins_from_env
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -61,7 +61,7 @@ def token_of(session: str) -> str:
     return hmac.new(session.encode(), b"mlflow-compress form", hashlib.sha256).hexdigest()
 
 
-def check_form(request: Request, form: FormData) -> None:
+def check_form(request: Request, form: Mapping[str, str]) -> None:
     """Refuse a form that was not made by a page of this session and sent from it.
 
     Raises:
@@ -69,12 +69,10 @@ def check_form(request: Request, form: FormData) -> None:
     """
     _check_origin(request)
     session = request.cookies.get(COOKIE, "")
-    token = form.get(FIELD, "")
+    token = form.get(FIELD, "").encode()
     if len(session) < _BYTES:
         raise ForgedError("the form came without its session: load the page again")
-    if not isinstance(token, str) or not hmac.compare_digest(
-        token.encode(), token_of(session).encode()
-    ):
+    if not hmac.compare_digest(token, token_of(session).encode()):
         raise ForgedError("the form's token is not its session's: load the page again")
 
 
