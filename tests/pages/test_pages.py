@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import requests
@@ -108,22 +109,26 @@ def test_promoting_rolling_back_and_approving(client, visitor):
     assert nothing.status_code == 409
     assert "no version before" in note_of(nothing)
     device = Target("device", accuracy=AccuracyLimits(max_drop=0.1))
+    loose = replace(device, accuracy=AccuracyLimits(max_drop=0.2))
     client.set_model_version_tag(NAME, str(best), "compress.quarantine.device", "for this test")
-    promote(client, NAME, [device])
+    client.delete_registered_model_alias(NAME, "device")
+    client.delete_registered_model_tag(NAME, "compress.promoted.device")
+    promote(client, NAME, [loose])
     second = int(client.get_registered_model(NAME).aliases["device"])
     assert second != best
     client.delete_model_version_tag(NAME, str(best), "compress.quarantine.device")
+    promote(client, NAME, [device])
+    assert int(client.get_registered_model(NAME).aliases["device"]) == best
     done = visitor.send("rollback", target="device", why=f"slow {NASTY}")
     assert note_of(done).startswith("Rolled back")
-    assert int(client.get_registered_model(NAME).aliases["device"]) == best
+    assert int(client.get_registered_model(NAME).aliases["device"]) == second
     assert NASTY not in done.text
-    client.set_model_version_tag(NAME, str(best), "compress.quarantine.device", "for this test")
-    client.delete_model_version_tag(NAME, str(second), "compress.quarantine.device")
+    client.delete_model_version_tag(NAME, str(best), "compress.quarantine.device")
     promote(client, NAME, [device], require_approval=True)
     assert "waits for approval" in visitor.get().text
     done = visitor.send("approve", target="device")
     assert note_of(done) == "Approved and promoted."
-    assert int(client.get_registered_model(NAME).aliases["device"]) == second
+    assert int(client.get_registered_model(NAME).aliases["device"]) == best
 
 
 def test_only_known_profiles_and_targets_can_be_named(visitor):
