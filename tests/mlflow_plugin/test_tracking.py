@@ -165,7 +165,7 @@ def test_what_a_person_finds_on_the_parent(tracker, make_trial, tmp_path):
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith("**lenet-edge**: `models:/lenet/1` compressed, strategy grid, 2 trials")
     assert "| prune 0.9 · share 16 |" in note
-    assert files(tracker, parent.info.run_id) == {"config.json", "pareto", "trials"}
+    assert files(tracker, parent.info.run_id) == {"config.json", "layers", "pareto", "trials"}
     path = tracker.client.download_artifacts(
         parent.info.run_id, "pareto/pareto.html", str(tmp_path)
     )
