@@ -25,7 +25,7 @@ def keep(page, name, **options):
     """Write what the tab shows as WebP."""
     picture = Image.open(io.BytesIO(page.screenshot(**options))).convert("RGB")
     path = IMAGES / f"{name}.webp"
-    picture.save(path, quality=80, method=6)
+    picture.save(path, quality=70, method=6)
     size = path.stat().st_size
     assert size < _MOST_BYTES, f"{path} has {size} bytes"
     print(path.name, size)
