@@ -105,9 +105,9 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
         )  # fmt: skip
         trained = _register(config, runs, run_id, net, images, history)
     except BaseException as error:
-        # a run that may go on stays open
-        if isinstance(error, CompressError):
-            runs.close(run_id, "FAILED")
+        failed = isinstance(error, CompressError)
+        runs.close(run_id, "FAILED" if failed else "KILLED")  # the next training goes on in it
+        if failed:
             file.with_suffix(".run").unlink(missing_ok=True)
         raise
     for one in (file, file.with_suffix(".run")):
@@ -122,7 +122,7 @@ def _open_run(
     marker = file.with_suffix(".run")
     if file.exists() and marker.exists():
         run_id = marker.read_text()
-        if runs.is_open(run_id):
+        if runs.goes_on(run_id):
             tell(f"going on with the training that was broken off (run {run_id})")
             return run_id
     run_id = runs.start(

@@ -98,9 +98,9 @@ class _Job:
         try:
             made = self._searched(run_id, table, marker, evaluation)
         except BaseException as error:
-            # a run that may go on stays open
-            if isinstance(error, CompressError):
-                self.runs.close(run_id, "FAILED")
+            failed = isinstance(error, CompressError)
+            self.runs.close(run_id, "FAILED" if failed else "KILLED")  # the next goes on in it
+            if failed:
                 marker.unlink(missing_ok=True)
             raise
         self.runs.close(run_id)
@@ -111,7 +111,7 @@ class _Job:
         """Return the run and the table of a search that was killed, or new ones."""
         if marker.exists():
             kept = json.loads(marker.read_text(encoding="utf-8"))
-            if self.runs.is_open(kept["run"]):
+            if self.runs.goes_on(kept["run"]):
                 self.tell(f"going on with the search that was broken off (run {kept['run']})")
                 return kept["run"], nas.LatencyTable.from_dict(kept["table"])
         self.tell(

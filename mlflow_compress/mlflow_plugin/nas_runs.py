@@ -70,12 +70,15 @@ class NasRuns:
         self._runs.log_text(run_id, text, "config.json")
         return run_id
 
-    def is_open(self, run_id: str) -> bool:
-        """Whether a run is there and was not ended: a training that was killed goes on in it."""
+    def goes_on(self, run_id: str) -> bool:
+        """Open the run of a job that was killed or interrupted; False when there is none."""
         found = self.client.search_runs(
             [self._runs.experiment_id], f"attributes.run_id = '{run_id}'"
         )
-        return any(run.info.status == "RUNNING" for run in found)
+        status = found[0].info.status if found else ""
+        if status == "KILLED":
+            self.client.update_run(run_id, "RUNNING")
+        return status in ("RUNNING", "KILLED")
 
     def numbers(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log metrics."""

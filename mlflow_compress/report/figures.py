@@ -29,6 +29,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 
 
+_TICKS = tuple(digit * 10**power for power in range(-1, 5) for digit in (1, 2, 5))
+"""Where the axis of rates is labelled; plotly's own labels leave the power out."""
 _DASHES = ("dash", "dashdot", "longdash", "longdashdot", "dot")
 
 
@@ -119,7 +121,8 @@ def front_figure(
         xaxis={
             "title": "compression rate (times smaller, whole file)",
             "type": "log",
-            "dtick": "D2",
+            "tickvals": _TICKS,
+            "ticktext": [f"{rate:g}" for rate in _TICKS],
         },
         yaxis={"title": "accuracy loss, points" if labelled else "changed top-1, points"},
         template="plotly_white",

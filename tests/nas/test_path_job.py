@@ -105,10 +105,12 @@ def test_a_search_that_was_killed_goes_on_in_its_run(config, here, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_paths(checked, here, tell=kill)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    client = connect(checked.tracking_uri)
+    experiment = client.get_experiment_by_name("bars").experiment_id
+    assert [run.info.status for run in client.search_runs([experiment])] == ["KILLED"]
     told = []
     result = run_paths(checked, here, tell=told.append)
-    client = connect(checked.tracking_uri)
-    runs = client.search_runs([client.get_experiment_by_name("bars").experiment_id])
+    runs = client.search_runs([experiment])
     assert [run.info.run_id for run in runs] == [result.run_id]
     assert runs[0].info.status == "FINISHED"
     history = client.get_metric_history(result.run_id, "nas.expected_ms")
