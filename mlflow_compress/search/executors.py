@@ -165,10 +165,12 @@ class Process(Executor):
 
     name = "process"
     times_here = True
+    _started: ClassVar[int] = 0
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.workers = options.workers or cores()
+        # those that were started early serve a search of fewer trials too: resizing would wait
+        self.workers = max(options.workers or cores(), Process._started)
         self._pool: Any = None
         self._busy: set[Future[Any]] = set()
 
@@ -183,6 +185,7 @@ class Process(Executor):
     def warm(self) -> None:
         """Start the processes and let them import what a trial needs, without waiting for it."""
         self.open()
+        Process._started = self.workers
         for _ in range(self.workers):
             self._pool.submit(_import_early)
 
