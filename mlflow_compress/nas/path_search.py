@@ -3,12 +3,8 @@
 ProxylessNAS (Cai, Zhu and Han, arXiv 1812.00332), section 3, with both of its losses.
 """
 
-import logging
 import math
-import os
-import pickle
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,17 +22,15 @@ from mlflow_compress.nas.path_space import PathSpace, block_label
 from mlflow_compress.nas.paths import PathNet
 from mlflow_compress.nas.specs import NetSpec
 from mlflow_compress.nas.training import Images, accuracy, fit_net, recalibrate
+from mlflow_compress.techniques.torch_checkpoints import read_checkpoint, write_checkpoint
 from mlflow_compress.techniques.torch_train import one_thread
 from mlflow_compress.techniques.train_data import Epoch
 
 __all__ = ["FoundPath", "PathEpoch", "gate_rows", "retrain", "search_paths"]
 
-_log = logging.getLogger(__name__)
 
 _CALIBRATED = 2000
 """So many training rows set the statistics of the likeliest network before it is scored."""
-
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -274,27 +268,17 @@ class _Search:
             "by_gates": self.by_gates.state_dict(),
             "history": self.history,
         }
-        sibling = path.with_suffix(f".{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, sibling)
-            sibling.replace(path)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
-            _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
-            with suppress(OSError):
-                sibling.unlink(missing_ok=True)
+        write_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; one that is damaged is as good as none."""
-        try:
-            # written by ourselves, under a name that holds a digest of all it depends on
-            state = torch.load(path, weights_only=False)
-            self.net.load_state_dict(state["net"])
-            self.by_weights.load_state_dict(state["by_weights"])
-            self.by_gates.load_state_dict(state["by_gates"])
-            self.history = state["history"]
-        except _DAMAGED as error:
-            _log.warning("checkpoint %s is damaged, the search begins anew: %s", path, error)
+        state = read_checkpoint(path)
+        if state is None:
+            return
+        self.net.load_state_dict(state["net"])
+        self.by_weights.load_state_dict(state["by_weights"])
+        self.by_gates.load_state_dict(state["by_gates"])
+        self.history = state["history"]
 
 
 class _Weights(torch.nn.Module):

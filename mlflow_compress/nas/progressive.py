@@ -7,16 +7,11 @@ section 3.1): what is drawn at random seldom comes near the ends. And everything
 and epoch, so that a training that was killed ends with the same weights.
 """
 
-import logging
-import os
-import pickle
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +28,11 @@ from mlflow_compress.nas.training import (
     logits,
     recalibrate,
 )
+from mlflow_compress.techniques.torch_checkpoints import read_checkpoint, write_checkpoint
 from mlflow_compress.techniques.torch_train import one_thread
 
 __all__ = ["Phase", "Progress", "TrainingPlan", "phases", "train_supernet"]
 
-_log = logging.getLogger(__name__)
 
 _LAST_OF_A_KIND = 4
 """The last phase of depth and of width takes so many times as long as each before it; the paper
@@ -45,8 +40,6 @@ trains them for 25 and 120 epochs."""
 
 _SCORED = 2000
 """Rows on which the largest and the smallest subnet are scored after each epoch."""
-
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -267,23 +260,12 @@ class _Run:
             "history": self.history,
             "taught": self.taught,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sibling = path.with_suffix(f".{os.getpid()}")
-        try:
-            torch.save(state, sibling)
-            sibling.replace(path)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
-            _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
-            with suppress(OSError):
-                sibling.unlink(missing_ok=True)
+        write_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; one that is damaged is as good as none."""
-        try:
-            # written by ourselves, under a name that holds a digest of all it depends on
-            state: Any = torch.load(path, weights_only=False)
-        except _DAMAGED as error:
-            _log.warning("checkpoint %s is damaged, training begins anew: %s", path, error)
+        state = read_checkpoint(path)
+        if state is None:
             return
         self.net.load_state_dict(state["net"])
         self.history, self.taught = state["history"], state["taught"]

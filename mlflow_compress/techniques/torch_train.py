@@ -4,10 +4,7 @@ Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, 
 """
 
 import copy
-import logging
 import math
-import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,14 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlflow_compress.errors import DataError, TechniqueError
+from mlflow_compress.techniques.torch_checkpoints import read_checkpoint, write_checkpoint
 from mlflow_compress.techniques.torch_interpreter import Interpreter
 from mlflow_compress.techniques.train_data import Batch, Epoch, TrainData, Training
 
 __all__ = ["Constraint", "check_inputs", "fit", "one_thread"]
 
-_log = logging.getLogger(__name__)
-
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 _LAST_RATE = 0.02
 """What is left of the learning rate at the end."""
@@ -205,23 +200,12 @@ class _Run:
             "history": self.history,
             "best": self.best,
         }
-        sibling = path.with_suffix(f".{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, sibling)
-            sibling.replace(path)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
-            _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
-            with suppress(OSError):
-                sibling.unlink(missing_ok=True)
+        write_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; one that is damaged is as good as none."""
-        try:
-            # written by ourselves, under a name that holds a digest of all it depends on
-            state = torch.load(path, weights_only=False)
-        except _DAMAGED as error:
-            _log.warning("checkpoint %s is damaged, training begins anew: %s", path, error)
+        state = read_checkpoint(path)
+        if state is None:
             return
         self._set_values(state["values"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,41 @@
+"""Checkpoints of trainings: written whole or not at all; one that is broken is as good as none."""
+
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["read_checkpoint", "write_checkpoint"]
+
+_log = logging.getLogger(__name__)
+
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
+
+
+def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
+    """Write a state in place of the one before; where that cannot be, warn and go on."""
+    sibling = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(state), sibling)
+        sibling.replace(path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
+        _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
+        with suppress(OSError):
+            sibling.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the state that was written; None, with a warning, where it is damaged."""
+    try:
+        # written by ourselves, under a name that holds a digest of all it depends on
+        state: dict[str, Any] = torch.load(path, weights_only=False)
+    except _DAMAGED as error:
+        _log.warning("checkpoint %s is damaged, training begins anew: %s", path, error)
+        return None
+    return state
