@@ -48,11 +48,11 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	PYTHON=$(BIN)/python bash tests/fuzz/run.sh $(FUZZ_SECONDS)
 
-# Kills at every call, HTTP faults at every request, promoters at once; on PostgreSQL too where it
-# is installed or can be.
+# Kills and HTTP faults at every request, promoters at once, changes by hand; on PostgreSQL too where
+# it is installed or can be. More than an hour.
 faults: $(STAMP)
-	stores=; sh tests/tools/install_servers.sh && stores=--postgres; \
-	OMP_NUM_THREADS=1 $(BIN)/python tests/registry/faults.py $$stores
+	sh tests/tools/install_servers.sh && postgresql=postgresql; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.registry.faults --stores direct server $$postgresql
 
 # This project's pages and MLflow's own UI in Debian's Chromium, against real servers.
 browser: $(STAMP)

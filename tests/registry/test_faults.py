@@ -1,4 +1,4 @@
-"""A sample of ``faults.py``, which kills jobs at every call and races promoters."""
+"""A sample of ``faults.py``, which kills jobs, lets requests fail and races promoters."""
 
 import os
 import subprocess
@@ -9,15 +9,13 @@ import pytest
 
 import mlflow_compress
 
-HARNESS = Path(__file__).with_name("faults.py")
-
 
 def last_line(folder, *options):
     """Run the harness; return the line of counts that it ends with."""
     home = str(Path(mlflow_compress.__file__).parents[1])
     there = os.environ.get("PYTHONPATH")
     done = subprocess.run(
-        [sys.executable, str(HARNESS), "--rounds", "1", *options],
+        [sys.executable, "-m", "tests.registry.faults", "--rounds", "1", *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{there}" if there else home},
         capture_output=True,
@@ -29,7 +27,7 @@ def last_line(folder, *options):
 
 
 def test_killed_jobs_and_racing_promoters_leave_nothing_half_done(tmp_path):
-    last = last_line(tmp_path, "--kills", "4", "--faults", "0")
+    last = last_line(tmp_path, "--stores", "direct", "--kills", "4")
     assert last == "promoters=8 kills=4 faults=0 lost=0 duplicates=0"
 
 
@@ -37,8 +35,9 @@ def test_killed_jobs_and_racing_promoters_leave_nothing_half_done(tmp_path):
     not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
     reason="no PostgreSQL: tests/tools/install_servers.sh installs it",
 )
-def test_servers_on_sqlite_and_postgresql_survive_faults_and_races(tmp_path):
+def test_servers_on_sqlite_and_postgresql_survive_kills_faults_and_races(tmp_path):
     pytest.importorskip("psycopg2")
-    last = last_line(tmp_path, "--kills", "0", "--faults", "2", "--promoters", "4", "--postgres")
-    # Promoters on sqlite alone and behind each server; two faults and two dead servers on each.
-    assert last == "promoters=12 kills=0 faults=8 lost=0 duplicates=0"
+    stores = ("--stores", "server", "postgresql")
+    last = last_line(tmp_path, *stores, "--kills", "2", "--faults", "2", "--promoters", "4")
+    # Two requests that fail and two servers that die, on each.
+    assert last == "promoters=8 kills=4 faults=8 lost=0 duplicates=0"
