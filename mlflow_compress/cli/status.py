@@ -124,14 +124,16 @@ def history(
         }
         print_json(document | {"decisions": [decision_document(one) for one in found]})
         return
-    shown = table("when", "outcome", "version", "was", "reason", "run")
+    shown = table("when", "outcome", "version", "was", "by", "reason", "run")
     for one in found:
-        outcome = f"{one.outcome} ({one.approval})" if one.approval else one.outcome
+        settled = f"{one.approval} by {one.settled_by}" if one.settled_by else one.approval
+        outcome = f"{one.outcome} ({settled})" if settled else one.outcome
         shown.add_row(
             when(one.start_ms),
             outcome if one.status != "RUNNING" else f"{outcome}, not finished",
             "-" if one.version is None else str(one.version),
             "-" if one.incumbent is None else str(one.incumbent),
+            one.by or "-",
             one.reason,
             one.run_id,
         )

@@ -11,16 +11,22 @@ from typing import Any
 
 from mlflow_compress.mlflow_plugin.about import plugin_version
 
-__all__ = ["FORWARDED", "CompressRunContext", "ForwardedHeaders"]
+__all__ = ["FORWARDED", "VISITOR", "CompressRunContext", "ForwardedHeaders"]
 
 VERSION_TAG = "compress.plugin_version"
 
 FORWARDED: ContextVar[Mapping[str, str] | None] = ContextVar("forwarded", default=None)
 """Headers that MLflow's client sends while a page speaks for the person who looks at it."""
 
+VISITOR: ContextVar[str] = ContextVar("visitor", default="")
+"""The person's user name; empty where nobody was asked to log in."""
+
 
 class CompressRunContext:
-    """Puts the plugin's version on runs and logged models (MLflow's provider protocol)."""
+    """Puts the plugin's version on runs and logged models (MLflow's provider protocol).
+
+    What a visitor does on the pages is marked with their name in place of the server's process's.
+    """
 
     def in_context(self) -> bool:
         """Take part in every run."""
@@ -28,7 +34,10 @@ class CompressRunContext:
 
     def tags(self) -> dict[str, str]:
         """Return the tags to add."""
-        return {VERSION_TAG: plugin_version()}
+        tags = {VERSION_TAG: plugin_version()}
+        if visitor := VISITOR.get():
+            tags["mlflow.user"] = visitor
+        return tags
 
 
 class ForwardedHeaders:

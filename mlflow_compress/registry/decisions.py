@@ -21,6 +21,7 @@ INCUMBENT = "compress.incumbent"
 REASON = "compress.reason"
 EVIDENCE = "compress.evidence"
 APPROVAL = "compress.approval"
+SETTLED_BY = "compress.settled_by"
 MEASURED_ON = "compress.measured_on"
 THREADS = "compress.threads"
 
@@ -33,6 +34,7 @@ ROLLED_BACK = "rolled back"
 # Seconds; an open decision older than this belongs to a job that is gone, wherever it ran.
 _MAX_AGE = 10 * 60
 
+_USER = "mlflow.user"
 _NOTE = "mlflow.note.content"
 _RUN_NAME = "mlflow.runName"
 
@@ -57,6 +59,8 @@ class LoggedDecision:
         measured_on: where latency counts for the target, with ``(emulated)`` where the machine
             that decided stands for the device; empty when unknown.
         threads: the threads it is measured with.
+        by: the user who made it.
+        settled_by: the user who approved or rejected it.
     """
 
     run_id: str
@@ -72,6 +76,8 @@ class LoggedDecision:
     approval: str = ""
     measured_on: str = ""
     threads: int = 0
+    by: str = ""
+    settled_by: str = ""
 
     @property
     def abandoned(self) -> bool:
@@ -173,7 +179,8 @@ class DecisionLog:
         return _logged(self._client.get_run(run_id))
 
     def settle(self, run_id: str, approval: str) -> None:
-        """Say that a waiting promotion was ``approved`` or ``rejected``."""
+        """Say that a waiting promotion was ``approved`` or ``rejected``, and by whom."""
+        self._client.set_tag(run_id, SETTLED_BY, self._tags.get(_USER, ""))
         self._client.set_tag(run_id, APPROVAL, approval)
 
     def create(self, entry: LoggedDecision, tags: Mapping[str, str] | None = None) -> str:
@@ -203,7 +210,8 @@ class DecisionLog:
 
     def describe(self, run_id: str, entry: LoggedDecision) -> None:
         """Attach ``decision.json`` and ``decision.md`` of one that an operator made."""
-        data = {"model": self._model, **asdict(entry), "run_id": run_id}
+        made = {"run_id": run_id, "by": self._tags.get(_USER, "")}
+        data = {"model": self._model, **asdict(entry), **made}
         title = f"# {self._model}@{entry.target}: {entry.outcome}, version {entry.version}"
         self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
         self._client.log_text(run_id, f"{title}\n\n{entry.reason}.\n", "decision.md")
@@ -329,4 +337,6 @@ def _logged(run: Any) -> LoggedDecision:
         approval=tags.get(APPROVAL, ""),
         measured_on=tags.get(MEASURED_ON, ""),
         threads=int(threads) if threads.isdigit() else 0,
+        by=tags.get(_USER, ""),
+        settled_by=tags.get(SETTLED_BY, ""),
     )

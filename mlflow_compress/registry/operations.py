@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from mlflow.tracking.context.registry import resolve_tags
+
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import digest_of
 from mlflow_compress.registry.decisions import (
@@ -251,7 +253,7 @@ def reject(client: Any, name: str, target: str, *, patience: float = PATIENCE) -
         UnreachableError: the server does not answer.
     """
     do = _doer(f"reject the promotion to {target!r} of {name!r}", patience)
-    log = DecisionLog(client, name)
+    log = DecisionLog(client, name, tags=resolve_tags())
     asked = do(lambda: _waiting(log, name, target))
     do(lambda: log.settle(asked.run_id, "rejected"))
     return asked

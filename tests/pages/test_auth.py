@@ -8,6 +8,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
+from mlflow_compress.registry import history
 from tests.pages.conftest import ADMIN, BARRED, EDITOR, READER
 from tests.pages.forms import Visitor, note_of
 from tests.searched import NAME
@@ -53,9 +54,11 @@ def test_who_may_read_sees_and_cannot_promote(guarded, aliases):
     assert aliases() == before
 
 
-def test_who_may_edit_promotes(guarded):
+def test_who_may_edit_promotes(guarded, aliases):
     done = Visitor(guarded, EDITOR).send("promote", target="server-cpu")
     assert note_of(done) == "Decided again."
+    (decision,) = history(MlflowClient(guarded), NAME, "server-cpu")
+    assert decision.by == EDITOR[0]
     done = Visitor(guarded, EDITOR).send("rollback", target="device")
     assert done.status_code == 409
     assert "no version before" in note_of(done)

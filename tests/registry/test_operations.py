@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow.tracking.context import default_context
 
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.registry import (
@@ -214,6 +215,27 @@ def test_a_rejected_promotion_is_not_asked_for_again(client, promoted, add):
     assert decision.reason.endswith("; was rejected")
     assert aliases(client)["pi"] == 3
     assert [d.outcome for d in history(client, NAME, "pi")].count("pending") == 1
+
+
+def test_the_history_names_who_decided(client, add, monkeypatch):
+    def be(user):
+        monkeypatch.setattr(default_context, "_get_user", lambda: user)
+
+    add("a", 40_000)
+    be("asks")
+    promote_pi(client, require_approval=True)
+    be("rejects")
+    reject(client, NAME, "pi")
+    add("b", 20_000)
+    be("asks again")
+    promote_pi(client, require_approval=True)
+    be("approves")
+    approve(client, NAME, "pi")
+    assert [(d.outcome, d.by, d.settled_by) for d in history(client, NAME, "pi")] == [
+        ("promoted", "approves", ""),
+        ("pending", "asks again", "approves"),
+        ("pending", "asks", "rejects"),
+    ]
 
 
 def test_an_approval_of_what_is_no_longer_so_is_refused(client, promoted, add):

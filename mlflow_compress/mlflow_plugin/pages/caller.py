@@ -4,8 +4,10 @@ Everything goes over the server's own HTTP API with the visitor's ``Authorizatio
 MLflow's authentication, permissions and webhooks hold for the pages as for any client.
 """
 
+import base64
+import binascii
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +20,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from starlette.requests import Request
 
 from mlflow_compress.errors import CompressError
-from mlflow_compress.mlflow_plugin.context import FORWARDED
+from mlflow_compress.mlflow_plugin.context import FORWARDED, VISITOR
 
 __all__ = ["PATIENCE", "Caller", "caller_of", "static_prefix"]
 
@@ -43,10 +45,12 @@ class Caller:
     Attributes:
         address: the server's address.
         headers: what identifies the visitor; goes with every call.
+        user: the visitor's name, where the server asks for it and the headers tell it.
     """
 
     address: str
     headers: dict[str, str] = field(repr=False)
+    user: str = ""
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -56,11 +60,12 @@ class Caller:
     @contextmanager
     def speaking(self) -> Iterator[None]:
         """Give the visitor's headers to every call of MLflow's client in this context."""
-        token = FORWARDED.set(self.headers)
+        headers, user = FORWARDED.set(self.headers), VISITOR.set(self.user)
         try:
             yield
         finally:
-            FORWARDED.reset(token)
+            FORWARDED.reset(headers)
+            VISITOR.reset(user)
 
     def artifact(self, run_id: str, path: str) -> str | None:
         """Return a text artifact of a run; None when it is not there or not for the visitor.
@@ -93,7 +98,19 @@ def caller_of(request: Request, auth: bool) -> Caller:
         _refuse_own_credentials(address)
     _go_directly(address)
     headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
-    return Caller(address, headers)
+    # Where nobody is asked to log in, a name in the headers is anybody's claim.
+    return Caller(address, headers, _user_of(headers) if auth else "")
+
+
+def _user_of(headers: Mapping[str, str]) -> str:
+    """Return the user name of HTTP Basic authentication (RFC 7617), empty for other kinds."""
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def _own_address(request: Request) -> str:
