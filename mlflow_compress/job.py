@@ -3,7 +3,6 @@
 This is the one module above all rooms; the command line and the Python API are thin layers on it.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from mlflow_compress.plan import (
     make_plan,
 )
 from mlflow_compress.records import Decision, Trial, Variant
+from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search import (
     Budget,
     Point,
@@ -132,7 +132,7 @@ def run(
     plan = make_plan(config, datasets or {})
     devices = Devices(plan.targets, config.search.latency_rounds, config.search.seed, watcher.stage)
     devices.verify()
-    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+    with ScratchFolder() as folder:
         work_dir = Path(folder)
         watcher.stage("loading the source")
         client = connect(config.tracking_uri)
@@ -279,7 +279,7 @@ def promote(
     if missing is not None or not targets:
         told = f"no target {missing!r}" if missing is not None else "no targets"
         raise ConfigError(f"the configuration has {told} (targets: {', '.join(known) or 'none'})")
-    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+    with ScratchFolder() as folder:
         watcher.stage("loading the source")
         client = connect(config.tracking_uri)
         resolved = resolve(config.source, folder, client=client)
@@ -365,5 +365,5 @@ def _register_and_promote(
 
 def _rescore(variant: Variant, evaluator: TrialEvaluator, client: "mlflow.MlflowClient") -> Variant:
     """Score a registered variant on today's rows, so that it is compared on equal terms."""
-    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+    with ScratchFolder() as folder:
         return evaluator.rescore(variant, download_packed(variant.model_uri, folder, client))

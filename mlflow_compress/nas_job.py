@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.nas_config import NasConfig
 from mlflow_compress.nas_desk import Desk, TargetResult, Tell
 from mlflow_compress.records import digest_of
+from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.targets import Target, load_target
 from mlflow_compress.techniques.train_data import TrainData
 
@@ -208,7 +208,7 @@ def specialize(
     images = nas.Images.split(TrainData(loaded.inputs, loaded.labels, loaded.digest))
     runs = NasRuns(config.experiment or config.name, config.tracking_uri)
     uri = supernet or f"models:/{config.name}/latest"
-    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+    with ScratchFolder() as folder:
         found = resolve(uri, folder, client=connect(config.tracking_uri))
         file = (found.folder or Path(folder)) / "extra_files" / nas.SUPERNET_FILE
         if not file.is_file():

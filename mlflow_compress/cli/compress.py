@@ -1,13 +1,13 @@
 """``mlflow-compress compress``: one ONNX file in, the smallest that keeps its job out."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+from mlflow_compress.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from mlflow_compress.smallest import Smallest
@@ -64,7 +64,7 @@ def compress(
     model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation)
     limits = _limits(rows is not None and rows.labels is not None, options)
-    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+    with ScratchFolder() as folder:
         found = smallest(
             model,
             limits=limits,

@@ -5,7 +5,6 @@ they say where the time goes, not how long a call is.
 """
 
 import json
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import onnxruntime as ort
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.runner import ORT_ERRORS, fixed_batch, session_options
 from mlflow_compress.records import OperatorTime
+from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["slower_operators"]
 
@@ -62,7 +62,7 @@ def slower_operators(
 def _profile(model: onnx.ModelProto, dataset: Dataset, threads: int) -> dict[str, float]:
     """Return milliseconds per call by kind of operator, as onnxruntime runs them."""
     options = session_options(threads)
-    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+    with ScratchFolder() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(

@@ -1,6 +1,5 @@
 """Reads a loader once, batch by batch, into files, so that the rows need not fit into memory."""
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from mlflow_compress.errors import DataError
 from mlflow_compress.measure.data import LABELS, ONLY_INPUT
+from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["spool"]
 
@@ -30,9 +30,7 @@ def spool(batches: Iterable[Any], name: str, limit: int | None = None) -> dict[s
         DataError: there are no batches, or they differ in names, dtypes or shapes of rows.
     """
     # mapped files stay readable after their names are gone, and no crash leaves them behind
-    with tempfile.TemporaryDirectory(
-        prefix="mlflow-compress-", ignore_cleanup_errors=True
-    ) as folder:
+    with ScratchFolder() as folder:
         columns, rows = _spooled(batches, name, limit, Path(folder))
         if not rows:
             raise DataError(f"data {name!r}: the loader gave no rows")

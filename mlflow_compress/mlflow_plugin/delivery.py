@@ -1,7 +1,6 @@
 """What goes to a device: a model of MLflow, downloaded and compared with what was logged."""
 
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.mlflow_plugin.flavor import FLAVOR_NAME, verified
 from mlflow_compress.mlflow_plugin.source import fix_version
 from mlflow_compress.registry.retry import patiently
+from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["Delivery", "fetch"]
 
@@ -42,7 +42,7 @@ def fetch(model_uri: str, flavor: str | None) -> Delivery:
         raise ConfigError(
             f"flavor {flavor!r} cannot be deployed to an edge target, only {FLAVOR_NAME}"
         )
-    with tempfile.TemporaryDirectory() as work:
+    with ScratchFolder() as work:
         folder, uri, version = _download(model_uri, work)
         flavors = Model.load(folder).flavors
         if FLAVOR_NAME not in flavors:

@@ -1,7 +1,6 @@
 """Trials that earlier searches of an experiment finished, to be used again."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import Trial, from_dict
 from mlflow_compress.registry.retry import is_transient
+from mlflow_compress.scratch import ScratchFolder
 
 __all__ = [
     "DROPPED",
@@ -104,7 +104,7 @@ class Earlier:
 
 def read_trial(client: Any, run_id: str) -> Trial | None:
     """Rebuild a trial from its run; None when its report is damaged or gone."""
-    with tempfile.TemporaryDirectory() as folder:
+    with ScratchFolder() as folder:
         try:
             path = client.download_artifacts(run_id, REPORT_FILE, folder)
             return from_dict(Trial, json.loads(Path(path).read_text(encoding="utf-8")))

@@ -7,7 +7,6 @@ and reads all of them again, twice, as in Lamport's bakery: the earliest wins.
 import contextlib
 import json
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.retry import is_transient
 from mlflow_compress.registry.tags import quoted
+from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["BEAT_SECONDS", "GONE_SECONDS", "JobRuns"]
 
@@ -84,7 +84,7 @@ class JobRuns:
         return None
 
     def _read(self, run_id: str) -> dict[str, Any] | None:
-        with tempfile.TemporaryDirectory() as folder:
+        with ScratchFolder() as folder:
             try:
                 path = self._client.download_artifacts(run_id, _VERDICT_FILE, folder)
                 verdict = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """Architecture search as MLflow runs: a supernet's training, and what came of each target."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from mlflow_compress.records import DatasetRef
 from mlflow_compress.registry.owner import OWNER, owner
 from mlflow_compress.registry.retry import PATIENCE
 from mlflow_compress.registry.variants import register_model
+from mlflow_compress.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,7 +132,7 @@ class NasRuns:
         shape = (-1, *example.shape[1:])
         signature = ModelSignature(Schema([TensorSpec(example.dtype, shape)]))
 
-        with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+        with ScratchFolder() as folder:
             beside = Path(folder) / file[0]
             beside.write_bytes(file[1])
 

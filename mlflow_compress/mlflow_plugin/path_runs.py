@@ -1,6 +1,5 @@
 """The MLflow run of a path search: its epochs, its gates, and the network that came out of it."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.registry.variants import register_model
 from mlflow_compress.report.gates import gates_figure
+from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["PathRuns"]
 
@@ -54,7 +54,7 @@ class PathRuns(NasRuns):
             params: of the logged model.
             tags: of the version.
         """
-        with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+        with ScratchFolder() as folder:
             file = Path(folder) / "model.onnx"
             file.write_bytes(model)
 

@@ -1,7 +1,6 @@
 """Reads a finished search back from MLflow."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from mlflow_compress.mlflow_plugin.earlier import KIND, SENSITIVITY_FILE, read_t
 from mlflow_compress.records import Trial
 from mlflow_compress.registry.retry import PATIENCE, is_transient, patiently
 from mlflow_compress.report.page import DecisionLine
+from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["SearchRecord", "read_search"]
 
@@ -87,7 +87,7 @@ def _sensitivity(
     """Return the newest table of what a source's layers bear, if one can be read."""
     query = f"tags.`{KIND}` = 'sensitivity' AND tags.`compress.source_digest` = '{digest}'"
     for run in _all(client, experiment, query):
-        with tempfile.TemporaryDirectory() as folder:
+        with ScratchFolder() as folder:
             try:
                 path = client.download_artifacts(run.info.run_id, SENSITIVITY_FILE, folder)
                 table = json.loads(Path(path).read_text(encoding="utf-8"))

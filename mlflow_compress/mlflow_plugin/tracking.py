@@ -1,7 +1,6 @@
 """A search as MLflow runs: a parent, a nested run per trial, a logged model per variant."""
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
 from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.retry import PATIENCE
+from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search.observer import Epoch, SearchInfo
 
 __all__ = ["Tracker"]
@@ -200,7 +200,7 @@ class Tracker:
             )
 
         tags = {KEY: trial.key, "compress.recipe": trial.recipe.label}
-        with tempfile.TemporaryDirectory() as folder:
+        with ScratchFolder() as folder:
             return self._runs.log_model(
                 run_id, trial.recipe.label, recipe_params(trial.recipe), tags, save, Path(folder)
             )

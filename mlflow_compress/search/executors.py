@@ -7,6 +7,8 @@ every trial needs (the source, the data) is shared once and reaches each worker 
 import difflib
 import importlib
 import os
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -179,7 +181,11 @@ class Process(Executor):
         from loky import get_reusable_executor
 
         self._pool = get_reusable_executor(
-            max_workers=self.workers, timeout=60, env=dict(self.options.env)
+            max_workers=self.workers,
+            timeout=60,
+            env=dict(self.options.env),
+            initializer=_end_with,
+            initargs=(os.getpid(),),
         )
 
     def warm(self) -> None:
@@ -212,6 +218,17 @@ class Process(Executor):
             if self._busy:
                 self._pool.shutdown(wait=True, kill_workers=True)
             self._pool = None
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed and then ends nothing itself."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def _import_early() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Report, Variant
+from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.trial import Made
 from mlflow_compress.techniques.train_data import Epoch
@@ -137,7 +138,7 @@ def time_shared(
     shared: bytes | str, digest: str, variant: Variant, data: bytes
 ) -> tuple[Variant | None, str]:
     """Measure a variant's latency on a worker; see :func:`run_shared` and :func:`run_timed`."""
-    with tempfile.TemporaryDirectory(prefix="mlflow-compress-") as folder:
+    with ScratchFolder() as folder:
         path = Path(folder) / "variant.onnx"
         path.write_bytes(data)
         return run_timed(_evaluator(shared, digest), variant, path)
@@ -149,9 +150,11 @@ def _evaluator(shared: bytes | str, digest: str) -> Any:
         # from the search that started this worker, which could run anything here anyway
         made = pickle.loads(Path(shared).read_bytes() if isinstance(shared, str) else shared)
         # beside the evaluator the job deletes it, elsewhere this process does, when it is done
-        beside = str(Path(shared).parent) if isinstance(shared, str) else None
-        folder = tempfile.TemporaryDirectory(
-            prefix="worker-", dir=beside, ignore_cleanup_errors=True
-        )
+        if isinstance(shared, str):
+            folder = tempfile.TemporaryDirectory(
+                prefix="worker-", dir=Path(shared).parent, ignore_cleanup_errors=True
+            )
+        else:
+            folder = ScratchFolder()
         _HELD[digest] = (made.at(Path(folder.name)) if hasattr(made, "at") else made, folder)
     return _HELD[digest][0]

@@ -1,5 +1,8 @@
 """Trials on processes, dask and ray: the same outcome as in this process, whatever dies."""
 
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
@@ -171,6 +174,25 @@ def test_workers_leave_no_folders_behind(evaluator, tmp_path, monkeypatch):
     search(evaluator, "process", workers=2)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("worker-")]
     assert {p.parent for p in evaluator.work_dir.glob("worker-*")} == {evaluator.work_dir}
+
+
+KILLED_AT_WORK = """
+import os, signal, time
+from mlflow_compress.search.executors import Options, get_executor
+executor = get_executor("process", Options(workers=2))
+executor.open()
+executor.submit(os.getpid).result()
+executor.submit(time.sleep, 600)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_a_job_that_is_killed():
+    # They hold its output, which whoever reads it would else wait for.
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_WORK], capture_output=True, check=False, timeout=50
+    )
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_a_dask_cluster_is_found_by_its_address(evaluator):
