@@ -25,7 +25,9 @@ from mlflow_compress.techniques.onnx_graph import (
     subgraphs,
 )
 from mlflow_compress.techniques.onnx_run import session
-from mlflow_compress.techniques.torch_operators import OPERATORS, Spec, convolve
+from mlflow_compress.techniques.torch_operators import OPERATORS
+from mlflow_compress.techniques.torch_spec import Spec
+from mlflow_compress.techniques.torch_windows import convolve
 
 __all__ = ["AnyBatchNorm", "GraphConv", "Interpreter", "check_interpreter"]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlflow_compress.techniques.torch_interpreter import GraphConv, Interpreter
-from mlflow_compress.techniques.torch_operators import padding
+from mlflow_compress.techniques.torch_windows import padding
 
 __all__ = ["OneBlock", "Rows", "row_scales", "weight_layers"]
 
