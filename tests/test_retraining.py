@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -21,6 +20,9 @@ from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import BusyError
 from mlflow_compress.mlflow_plugin import job_runs
 from mlflow_compress.mlflow_plugin.job_runs import GONE_SECONDS, JobRuns
+from mlflow_compress.registry.owner import owner
+from mlflow_compress.registry.places import name_experiment
+from mlflow_compress.registry.variants import ensure_model
 from tests.tiny import tiny_model
 
 COMMAND = [sys.executable, "-c", "from mlflow_compress.cli.main import main; main()", "retrain"]
@@ -188,6 +190,8 @@ def run(path, *args, env=None):
 def foreign(client, model="tiny-edge", *, who="elsewhere:1", silent=0.0):
     """Leave the open run of a job on another host that was heard of ``silent`` seconds ago."""
     experiment = client.create_experiment(f"other {random.random()}")
+    ensure_model(client, model)
+    name_experiment(client, model, experiment)
     beat = int((time.time() - silent) * 1000)
     tags = {
         "compress.kind": "retrain",
@@ -212,6 +216,14 @@ def test_a_second_job_on_the_model_ends_with_6(project):
     assert retrain(path)["exit_code"] == 0
 
 
+def test_runs_of_others_do_not_pass_for_jobs(project):
+    # Anybody may write such a run; only who may edit the registered model names experiments.
+    experiment = project.client.create_experiment("somebody's")
+    tags = project.client.get_run(foreign(project.client, "other-edge")).data.tags
+    project.client.create_run(experiment, tags=tags | {"compress.model": "tiny-edge"})
+    assert retrain(write(project, source="tiny.onnx"))["exit_code"] == 0
+
+
 def test_wait_waits_for_the_job_at_work(project, monkeypatch):
     monkeypatch.setattr(job_runs, "_POLL_SECONDS", 0.1)
     path = write(project, source="tiny.onnx")
@@ -223,7 +235,8 @@ def test_wait_waits_for_the_job_at_work(project, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("who", "silent"), [("elsewhere:1", 2 * GONE_SECONDS), (f"{platform.node()}:{2**22 + 1}", 0)]
+    ("who", "silent"),
+    [("elsewhere:1", 2 * GONE_SECONDS), (f"{owner().rpartition(':')[0]}:{2**22 + 1}", 0)],
 )
 def test_dead_jobs_block_nothing(project, who, silent):
     run_id = foreign(project.client, who=who, silent=silent)

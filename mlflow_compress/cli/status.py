@@ -133,7 +133,7 @@ def history(
             outcome if one.status != "RUNNING" else f"{outcome}, not finished",
             "-" if one.version is None else str(one.version),
             "-" if one.incumbent is None else str(one.incumbent),
-            one.by or "-",
+            f"{one.by or '-'}, finished by {one.finished_by}" if one.finished_by else one.by or "-",
             one.reason,
             one.run_id,
         )

@@ -23,8 +23,10 @@ from mlflow_compress.mlflow_plugin.connection import ensure_experiment
 from mlflow_compress.mlflow_plugin.earlier import KIND
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
+from mlflow_compress.registry.places import experiments_of, name_experiment
 from mlflow_compress.registry.retry import is_transient
 from mlflow_compress.registry.tags import quoted
+from mlflow_compress.registry.variants import ensure_model
 from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["BEAT_SECONDS", "GONE_SECONDS", "JobRuns"]
@@ -173,6 +175,7 @@ class JobRuns:
             _STATE: "asking",
             "compress.source": source,
         }
+        self._runs.do("name the job's experiment", self._name_experiment)
         run_id = self._runs.create_run(f"retrain {self._model}", tags)
         try:
             if not self._is_blocked(run_id):
@@ -186,6 +189,11 @@ class JobRuns:
             raise
         self._runs.do("step back", lambda: self._step_back(run_id))
         return None
+
+    def _name_experiment(self) -> None:
+        # Also before there are variants: jobs of other experiments look there.
+        ensure_model(self._client, self._model)
+        name_experiment(self._client, self._model, self._runs.experiment_id)
 
     def _step_back(self, run_id: str) -> None:
         self._client.set_terminated(run_id, "KILLED")
@@ -208,7 +216,7 @@ class JobRuns:
         found = []
         for run in self._runs.do("look for other jobs", self._open):
             tags, begun = run.data.tags, int(run.info.start_time)
-            beat = int(tags.get(_BEAT, begun))
+            beat = int(said) if (said := tags.get(_BEAT, "")).isdecimal() else begun
             if is_abandoned(tags.get(OWNER, ""), beat, GONE_SECONDS):
                 self._runs.close(run.info.run_id, "KILLED")
             else:
@@ -217,14 +225,7 @@ class JobRuns:
 
     def _open(self) -> list[Run]:
         # Jobs on one registered model may keep their runs in different experiments.
-        experiments: list[str] = []
-        token = None
-        while True:
-            page = self._client.search_experiments(page_token=token)
-            experiments.extend(one.experiment_id for one in page)
-            token = page.token
-            if not token:
-                break
+        experiments = experiments_of(self._client, self._model, self._runs.experiment_id)
         query = (
             f"tags.`{KIND}` = 'retrain' AND tags.`{_MODEL}` = {quoted(self._model)} "
             "AND attributes.status = 'RUNNING'"

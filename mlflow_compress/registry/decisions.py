@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
+from mlflow_compress.registry.places import experiments_of, name_experiment
 from mlflow_compress.registry.tags import quoted
 from mlflow_compress.targets import Target
+from mlflow_compress.targets.profile import alias_problem
 
 __all__ = ["PENDING", "ROLLED_BACK", "DecisionLog", "LoggedDecision", "evidence_digest", "render"]
 
@@ -22,6 +24,7 @@ REASON = "compress.reason"
 EVIDENCE = "compress.evidence"
 APPROVAL = "compress.approval"
 SETTLED_BY = "compress.settled_by"
+FINISHED_BY = "compress.finished_by"
 MEASURED_ON = "compress.measured_on"
 THREADS = "compress.threads"
 
@@ -61,6 +64,7 @@ class LoggedDecision:
         threads: the threads it is measured with.
         by: the user who made it.
         settled_by: the user who approved or rejected it.
+        finished_by: the user who finished it, when it was broken off and that was another.
     """
 
     run_id: str
@@ -78,6 +82,7 @@ class LoggedDecision:
     threads: int = 0
     by: str = ""
     settled_by: str = ""
+    finished_by: str = ""
 
     @property
     def abandoned(self) -> bool:
@@ -157,21 +162,26 @@ class DecisionLog:
         """
         evidence = evidence_digest(decision, target)
         known = next((d for d in self.read_open(decision.target) if d.evidence == evidence), None)
-        run_id = (
-            known.run_id
-            if known
-            else self.create(_entry(decision, decision.outcome, evidence, target))
-        )
+        if known:
+            run_id = (self.take_over(known) if known.abandoned else known).run_id
+        else:
+            run_id = self.create(_entry(decision, decision.outcome, evidence, target))
         self._attach(run_id, decision, target, variants)
         return run_id
 
     def ask(
         self, decision: Decision, target: Target, variants: Sequence[Variant]
     ) -> LoggedDecision:
-        """Write a promotion down that waits for approval; the same one is asked for once."""
+        """Write a promotion down that waits for approval; the same one is asked for once.
+
+        Once anything else was decided, it is another one.
+        """
         evidence = evidence_digest(decision, target)
         for known in self.read(decision.target):
-            if known.outcome == PENDING and known.evidence == evidence:
+            if known.outcome != PENDING and known.status == "FINISHED":
+                break
+            same = (known.evidence, known.incumbent) == (evidence, decision.incumbent)
+            if known.outcome == PENDING and same:
                 return known
         run_id = self.create(_entry(decision, PENDING, evidence, target), {APPROVAL: "waiting"})
         self._attach(run_id, decision, target, variants)
@@ -185,6 +195,8 @@ class DecisionLog:
 
     def create(self, entry: LoggedDecision, tags: Mapping[str, str] | None = None) -> str:
         """Create an open decision run; return its id."""
+        # First: what is not named is not found again.
+        name_experiment(self._client, self._model, self._experiment_id)
         goes = f"v{entry.version}" if entry.version is not None else "nothing"
         run = self._client.create_run(
             self._experiment_id,
@@ -208,9 +220,17 @@ class DecisionLog:
         run_id: str = run.info.run_id
         return run_id
 
+    def take_over(self, begun: LoggedDecision) -> LoggedDecision:
+        """Go on with a decision that was broken off; note who does."""
+        user = self._tags.get(_USER, "")
+        if user == begun.by:
+            return begun
+        self._client.set_tag(begun.run_id, FINISHED_BY, user)
+        return replace(begun, finished_by=user)
+
     def describe(self, run_id: str, entry: LoggedDecision) -> None:
         """Attach ``decision.json`` and ``decision.md`` of one that an operator made."""
-        made = {"run_id": run_id, "by": self._tags.get(_USER, "")}
+        made = {"run_id": run_id, "by": entry.by or self._tags.get(_USER, "")}
         data = {"model": self._model, **asdict(entry), **made}
         title = f"# {self._model}@{entry.target}: {entry.outcome}, version {entry.version}"
         self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
@@ -244,14 +264,14 @@ class DecisionLog:
         """Return the decisions for a target, newest first."""
         query = (
             f"tags.`{KIND}` = 'decision' AND tags.`{MODEL}` = {quoted(self._model)} "
-            f"AND tags.`{TARGET}` = '{target}'"
+            f"AND tags.`{TARGET}` = {quoted(target)}"
         )
         if running:
             query += " AND attributes.status = 'RUNNING'"
         experiments = self._experiments()
         found: list[LoggedDecision] = []
         token = None
-        while len(found) < limit:
+        while experiments and len(found) < limit:
             page = self._client.search_runs(
                 experiments,
                 query,
@@ -271,30 +291,44 @@ class DecisionLog:
             f"tags.`{KIND}` = 'decision' AND tags.`{MODEL}` = {quoted(self._model)} "
             f"AND tags.`{OUTCOME}` = '{PENDING}' AND tags.`{APPROVAL}` = 'waiting'"
         )
-        found = self._client.search_runs(self._experiments(), query, max_results=1000)
-        return {run.data.tags[TARGET] for run in found if TARGET in run.data.tags}
+        experiments = self._experiments()
+        if not experiments:
+            return set()
+        found = self._client.search_runs(experiments, query, max_results=1000)
+        targets = {run.data.tags.get(TARGET, "") for run in found}
+        return {target for target in targets if not alias_problem(target)}
 
     def _experiments(self) -> list[str]:
-        found: list[str] = []
-        token = None
-        while True:
-            page = self._client.search_experiments(page_token=token)
-            found.extend(one.experiment_id for one in page)
-            token = page.token
-            if not token:
-                return found
+        return experiments_of(self._client, self._model, self._experiment_id)
 
     def read_open(self, target: str) -> list[LoggedDecision]:
         """Return the decisions for a target that were not carried out yet, newest first."""
         return self.read(target, running=True)
 
-    def sweep(self, target: str, done: Sequence[str], evidence: str) -> None:
-        """Close what this job opened, what the same evidence opened, and what died open."""
+    def sweep(self, target: str, done: Sequence[str], evidence: str, current: int | None) -> None:
+        """Close what this job opened, what the same evidence opened, and what died open.
+
+        A rollback that died stays open: the operator who repeats it must find it.
+
+        Args:
+            target: the target's name.
+            done: the runs that this job opened.
+            evidence: digest of what it decided on.
+            current: the version that the alias is on.
+        """
         for known in self.read_open(target):
             if known.run_id in done or known.evidence == evidence:
                 self.close(known.run_id)
-            elif known.abandoned:
-                self.close(known.run_id, "KILLED")
+            elif known.outcome != ROLLED_BACK and known.abandoned:
+                self.close(known.run_id, "FINISHED" if self._done(known, current) else "KILLED")
+
+    def _done(self, known: LoggedDecision, current: int | None) -> bool:
+        """Whether a decision of a job that died was carried out: the alias is or was there."""
+        return known.version == current or any(
+            later.incumbent == known.version
+            for later in self.read(known.target)
+            if later.start_ms > known.start_ms and later.status == "FINISHED"
+        )
 
 
 def _place_tags(entry: LoggedDecision) -> dict[str, str]:
@@ -321,22 +355,26 @@ def _entry(decision: Decision, outcome: str, evidence: str, target: Target) -> L
 
 def _logged(run: Any) -> LoggedDecision:
     tags = run.data.tags
-    version, incumbent = tags.get(VERSION, ""), tags.get(INCUMBENT, "")
-    threads = tags.get(THREADS, "")
     return LoggedDecision(
         run_id=run.info.run_id,
         status=run.info.status,
         start_ms=run.info.start_time,
         target=tags.get(TARGET, ""),
         outcome=tags.get(OUTCOME, ""),
-        version=int(version) if version.isdigit() else None,
-        incumbent=int(incumbent) if incumbent.isdigit() else None,
+        version=_number(tags.get(VERSION, "")),
+        incumbent=_number(tags.get(INCUMBENT, "")),
         reason=tags.get(REASON, ""),
         evidence=tags.get(EVIDENCE, ""),
         owner=tags.get(OWNER, ""),
         approval=tags.get(APPROVAL, ""),
         measured_on=tags.get(MEASURED_ON, ""),
-        threads=int(threads) if threads.isdigit() else 0,
+        threads=_number(tags.get(THREADS, "")) or 0,
         by=tags.get(_USER, ""),
         settled_by=tags.get(SETTLED_BY, ""),
+        finished_by=tags.get(FINISHED_BY, ""),
     )
+
+
+def _number(text: str) -> int | None:
+    """Read a number that anybody may have written."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None

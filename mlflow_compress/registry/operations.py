@@ -18,7 +18,7 @@ from mlflow_compress.registry.decisions import (
 from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.promotion import decision_log, move_alias
 from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
-from mlflow_compress.registry.tags import QUARANTINE
+from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets.profile import PREVIOUS
 
@@ -47,7 +47,8 @@ def rollback(
 ) -> LoggedDecision:
     """Put a target's alias back and keep the version it was on from coming back by itself.
 
-    A rollback that was broken off is finished, whatever ``to`` says.
+    A rollback that was broken off is finished, whatever ``to`` says, as long as the alias is still
+    on one of its two versions.
 
     Args:
         client: an ``MlflowClient``.
@@ -61,25 +62,76 @@ def rollback(
         The decision as it was logged.
 
     Raises:
-        ConfigError: there is no alias, or nothing to go back to.
+        ConfigError: there is no alias, or nothing to go back to; or what was begun cannot be
+            finished, and is given up.
         UnreachableError: the server does not answer.
     """
     do = _doer(f"roll back {target!r} of {name!r}", patience)
     state = existing(client, name, patience)
     log = do(lambda: decision_log(client, state))
-    begun = next((d for d in do(lambda: log.read_open(target)) if d.outcome == ROLLED_BACK), None)
+    open_ones = do(lambda: log.read_open(target))
+    begun = next((one for one in open_ones if one.outcome == ROLLED_BACK), None)
     if begun is None:
         begun = do(lambda: _begin_rollback(client, log, state, target, to, why))
+    else:
+        begun = do(lambda one=begun: log.take_over(one))  # type: ignore[misc]
     bad, goal = begun.incumbent, begun.version
+    current = state.aliases.get(target)
+    if current not in (bad, goal):
+        do(lambda: log.close(begun.run_id, "KILLED"))
+        raise ConfigError(
+            f"{begun.reason}: this was broken off, alias {target!r} has moved to version {current} "
+            "since, and it is given up now; say rollback again if that version is bad too"
+        )
     if bad is not None:
         do(lambda: _set_quarantine(client, name, bad, target, begun.reason))
     do(lambda: move_alias(client, name, target, goal, previous=None))
+    _require_moved(client, log, begun, name, patience, do)
     earlier = _before(do(lambda: log.read(target)), goal, state, target)
     do(lambda: _set_previous(client, name, target, earlier))
     do(lambda: log.describe(begun.run_id, begun))
     _describe(client, begun, name, patience, do)
     do(lambda: log.close(begun.run_id))
     return begun
+
+
+def _require_moved(
+    client: Any,
+    log: DecisionLog,
+    begun: LoggedDecision,
+    name: str,
+    patience: float,
+    do: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """Look again whether the alias is where it was put; else give the decision up.
+
+    The version may have been deleted, or quarantined, since it was looked at.
+    """
+    state, target, goal = existing(client, name, patience), begun.target, begun.version or 0
+    current = state.aliases.get(target)
+    if goal not in state.version_tags:
+        problem = "is gone"
+    elif begun.outcome != ROLLED_BACK and QUARANTINE + target in state.version_tags[goal]:
+        problem = "is quarantined"
+        do(lambda: _put_back(client, name, target, begun.incumbent))
+        current = begun.incumbent
+    else:
+        return
+    tag, text = ALIAS_TAG + target, str(current or "")
+    do(lambda: client.set_registered_model_tag(name, tag, text))
+    do(lambda: log.close(begun.run_id, "KILLED"))
+    where = f"is on version {current}" if current is not None else "is not set"
+    raise ConfigError(
+        f"version {goal} of {name!r} {problem}: alias {target!r} {where}; "
+        "name another version with rollback --to"
+    )
+
+
+def _put_back(client: Any, name: str, target: str, version: int | None) -> None:
+    if version is None:
+        client.delete_registered_model_alias(name, target)
+    else:
+        client.set_registered_model_alias(name, target, str(version))
 
 
 def _describe(
@@ -102,6 +154,9 @@ def _begin_rollback(
     if current is None:
         raise ConfigError(f"target {target!r} has no version of {state.name!r} to roll back from")
     goal = to if to is not None else state.aliases.get(target + PREVIOUS)
+    if to is None and not (goal != current and _may_be(state, goal, target)):
+        # The alias's own way back leads to what was quarantined or deleted since.
+        goal = _before(log.read(target), current, state, target) or goal
     if goal is None:
         raise ConfigError(
             f"target {target!r}: no version before {current} is known; name one with --to"
@@ -132,16 +187,38 @@ def _begin_rollback(
 
 
 def _before(
-    known: list[LoggedDecision], version: int | None, state: RegistryState, target: str
+    known: list[LoggedDecision],
+    version: int | None,
+    state: RegistryState,
+    target: str,
+    seen: tuple[int, ...] = (),
 ) -> int | None:
-    """Return what the alias was on before it was first put on ``version``, if that may be."""
+    """Return what the alias was on before ``version``; of those that may be, the nearest.
+
+    Args:
+        known: the target's decisions, newest first.
+        version: the version to go back from.
+        state: what the registered model holds.
+        target: the target's name.
+        seen: versions that were gone back from already.
+    """
     for decision in known:
-        if decision.outcome == "promoted" and decision.version == version:
-            tags = state.version_tags.get(decision.incumbent or 0)
-            if tags is not None and QUARANTINE + target not in tags:
-                return decision.incumbent
-            return None
+        earlier = decision.incumbent
+        if (decision.outcome, decision.version) != ("promoted", version):
+            continue
+        if earlier is None or earlier == version or earlier in seen:
+            continue
+        if _may_be(state, earlier, target):
+            return earlier
+        further = _before(known, earlier, state, target, (*seen, version or 0))
+        if further is not None:
+            return further
     return None
+
+
+def _may_be(state: RegistryState, version: int | None, target: str) -> bool:
+    tags = state.version_tags.get(version or 0)
+    return tags is not None and QUARANTINE + target not in tags
 
 
 def _set_previous(client: Any, name: str, target: str, version: int | None) -> None:
@@ -197,7 +274,8 @@ def approve(client: Any, name: str, target: str, *, patience: float = PATIENCE) 
         The promotion that was waiting.
 
     Raises:
-        ConfigError: nothing waits, or the registry is no longer as it was when it was asked for.
+        ConfigError: nothing waits, or the registry is no longer as it was when it was asked for;
+            what was decided since, and a quarantine at the same moment, count too.
         UnreachableError: the server does not answer.
     """
     do = _doer(f"approve the promotion to {target!r} of {name!r}", patience)
@@ -216,6 +294,7 @@ def approve(client: Any, name: str, target: str, *, patience: float = PATIENCE) 
         raise ConfigError(f"version {asked.version} is quarantined for {target!r}: reject it")
     run_id = do(lambda: _open_approved(log, asked))
     do(lambda: move_alias(client, name, target, asked.version, previous=asked.incumbent))
+    _require_moved(client, log, replace(asked, run_id=run_id), name, patience, do)
     do(lambda: log.describe(run_id, replace(asked, outcome="promoted")))
     do(lambda: log.settle(asked.run_id, "approved"))
     _describe(client, asked, name, patience, do)
@@ -227,7 +306,7 @@ def _open_approved(log: DecisionLog, asked: LoggedDecision) -> str:
     """Write the approved promotion down, unless an approval that broke off has done so."""
     for known in log.read_open(asked.target):
         if known.evidence == asked.evidence:
-            return known.run_id
+            return log.take_over(known).run_id
     reason = f"approved: {asked.reason}"
     entry = LoggedDecision(
         run_id="",
@@ -267,11 +346,11 @@ def _waiting(log: DecisionLog, name: str, target: str) -> LoggedDecision:
 
 
 def newest_waiting(known: list[LoggedDecision]) -> LoggedDecision | None:
-    """Return the newest request that waits, when nothing was promoted or rolled back since."""
+    """Return the newest request that waits, when nothing else was decided since."""
     for decision in known:
         if decision.outcome == PENDING:
             return decision if decision.approval == "waiting" else None
-        if decision.outcome in ("promoted", ROLLED_BACK) and decision.status == "FINISHED":
+        if decision.status == "FINISHED":
             return None
     return None
 

@@ -3,6 +3,9 @@
 import os
 import platform
 import time
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 
 __all__ = ["OWNER", "is_abandoned", "owner"]
 
@@ -11,7 +14,21 @@ OWNER = "compress.owner"
 
 def owner() -> str:
     """Return host and process of this job."""
-    return f"{platform.node()}:{os.getpid()}"
+    return f"{_host()}:{os.getpid()}"
+
+
+@cache
+def _host() -> str:
+    """Return this host's name and what its process numbers belong to.
+
+    Containers may share a name; each of them counts its own processes, and again after a start.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - a link to no path
+    except OSError:
+        return platform.node()
+    return f"{platform.node()}#{sha256(f'{boot} {space}'.encode()).hexdigest()[:8]}"
 
 
 def is_abandoned(who: str, start_ms: int, max_age: float) -> bool:
@@ -23,7 +40,8 @@ def is_abandoned(who: str, start_ms: int, max_age: float) -> bool:
         max_age: seconds after which a job on another host counts as gone.
     """
     host, _, process = who.rpartition(":")
-    if host == platform.node() and process.isdigit() and not _alive(int(process)):
+    known = process.isascii() and process.isdecimal() and len(process) < 10
+    if host == _host() and known and not _alive(int(process)):
         return True
     return time.time() * 1000 - start_ms > max_age * 1000
 

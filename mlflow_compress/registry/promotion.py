@@ -231,8 +231,27 @@ class _Promotion:
         """Close what led here, and note the decision unless it says what the last one said."""
         what = f"log the decision for {target.name!r}"
         evidence = evidence_digest(decision, target)
-        self._do(what, lambda: log.sweep(target.name, opened, evidence))
+        current = state.aliases.get(target.name)
+        if self._left_ahead(state, target.name):
+            tag, text = ALIAS_TAG + target.name, str(current or "")
+            self._do(what, lambda: self._client.set_registered_model_tag(self._name, tag, text))
+        self._do(what, lambda: log.sweep(target.name, opened, evidence, current))
         self._do(what, lambda: log.note(decision, target, state.variants))
+
+    def _left_ahead(self, state: RegistryState, target: str) -> bool:
+        """Whether a job died between its two writes, and its version is not wanted any more.
+
+        Nothing would tell that from an alias moved by hand once its open decision is closed.
+        """
+        current, told = state.aliases.get(target), _promoted(state, target)
+        if told is None or told == current or (current is None and told not in state.version_tags):
+            return False
+        halfway = [
+            known
+            for known in self._open_decisions(target)
+            if (known.version, known.incumbent) == (told, current)
+        ]
+        return bool(halfway) and all(known.abandoned for known in halfway)
 
     def _describe(self, state: RegistryState, decision: Decision) -> None:
         """Bring the descriptions that people read in the registry up to date."""
@@ -284,6 +303,7 @@ def move_alias(
     """Put a target's alias on a version, in the order that a crash can bear; safe to repeat.
 
     The tag that tells a hand-moved alias from a promoted one comes first, the way back second.
+    A version that was deleted after it was read moves nothing: the caller must read again.
     """
     client.set_registered_model_tag(name, ALIAS_TAG + target, str(version))
     if previous is not None and previous != version:
@@ -295,7 +315,6 @@ def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None)
     try:
         client.set_registered_model_alias(name, alias, str(version))
     except MlflowException as error:
-        # The version was deleted after it was read; whoever reads again sees that.
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
 

@@ -32,6 +32,7 @@ from mlflow_compress.targets import Target
 
 __all__ = [
     "RegistryState",
+    "ensure_model",
     "read_state",
     "read_variants",
     "register_model",
@@ -206,7 +207,7 @@ def register_variants(
         raise CompressError(f"variant {unlogged.recipe.label!r} has no logged model to register")
     if not variants:
         return []
-    patiently(f"create registered model {name!r}", lambda: _ensure_model(client, name), patience)
+    patiently(f"create registered model {name!r}", lambda: ensure_model(client, name), patience)
     registered: list[Variant] = []
     for variant in variants:
         what = f"register {variant.recipe.label!r} as a version of {name!r}"
@@ -233,7 +234,7 @@ def register_model(
     """
 
     def register() -> int:
-        _ensure_model(client, name)
+        ensure_model(client, name)
         uri = f"models:/{model_id}"
         query = f"name = {quoted(name)} AND source_path = '{uri}'"
         found = _versions(client, query)
@@ -248,7 +249,8 @@ def register_model(
     return patiently(f"register {name}", register)
 
 
-def _ensure_model(client: MlflowClient, name: str) -> None:
+def ensure_model(client: MlflowClient, name: str) -> None:
+    """Make a registered model for variants, unless it is there."""
     try:
         client.create_registered_model(name, {VARIANTS_TAG: "yes"})
     except MlflowException as error:

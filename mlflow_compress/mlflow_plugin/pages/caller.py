@@ -4,8 +4,6 @@ Everything goes over the server's own HTTP API with the visitor's ``Authorizatio
 MLflow's authentication, permissions and webhooks hold for the pages as for any client.
 """
 
-import base64
-import binascii
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.server.handlers import STATIC_PREFIX_ENV_VAR
 from mlflow.utils.credentials import get_default_host_creds
 from starlette.requests import Request
+from werkzeug.datastructures import Authorization
 
 from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin.context import FORWARDED, VISITOR
@@ -103,14 +102,9 @@ def caller_of(request: Request, auth: bool) -> Caller:
 
 
 def _user_of(headers: Mapping[str, str]) -> str:
-    """Return the user name of HTTP Basic authentication (RFC 7617), empty for other kinds."""
-    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return ""
-    try:
-        return base64.b64decode(credentials, validate=True).decode().partition(":")[0]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
+    """Return the user name as MLflow's authentication reads it, by the same parser."""
+    found = Authorization.from_header(headers.get("Authorization"))
+    return (found.username if found else None) or ""
 
 
 def _own_address(request: Request) -> str:
