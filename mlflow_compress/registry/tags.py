@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.records import Recipe, Report, Variant, from_dict, to_dict
+from mlflow_compress.records import Recipe, Report, Variant, digest_of, from_dict, to_dict
 from mlflow_compress.targets import format_size
 
 __all__ = [
@@ -21,9 +21,11 @@ __all__ = [
     "VARIANTS_TAG",
     "describe",
     "from_tags",
+    "quarantine_of",
     "quoted",
     "to_tags",
     "with_measurements",
+    "with_quarantines",
 ]
 
 PREFIX = "compress."
@@ -32,6 +34,8 @@ MODEL_URI = PREFIX + "model_uri"
 SOURCE = PREFIX + "source"
 GAP = PREFIX + "gap."
 QUARANTINE = PREFIX + "quarantine."
+"""Tag of a version, per target; see :func:`quarantine_of` for the one that outlives it."""
+
 ALIAS_TAG = PREFIX + "promoted."
 """Tag of the registered model, per target: the version that promotion last put the alias on."""
 
@@ -131,6 +135,39 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
             name.removeprefix(QUARANTINE) for name in tags if name.startswith(QUARANTINE)
         ),
     )
+
+
+def quarantine_of(key: str, target: str) -> str:
+    """Return the tag of the registered model that keeps a variant from a target.
+
+    A variant outlives its version: one that was deleted is made again from the same run. So a
+    quarantine is also written where the version's end does not take it along.
+
+    Args:
+        key: the variant's key.
+        target: the target's name; it has no dot, so that what follows it is told apart.
+    """
+    return f"{QUARANTINE}{target}.{_short(key)}"
+
+
+def _short(key: str) -> str:
+    return digest_of(key)[:16]
+
+
+def with_quarantines(tags: Mapping[str, str], of_model: Mapping[str, str]) -> dict[str, str]:
+    """Return a version's tags with the quarantines that the registered model has for its variant.
+
+    Args:
+        tags: of the version.
+        of_model: the tags of the registered model.
+    """
+    end = f".{_short(tags.get(KEY, ''))}"
+    held = {
+        name.removesuffix(end): text
+        for name, text in of_model.items()
+        if name.startswith(QUARANTINE) and name.endswith(end)
+    }
+    return {**held, **tags}
 
 
 def with_measurements(known: Report, new: Report) -> Report:

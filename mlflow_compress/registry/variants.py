@@ -27,6 +27,7 @@ from mlflow_compress.registry.tags import (
     quoted,
     to_tags,
     with_measurements,
+    with_quarantines,
 )
 from mlflow_compress.targets import Target
 
@@ -56,7 +57,8 @@ class RegistryState:
         aliases: alias to version.
         problems: one line per version that cannot be trusted.
         tags: the tags of the registered model.
-        version_tags: the tags of every version of this project, readable or not.
+        version_tags: the tags of every version of this project, readable or not, with the
+            quarantines that the registered model has for its variant.
         description: the registered model's description.
         descriptions: the description of every version of this project.
     """
@@ -141,10 +143,10 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
         if KEY not in found.tags or found.status != "READY":
             continue
         number = int(found.version)
-        all_tags[number] = dict(found.tags)
+        all_tags[number] = with_quarantines(found.tags, model.tags)
         descriptions[number] = found.description or ""
         try:
-            variant = from_tags(found.tags, number)
+            variant = from_tags(all_tags[number], number)
         except ValueError as error:
             problems.append(f"{name} version {number} is left out: {error}")
             continue
@@ -206,11 +208,12 @@ def register_variants(
         raise CompressError(f"variant {unlogged.recipe.label!r} has no logged model to register")
     if not variants:
         return []
-    patiently(f"create registered model {name!r}", lambda: _ensure_model(client, name), patience)
+    what = f"create registered model {name!r}"
+    held = patiently(what, lambda: _ensure_model(client, name), patience)
     registered: list[Variant] = []
     for variant in variants:
         what = f"register {variant.recipe.label!r} as a version of {name!r}"
-        found = patiently(what, lambda v=variant: _ensure_version(client, name, v), patience)  # type: ignore[misc]
+        found = patiently(what, lambda v=variant: _ensure_version(client, name, v, held), patience)  # type: ignore[misc]
         registered.append(found)
         patiently(what, lambda v=found: _link(client, name, v), patience)  # type: ignore[misc]
     for target in targets:
@@ -248,16 +251,20 @@ def register_model(
     return patiently(f"register {name}", register)
 
 
-def _ensure_model(client: MlflowClient, name: str) -> None:
+def _ensure_model(client: MlflowClient, name: str) -> Mapping[str, str]:
+    """Make the registered model if there is none; return its tags."""
     try:
-        client.create_registered_model(name, {VARIANTS_TAG: "yes"})
+        return dict(client.create_registered_model(name, {VARIANTS_TAG: "yes"}).tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         client.set_registered_model_tag(name, VARIANTS_TAG, "yes")
+    return dict(client.get_registered_model(name).tags)
 
 
-def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Variant:
+def _ensure_version(
+    client: MlflowClient, name: str, variant: Variant, of_model: Mapping[str, str]
+) -> Variant:
     """Look the variant up by its key, make its version if there is none, and look again.
 
     MLflow creates a version and its tags in one transaction, so that a version with a key is
@@ -281,7 +288,7 @@ def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Varian
         _drop_duplicates(client, name, [int(version.version) for version in younger])
     version = int(oldest.version)
     try:
-        known = from_tags(oldest.tags, version)
+        known = from_tags(with_quarantines(oldest.tags, of_model), version)
     except ValueError:
         # Someone edited the tags; reading reports that, and registering does not overwrite it.
         return replace(variant, version=version)

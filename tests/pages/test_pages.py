@@ -9,7 +9,7 @@ import requests
 from fastapi import FastAPI
 
 from mlflow_compress.mlflow_plugin.pages.server import with_pages
-from mlflow_compress.registry import promote
+from mlflow_compress.registry import promote, unquarantine
 from mlflow_compress.targets import AccuracyLimits, Target
 from tests.pages.forms import Visitor, note_of
 from tests.searched import NAME
@@ -123,7 +123,7 @@ def test_promoting_rolling_back_and_approving(client, visitor):
     assert note_of(done).startswith("Rolled back")
     assert int(client.get_registered_model(NAME).aliases["device"]) == second
     assert NASTY not in done.text
-    client.delete_model_version_tag(NAME, str(best), "compress.quarantine.device")
+    unquarantine(client, NAME, best, "device")
     promote(client, NAME, [device], require_approval=True)
     assert "waits for approval" in visitor.get().text
     done = visitor.send("approve", target="device")
