@@ -352,3 +352,24 @@ def test_a_quarantine_that_is_broken_off_keeps_the_version_out(
     operation(client, NAME, 3, "pi")
     after = {"pi"} if operation is quarantine else set()
     assert read_state(client, NAME).variant(3).quarantined == after
+
+
+def test_the_longest_name_fits_wherever_it_goes(client, add):
+    longest = replace(PI, name="p" * 213)
+    add("a", 20_000)
+    add("b", 10_000)
+    for version in (2, 1):
+        quarantine(client, NAME, version, longest.name)
+        unquarantine(client, NAME, version, longest.name)
+    (decision,) = promote(client, NAME, [longest])
+    assert (decision.outcome, decision.version) == ("promoted", 2)
+    rollback(client, NAME, longest.name, to=1)
+    assert aliases(client)[longest.name] == 1
+    with pytest.raises(ConfigError, match="at most 213 characters, .* this has 214"):
+        replace(PI, name="p" * 214)
+
+
+def test_the_limit_of_a_name_is_the_limit_of_the_longest_tag_key(client, add):
+    add("a", 20_000)
+    quarantine(client, NAME, 1, "p" * 213)
+    assert max(map(len, client.get_registered_model(NAME).tags)) == 250
