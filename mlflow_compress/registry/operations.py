@@ -189,7 +189,7 @@ def unquarantine(
     # Either tag alone keeps the version out: broken off in between, it stays out, and this can be
     # done again. Deleting a tag that is not there is no error.
     do(lambda: client.delete_model_version_tag(name, str(version), QUARANTINE + target))
-    lasting = quarantine_of(state.version_tags[version][KEY], target)
+    lasting = quarantine_of(state.version_tags[version].get(KEY, ""), target)
     do(lambda: client.delete_registered_model_tag(name, lasting))
 
 

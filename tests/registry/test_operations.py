@@ -365,7 +365,7 @@ def test_the_longest_name_fits_wherever_it_goes(client, add):
     assert (decision.outcome, decision.version) == ("promoted", 2)
     rollback(client, NAME, longest.name, to=1)
     assert aliases(client)[longest.name] == 1
-    with pytest.raises(ConfigError, match="at most 213 characters, .* this has 214"):
+    with pytest.raises(ConfigError, match=r"at most 213 characters, .* this has 214"):
         replace(PI, name="p" * 214)
 
 
