@@ -18,7 +18,7 @@ from mlflow_compress.registry.decisions import (
 from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.promotion import decision_log, move_alias
 from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
-from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE
+from mlflow_compress.registry.tags import ALIAS_TAG, KEY, QUARANTINE, quarantine_of
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets.profile import PREVIOUS
 
@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
+
+# Tags of a registered model end here in MLflow's database; those of versions are longer.
+_TAG_LIMIT = 5000
 
 
 def rollback(
@@ -235,6 +238,8 @@ def quarantine(
 ) -> None:
     """Keep a version from being promoted to a target until it is released.
 
+    The quarantine is the variant's: it holds also when the version is deleted and made again.
+
     Raises:
         ConfigError: there is no such version of this project.
         UnreachableError: the server does not answer.
@@ -258,12 +263,20 @@ def unquarantine(
     if QUARANTINE + target not in state.version_tags[version]:
         raise ConfigError(f"version {version} of {name!r} is not quarantined for {target!r}")
     do = _doer(f"release version {version} of {name!r}", patience)
+    # Either tag alone keeps the version out: broken off in between, it stays out, and this can be
+    # done again. Deleting a tag that is not there is no error.
     do(lambda: client.delete_model_version_tag(name, str(version), QUARANTINE + target))
+    lasting = quarantine_of(state.version_tags[version].get(KEY, ""), target)
+    do(lambda: client.delete_registered_model_tag(name, lasting))
 
 
 def _set_quarantine(client: Any, name: str, version: int, target: str, why: str) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = f"{now} {why}".strip()
+    key = client.get_model_version(name, str(version)).tags.get(KEY)
+    if key:
+        # The one that lasts comes first: broken off in between, the version is out already.
+        client.set_registered_model_tag(name, quarantine_of(key, target), text[:_TAG_LIMIT])
     client.set_model_version_tag(name, str(version), QUARANTINE + target, text)
 
 

@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.records import Recipe, Report, Variant, from_dict, to_dict
+from mlflow_compress.records import Recipe, Report, Variant, digest_of, from_dict, to_dict
 from mlflow_compress.targets import format_size
 
 __all__ = [
     "ALIAS_TAG",
+    "DIGEST",
     "GAP",
     "KEY",
     "MODEL_URI",
     "PREFIX",
     "QUARANTINE",
-    "REPORT",
-    "SOURCE",
     "VARIANTS_TAG",
     "describe",
     "from_tags",
+    "quarantine_of",
     "quoted",
+    "rewrites",
     "to_tags",
     "with_measurements",
+    "with_quarantines",
 ]
 
 PREFIX = "compress."
@@ -32,14 +34,25 @@ MODEL_URI = PREFIX + "model_uri"
 SOURCE = PREFIX + "source"
 GAP = PREFIX + "gap."
 QUARANTINE = PREFIX + "quarantine."
+"""Tag of a version, per target; see :func:`quarantine_of` for the one that outlives it."""
+
 ALIAS_TAG = PREFIX + "promoted."
 """Tag of the registered model, per target: the version that promotion last put the alias on."""
 
 VARIANTS_TAG = PREFIX + "variants"
 """Tag of a registered model that holds variants."""
 
-REPORT = PREFIX + "report"
+DIGEST = PREFIX + "digest"
+"""Digests of the tags that decide; see :func:`_digest`."""
+
+_RUN_ID = PREFIX + "run_id"
+_REPORT = PREFIX + "report"
 _RECIPE = PREFIX + "recipe_json"
+# What decides, beside the numbers that are shown: some tags stay as the version was made with,
+# the others are rewritten when the variant is registered again.
+_FIXED = (KEY, _RECIPE, MODEL_URI, _RUN_ID)
+_REWRITTEN = (SOURCE, _REPORT)
+_ANEW = "delete the version and run the job again, which registers the variant anew"
 # MLflow takes tag values up to 100,000 characters and descriptions up to 5,000.
 _DESCRIPTION_LIMIT = 5000
 
@@ -84,16 +97,72 @@ def _shown(report: Report) -> dict[str, str]:
 
 def to_tags(variant: Variant) -> dict[str, str]:
     """Return every tag of a version; the per-layer table stays with the run."""
-    return {
+    tags = {
         KEY: variant.key,
         MODEL_URI: variant.model_uri,
         PREFIX + "recipe": variant.recipe.label,
         SOURCE: variant.source,
-        PREFIX + "run_id": variant.run_id,
+        _RUN_ID: variant.run_id,
         _RECIPE: variant.recipe.to_json(),
-        REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
+        _REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
         **_shown(variant.report),
     }
+    return tags | {DIGEST: ",".join(_digest(tags, tag) for tag in _REWRITTEN)}
+
+
+def _digest(tags: Mapping[str, str], tag: str) -> str:
+    """Return the digest of one rewritten tag, together with those that are never rewritten.
+
+    It notices hands; it is no signature, as whoever edits a tag can make it anew.
+
+    A version is made with ``compress.digest``, which has the digest of each rewritten tag. Before
+    one of them is rewritten, the digest of its new text goes into a tag of its own,
+    ``compress.digest.<first 16 digits>``; no digest is ever taken away. A version can be read
+    when the digest of each rewritten tag is among those it has. So it can be read after every
+    single write, in whatever order jobs that run at once make theirs: a text is only written
+    after its digest, which stays, and each tag is judged apart from the other. One digest that
+    is replaced would have to be read before it is written, which two jobs can do in step. The
+    price is that a hand which puts an earlier text of this project back goes unnoticed.
+    """
+    return digest_of([tag, *(tags.get(name, "") for name in (tag, *_FIXED))])
+
+
+def _check_digests(tags: Mapping[str, str]) -> None:
+    """Raise ValueError, one line, when a hand was on the tags that decide."""
+    known = set(tags.get(DIGEST, "").split(","))
+    if known == {""}:
+        raise ValueError(f"tag {DIGEST} is missing; {_ANEW}")
+    known |= {text for name, text in tags.items() if name.startswith(f"{DIGEST}.")}
+    edited = [tag for tag in _REWRITTEN if _digest(tags, tag) not in known]
+    if len(edited) == 1:
+        raise ValueError(f"tag {edited[0]} was edited; put it back, or {_ANEW}")
+    if edited:
+        either = ", ".join((*_FIXED, *_REWRITTEN))
+        raise ValueError(
+            f"one of the tags {either} or {DIGEST} was edited; put it back, or {_ANEW}"
+        )
+
+
+def rewrites(tags: Mapping[str, str], known: Variant, merged: Variant) -> list[tuple[str, str]]:
+    """Return which tags to write, in which order, for a variant that has more to say.
+
+    Whatever part of it was done, the version can be read: see :func:`_digest` for what decides;
+    the report comes last, as tags beyond what it says are no contradiction.
+
+    Args:
+        tags: the version's tags as they are.
+        known: what they say.
+        merged: what they shall say; it differs in source and report alone.
+    """
+    before, after = to_tags(known), to_tags(merged)
+    changed = [tag for tag in after if before.get(tag) != after[tag] and tag != DIGEST]
+    writes = []
+    for tag in sorted(changed, key=lambda tag: tag == _REPORT):
+        if tag in _REWRITTEN:
+            digest = _digest({**tags, tag: after[tag]}, tag)
+            writes.append((f"{DIGEST}.{digest[:16]}", digest))
+        writes.append((tag, after[tag]))
+    return writes
 
 
 def from_tags(tags: Mapping[str, str], version: int) -> Variant:
@@ -104,33 +173,67 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         version: its number.
 
     Raises:
-        ValueError: one line, when a tag is missing, broken, or says something else than the
-            report that was stored with it.
+        ValueError: one line, when a tag is missing, broken, was edited, or says something else
+            than the report that was stored with it.
     """
-    for needed in (KEY, _RECIPE, REPORT):
+    for needed in (KEY, _RECIPE, _REPORT):
         if not tags.get(needed):
             raise ValueError(f"tag {needed} is missing")
     try:
         recipe = from_dict(Recipe, json.loads(tags[_RECIPE]))
-        report = from_dict(Report, json.loads(tags[REPORT]))
+        report = from_dict(Report, json.loads(tags[_REPORT]))
     except ValueError as error:
         raise ValueError(f"its recipe or report cannot be read: {error}") from None
     for name, value in _shown(report).items():
         if tags.get(name) != value:
             said = tags.get(name, "nothing")
             raise ValueError(f"tag {name} says {said}, the stored report says {value}")
+    _check_digests(tags)
     return Variant(
         key=tags[KEY],
         recipe=recipe,
         report=report,
         source=tags.get(SOURCE, ""),
         model_uri=tags.get(MODEL_URI, ""),
-        run_id=tags.get(PREFIX + "run_id", ""),
+        run_id=tags.get(_RUN_ID, ""),
         version=version,
         quarantined=frozenset(
             name.removeprefix(QUARANTINE) for name in tags if name.startswith(QUARANTINE)
         ),
     )
+
+
+def quarantine_of(key: str, target: str) -> str:
+    """Return the tag of the registered model that keeps a variant from a target.
+
+    A variant outlives its version: one that was deleted is made again from the same run. So a
+    quarantine is also written where the version's end does not take it along.
+
+    Args:
+        key: the variant's key.
+        target: the target's name; it has no dot, so that what follows it is told apart.
+    """
+    return f"{QUARANTINE}{target}.{_short(key)}"
+
+
+def _short(key: str) -> str:
+    return digest_of(key)[:16]
+
+
+def with_quarantines(tags: Mapping[str, str], of_model: Mapping[str, str]) -> dict[str, str]:
+    """Return a version's tags with the quarantines that the registered model has for its variant.
+
+    Args:
+        tags: of the version.
+        of_model: the tags of the registered model.
+    """
+    end = f".{_short(tags.get(KEY, ''))}"
+    held = {
+        name.removesuffix(end): text
+        for name, text in of_model.items()
+        if name.startswith(QUARANTINE) and name.endswith(end)
+    }
+    return {**held, **tags}
 
 
 def with_measurements(known: Report, new: Report) -> Report:

@@ -17,16 +17,17 @@ from mlflow_compress.registry.order import generation
 from mlflow_compress.registry.policy import best_for, gap_text
 from mlflow_compress.registry.retry import PATIENCE, patiently
 from mlflow_compress.registry.tags import (
+    DIGEST,
     GAP,
     KEY,
-    REPORT,
-    SOURCE,
     VARIANTS_TAG,
     describe,
     from_tags,
     quoted,
+    rewrites,
     to_tags,
     with_measurements,
+    with_quarantines,
 )
 from mlflow_compress.targets import Target
 
@@ -57,7 +58,8 @@ class RegistryState:
         aliases: alias to version.
         problems: one line per version that cannot be trusted.
         tags: the tags of the registered model.
-        version_tags: the tags of every version of this project, readable or not.
+        version_tags: the tags of every version of this project, readable or not, with the
+            quarantines that the registered model has for its variant.
         description: the registered model's description.
         descriptions: the description of every version of this project.
     """
@@ -139,18 +141,23 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
     all_tags: dict[int, Mapping[str, str]] = {}
     descriptions: dict[int, str] = {}
     for found in _versions(client, f"name = {quoted(name)}"):
-        if KEY not in found.tags or found.status != "READY":
+        if not found.tags.keys() & {KEY, DIGEST} or found.status != "READY":
             continue
         number = int(found.version)
-        all_tags[number] = dict(found.tags)
+        all_tags[number] = with_quarantines(found.tags, model.tags)
         descriptions[number] = found.description or ""
         try:
-            variant = from_tags(found.tags, number)
+            variant = from_tags(all_tags[number], number)
         except ValueError as error:
             problems.append(f"{name} version {number} is left out: {error}")
             continue
         # Of two versions of one variant, left by jobs that ran at once, the older one counts.
-        variants.setdefault(variant.key, variant)
+        first = variants.setdefault(variant.key, variant)
+        if first is not variant:
+            problems.append(
+                f"{name} version {number} is left out: it is the same variant as version "
+                f"{first.version}; move what uses it there and delete it"
+            )
     return RegistryState(
         name=name,
         variants=tuple(sorted(variants.values(), key=lambda one: one.version or 0)),
@@ -207,11 +214,12 @@ def register_variants(
         raise CompressError(f"variant {unlogged.recipe.label!r} has no logged model to register")
     if not variants:
         return []
-    patiently(f"create registered model {name!r}", lambda: ensure_model(client, name), patience)
+    what = f"create registered model {name!r}"
+    held = patiently(what, lambda: ensure_model(client, name), patience)
     registered: list[Variant] = []
     for variant in variants:
         what = f"register {variant.recipe.label!r} as a version of {name!r}"
-        found = patiently(what, lambda v=variant: _ensure_version(client, name, v), patience)  # type: ignore[misc]
+        found = patiently(what, lambda v=variant: _ensure_version(client, name, v, held), patience)  # type: ignore[misc]
         registered.append(found)
         patiently(what, lambda v=found: _link(client, name, v), patience)  # type: ignore[misc]
     for target in targets:
@@ -249,17 +257,20 @@ def register_model(
     return patiently(f"register {name}", register)
 
 
-def ensure_model(client: MlflowClient, name: str) -> None:
-    """Make a registered model for variants, unless it is there."""
+def ensure_model(client: MlflowClient, name: str) -> Mapping[str, str]:
+    """Make the registered model if there is none; return its tags."""
     try:
-        client.create_registered_model(name, {VARIANTS_TAG: "yes"})
+        return dict(client.create_registered_model(name, {VARIANTS_TAG: "yes"}).tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         client.set_registered_model_tag(name, VARIANTS_TAG, "yes")
+    return dict(client.get_registered_model(name).tags)
 
 
-def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Variant:
+def _ensure_version(
+    client: MlflowClient, name: str, variant: Variant, of_model: Mapping[str, str]
+) -> Variant:
     """Look the variant up by its key, make its version if there is none, and look again.
 
     MLflow creates a version and its tags in one transaction, so that a version with a key is
@@ -278,34 +289,35 @@ def _ensure_version(client: MlflowClient, name: str, variant: Variant) -> Varian
                 model_id=variant.model_uri.rpartition("/")[2],
             )
         found = _versions(client, query)
-    oldest, *younger = found
+    whole = [one for one in found if _problem(one) is None]
+    if not whole:
+        # Someone edited the tags; reading reports that, and registering does not overwrite it.
+        return replace(variant, version=int(found[0].version))
+    oldest, *younger = whole
     if younger:
         _drop_duplicates(client, name, [int(version.version) for version in younger])
     version = int(oldest.version)
-    try:
-        known = from_tags(oldest.tags, version)
-    except ValueError:
-        # Someone edited the tags; reading reports that, and registering does not overwrite it.
-        return replace(variant, version=version)
-    if generation(variant) > generation(known):
-        # The same source was registered again: its variants are the newer version's as well.
-        client.set_model_version_tag(name, str(version), SOURCE, variant.source)
-    _add_measurements(client, name, known, variant)
+    known = from_tags(with_quarantines(oldest.tags, of_model), version)
+    # What is there stays; what was measured on devices since it was registered is added. When the
+    # same source was registered again, its variants are the newer version's as well.
+    newer = generation(variant) > generation(known)
+    merged = replace(
+        known,
+        source=variant.source if newer else known.source,
+        report=with_measurements(known.report, variant.report),
+    )
+    for tag, text in rewrites(oldest.tags, known, merged):
+        client.set_model_version_tag(name, str(version), tag, text)
     return replace(variant, version=version, quarantined=known.quarantined)
 
 
-def _add_measurements(client: MlflowClient, name: str, known: Variant, variant: Variant) -> None:
-    """Add to a version's tags what was measured on devices since it was registered.
-
-    What is there stays. The report comes last: tags beyond what it says are no contradiction.
-    """
-    merged = replace(known, report=with_measurements(known.report, variant.report))
-    if merged.report == known.report:
-        return
-    before, after = to_tags(known), to_tags(merged)
-    changed = {tag: text for tag, text in after.items() if before.get(tag) != text}
-    for tag in sorted(changed, key=lambda tag: tag == REPORT):
-        client.set_model_version_tag(name, str(known.version), tag, changed[tag])
+def _problem(found: Any) -> str | None:
+    """Say why a version cannot be read, or None when it can."""
+    try:
+        from_tags(found.tags, int(found.version))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _drop_duplicates(client: MlflowClient, name: str, versions: Sequence[int]) -> None:

@@ -31,6 +31,9 @@ __all__ = [
 Objective = Literal["size", "latency", "accuracy", "rate", "reward"]
 
 PREVIOUS = "-previous"
+# MLflow takes keys of tags up to 250 characters. The longest that is made of a target's name is
+# that of a quarantine on the registered model, ``compress.quarantine.<name>.<16 digits>``.
+_LONGEST = 250 - len("compress.quarantine.") - len(".0123456789abcdef")
 
 
 def alias_problem(name: str) -> str | None:
@@ -41,8 +44,10 @@ def alias_problem(name: str) -> str | None:
     """
     if not re.fullmatch(r"[\w\-]+", name):
         return "only letters, digits, '_' and '-' are allowed in an alias"
-    if len(name) > 255 - len(PREVIOUS):
-        return f"an alias has at most {255 - len(PREVIOUS)} characters here, this has {len(name)}"
+    if len(name) > _LONGEST:
+        return (
+            f"it may have at most {_LONGEST} characters, so that it fits tags, this has {len(name)}"
+        )
     if name.lower() == "latest" or re.fullmatch(r"v\d+", name, re.IGNORECASE):
         return "MLflow reserves this alias"
     if name.endswith(PREVIOUS):

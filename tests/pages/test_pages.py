@@ -9,7 +9,8 @@ import requests
 from fastapi import FastAPI
 
 from mlflow_compress.mlflow_plugin.pages.server import with_pages
-from mlflow_compress.registry import promote
+from mlflow_compress.registry import promote, unquarantine
+from mlflow_compress.registry.tags import from_tags, to_tags
 from mlflow_compress.targets import AccuracyLimits, Target
 from tests.pages.forms import Visitor, note_of
 from tests.searched import NAME
@@ -67,10 +68,14 @@ def test_a_foreign_host_is_refused(address):
 
 def test_what_strangers_wrote_is_shown_as_text(client, visitor):
     version = client.get_model_version_by_alias(NAME, "device")
-    before = version.tags["compress.recipe_json"]
-    recipe = json.loads(before)
-    recipe["steps"][0]["technique"] = NASTY
-    client.set_model_version_tag(NAME, version.version, "compress.recipe_json", json.dumps(recipe))
+    variant = from_tags(version.tags, int(version.version))
+    first, *others = variant.recipe.steps
+    recipe = replace(variant.recipe, steps=(replace(first, technique=NASTY), *others))
+    nasty = to_tags(replace(variant, recipe=recipe))
+    # With its digest: a version that does not fit that is not shown at all.
+    changed = ("compress.recipe_json", "compress.digest")
+    for tag in changed:
+        client.set_model_version_tag(NAME, version.version, tag, nasty[tag])
     experiment = client.get_experiment_by_name(NAME).experiment_id
     (decision,) = client.search_runs(
         [experiment], "tags.`compress.kind` = 'decision' AND tags.`compress.target` = 'device'"
@@ -80,7 +85,8 @@ def test_what_strangers_wrote_is_shown_as_text(client, visitor):
     try:
         page = visitor.get().text
     finally:
-        client.set_model_version_tag(NAME, version.version, "compress.recipe_json", before)
+        for tag in changed:
+            client.set_model_version_tag(NAME, version.version, tag, version.tags[tag])
     assert NASTY not in page
     assert page.count("<script") == page.count("</script>") == 3
     assert "because &lt;/script&gt;&lt;img" in page
@@ -123,7 +129,7 @@ def test_promoting_rolling_back_and_approving(client, visitor):
     assert note_of(done).startswith("Rolled back")
     assert int(client.get_registered_model(NAME).aliases["device"]) == second
     assert NASTY not in done.text
-    client.delete_model_version_tag(NAME, str(best), "compress.quarantine.device")
+    unquarantine(client, NAME, best, "device")
     promote(client, NAME, [device], require_approval=True)
     assert "waits for approval" in visitor.get().text
     done = visitor.send("approve", target="device")

@@ -25,11 +25,16 @@ def edit(client: MlflowClient, name: str, version: str) -> None:
     client.set_model_version_tag(name, version, "compress.accuracy", "0.99")
 
 
+def edit_source(client: MlflowClient, name: str, version: str) -> None:
+    client.set_model_version_tag(name, version, "compress.source", "models:/lenet/99")
+
+
 HANDS = (
     (move, "kept", "by hand"),
     (remove, "kept", "was removed by hand"),
     (delete, "promoted", "has been deleted"),
     (edit, "promoted", "tag compress.accuracy says 0.99"),
+    (edit_source, "promoted", "tag compress.source was edited"),
 )
 
 

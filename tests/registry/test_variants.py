@@ -1,13 +1,16 @@
 import json
 import logging
+import random
 import threading
+from dataclasses import replace
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from mlflow_compress.errors import CompressError
-from mlflow_compress.registry import read_state, read_variants, register_variants
+from mlflow_compress.records import Interval, Latency
+from mlflow_compress.registry import promote, read_state, read_variants, register_variants
 from mlflow_compress.registry.tags import describe, from_tags, to_tags
 from mlflow_compress.targets import AccuracyLimits, Limits, Target
 
@@ -167,3 +170,174 @@ def test_jobs_that_register_at_once_leave_one_version_each(store_uri, client, va
     assert {tuple(one.version for one in result) for result in results} == {
         tuple(one.version for one in register_variants(client, NAME, variants))
     }
+
+
+ANEW = "delete the version and run the job again, which registers the variant anew"
+ANY = (
+    "one of the tags compress.key, compress.recipe_json, compress.model_uri, compress.run_id, "
+    f"compress.source, compress.report or compress.digest was edited; put it back, or {ANEW}"
+)
+
+
+@pytest.mark.parametrize(
+    ("tag", "old", "new", "problem"),
+    [
+        (
+            "source",
+            "lenet/1",
+            "lenet/99",
+            f"tag compress.source was edited; put it back, or {ANEW}",
+        ),
+        (
+            "report",
+            '"p95": 2.0',
+            '"p95": 0.1',
+            f"tag compress.report was edited; put it back, or {ANEW}",
+        ),
+        ("recipe_json", "compact", "portable", ANY),
+        ("key", "a", "z", ANY),
+        ("key", "a", "b", ANY),
+        ("model_uri", "models:", "s3:", ANY),
+        ("digest", ",", ".", ANY),
+    ],
+)
+def test_a_hand_on_what_decides_is_noticed(client, variants, tag, old, new, problem):
+    register_variants(client, NAME, variants)
+    tag = f"compress.{tag}"
+    before = client.get_model_version(NAME, "1").tags[tag]
+    edited = before.replace(old, new)
+    assert edited != before
+    client.set_model_version_tag(NAME, "1", tag, edited)
+    state = read_state(client, NAME)
+    assert state.problems == (f"lenet-edge version 1 is left out: {problem}",)
+    assert [one.version for one in state.variants] == [2]
+    # Putting it back is enough.
+    client.set_model_version_tag(NAME, "1", tag, before)
+    assert read_state(client, NAME).problems == ()
+
+
+@pytest.mark.parametrize("tag", ["compress.digest", "compress.key"])
+def test_what_decides_and_is_gone_is_noticed(client, variants, tag):
+    register_variants(client, NAME, variants)
+    client.delete_model_version_tag(NAME, "1", tag)
+    (problem,) = read_state(client, NAME).problems
+    assert problem.startswith(f"lenet-edge version 1 is left out: tag {tag} is missing")
+
+
+def test_what_the_problem_says_to_do_helps(client, variants):
+    register_variants(client, NAME, variants)
+    client.set_model_version_tag(NAME, "1", "compress.source", "models:/lenet/99")
+    client.delete_model_version(NAME, "1")
+    register_variants(client, NAME, variants)
+    state = read_state(client, NAME)
+    assert [one.version for one in state.variants] == [2, 3]
+    assert state.problems == ()
+
+
+def test_a_key_edited_to_another_variants_takes_no_version_away(client, variants):
+    register_variants(client, NAME, variants)
+    client.set_model_version_tag(NAME, "2", "compress.key", "a")
+    assert [one.version for one in register_variants(client, NAME, variants)] == [1, 3]
+    assert versions(client) == [1, 2, 3]
+
+
+def test_a_second_version_of_a_variant_is_reported_as_one(client, variants):
+    register_variants(client, NAME, variants)
+    tags = client.get_model_version(NAME, "1").tags
+    client.create_model_version(NAME, variants[0].model_uri, tags=tags)
+    client.set_registered_model_alias(NAME, "tiny", "3")
+    (problem,) = read_state(client, NAME).problems
+    assert problem == (
+        "lenet-edge version 3 is left out: it is the same variant as version 1; "
+        "move what uses it there and delete it"
+    )
+    (decision,) = promote(client, NAME, [replace(TINY, limits=Limits())], take_over=True)
+    assert decision.reason.endswith(problem)
+    # Registering takes the younger one away, but not what an alias is on.
+    client.set_registered_model_alias(NAME, "tiny", "3")
+    register_variants(client, NAME, variants)
+    assert versions(client) == [1, 2, 3]
+    for alias in ("tiny", "tiny-previous"):
+        client.delete_registered_model_alias(NAME, alias)
+    register_variants(client, NAME, variants)
+    assert versions(client) == [1, 2]
+
+
+def measured(variant, *devices, source="models:/lenet/1"):
+    """Return the variant with a latency from each device, and another source."""
+    more = tuple(
+        Latency(device, 1, 1, 1.0, 2.0, 1.0, 1.0, Interval(0.9, 1.1)) for device in devices
+    )
+    report = replace(variant.report, latency=(*variant.report.latency, *more), memory_bytes=10**6)
+    return replace(variant, report=report, source=source)
+
+
+def test_what_is_added_later_is_read_back(client, variants):
+    register_variants(client, NAME, variants)
+    for number, device in enumerate(("ssh://pi", "ssh://car"), start=2):
+        more = measured(variants[0], device, source=f"models:/lenet/{number}")
+        register_variants(client, NAME, [more])
+    state = read_state(client, NAME)
+    assert state.problems == ()
+    known = state.variant(1)
+    assert known.source == "models:/lenet/3"
+    assert [one.device for one in known.report.latency] == ["local", "ssh://pi", "ssh://car"]
+    # What is added is under the same eyes as what was there.
+    report = client.get_model_version(NAME, "1").tags["compress.report"]
+    client.set_model_version_tag(
+        NAME, "1", "compress.report", report.replace("ssh://car", "ssh://bus")
+    )
+    assert "tag compress.report was edited" in read_state(client, NAME).problems[0]
+
+
+def stepwise(client, monkeypatch, job):
+    """Run a job and return its writes of tags, not done."""
+    writes = []
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_model_version_tag", lambda *args: writes.append(args))
+        job()
+    return writes
+
+
+def test_a_version_is_readable_after_every_write_of_a_job(client, variants, monkeypatch):
+    register_variants(client, NAME, variants)
+    more = measured(variants[0], "ssh://pi", source="models:/lenet/2")
+    writes = stepwise(client, monkeypatch, lambda: register_variants(client, NAME, [more]))
+    # Two digests, the source, the report, and the memory that is shown.
+    assert len(writes) == 5
+    for write in writes:
+        client.set_model_version_tag(*write)
+        assert read_state(client, NAME).problems == ()
+    assert read_state(client, NAME).variant(1) == replace(more, version=1)
+
+
+def test_a_job_that_was_broken_off_anywhere_is_made_up_for(client, variants, monkeypatch):
+    for number, base in enumerate(variants, start=1):
+        register_variants(client, NAME, variants)
+        more = measured(base, "ssh://pi", source="models:/lenet/2")
+        writes = stepwise(client, monkeypatch, lambda m=more: register_variants(client, NAME, [m]))
+        for write in writes[: 2 * number]:
+            client.set_model_version_tag(*write)
+        register_variants(client, NAME, [more])
+        assert read_state(client, NAME).variant(number) == replace(more, version=number)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_version_is_readable_after_every_write_of_jobs_at_once(
+    client, variants, monkeypatch, seed
+):
+    register_variants(client, NAME, variants)
+    first = measured(variants[0], "ssh://pi", source="models:/lenet/2")
+    second = measured(variants[0], "ssh://car", source="models:/lenet/3")
+    queues = [
+        stepwise(client, monkeypatch, lambda m=more: register_variants(client, NAME, [m]))
+        for more in (first, second)
+    ]
+    dice = random.Random(seed)
+    while any(queues):
+        client.set_model_version_tag(*dice.choice([q for q in queues if q]).pop(0))
+        assert read_state(client, NAME).problems == ()
+    register_variants(client, NAME, [first, second])
+    known = read_state(client, NAME).variant(1)
+    assert known.source == "models:/lenet/3"
+    assert {one.device for one in known.report.latency} == {"local", "ssh://pi", "ssh://car"}
