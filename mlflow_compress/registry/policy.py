@@ -13,11 +13,14 @@ from mlflow_compress.records import Decision, Gate, Variant
 from mlflow_compress.registry.gates import check
 from mlflow_compress.registry.order import (
     best_of,
+    comparable,
     dominates,
     generation,
     improvement,
     objective_text,
     quality,
+    yardstick,
+    yardstick_text,
 )
 from mlflow_compress.targets import Target
 
@@ -43,6 +46,8 @@ def decide(
     target's objective wins. Variants of a newer source version go before those of an older
     one, unless they are worse than the best older one by more than the target's ``max_drop``.
     An incumbent that still passes is kept unless the winner is better by ``min_improvement``.
+    Numbers of different metrics or rows are never compared: a variant with labels goes before
+    one that has only its agreement with the source, and neither replaces the other.
 
     Args:
         variants: registered variants; those without a version are left out.
@@ -93,13 +98,13 @@ def best_for(
 def closest(variants: Sequence[Variant], target: Target, rows: str | None = None) -> Variant | None:
     """Return the variant that misses the target by least: fewest unknowns, then least excess."""
 
-    def miss(variant: Variant) -> tuple[int, float, float, int, str]:
+    def miss(variant: Variant) -> tuple[int, float, tuple[int, str, str], float, int, str]:
         failed = [gate for gate in check(variant, target, rows) if not gate.passed]
         excess = sum(_excess(gate) for gate in failed if gate.value is not None)
         size = variant.report.size_bytes
         size = size if isinstance(size, int) else 2**62
         unknown = sum(gate.value is None for gate in failed)
-        return (unknown, excess, -quality(variant), size, variant.key)
+        return (unknown, excess, yardstick(variant), -quality(variant), size, variant.key)
 
     return min(variants, key=miss, default=None)
 
@@ -141,13 +146,12 @@ def _choose(passing: Sequence[Variant], target: Target) -> Variant | None:
 def _regresses(new: Variant, old: Variant, target: Target) -> bool:
     """Whether ``new`` loses more than the target's ``max_drop`` against an older source's.
 
-    Numbers of different rows are not compared: each has passed its own gates.
+    Numbers of different metrics or rows are not compared: each has passed its own gates.
     """
     allowed = target.accuracy.max_drop
-    a, b = new.report.accuracy, old.report.accuracy
-    if allowed is None or a is None or b is None or a.dataset.digest != b.dataset.digest:
+    if allowed is None or new.report.accuracy is None or yardstick(new) != yardstick(old):
         return False
-    return b.value - a.value > allowed
+    return quality(old) - quality(new) > allowed
 
 
 def _replaces(winner: Variant, held: Variant, target: Target) -> bool:
@@ -168,6 +172,11 @@ def _kept_text(held: Variant, winner: Variant, target: Target, count: int) -> st
     if winner.version == held.version:
         text = objective_text(held, target)
         return f"{_name(held)} is still the best of {count} feasible: {text}"
+    if not comparable(winner, held, target):
+        return (
+            f"{_name(held)} stays: {yardstick_text(winner)} of version {winner.version} "
+            f"cannot be compared with its {yardstick_text(held)}"
+        )
     gain = 100 * improvement(winner, held, target)
     unit = "points" if target.objective == "accuracy" else "%"
     return (
