@@ -24,7 +24,7 @@ from mlflow_compress.registry.order import (
 )
 from mlflow_compress.targets import Target
 
-__all__ = ["best_for", "check", "closest", "decide", "feasible", "gap_text"]
+__all__ = ["best_for", "check", "closest", "decide", "feasible", "gap_text", "todays_rows"]
 
 Outcome = Literal["promoted", "kept"]
 
@@ -53,12 +53,15 @@ def decide(
         variants: registered variants; those without a version are left out.
         target: the edge target.
         incumbent: what the alias points to now, with today's numbers; None when unset.
-        rows: digest of today's evaluation rows; other rows' metrics are then stale.
+        rows: digest of today's evaluation rows, by default :func:`todays_rows`; metrics of
+            other rows are stale.
 
     Returns:
         A decision that depends on nothing but the arguments, and not on their order.
     """
     pool = _by_version(variants, incumbent)
+    if rows is None:
+        rows = todays_rows(list(pool.values()), target, incumbent)
     gates = {version: check(variant, target, rows) for version, variant in pool.items()}
     passing = [pool[version] for version in pool if all(g.passed for g in gates[version])]
     current = incumbent.version if incumbent is not None else None
@@ -80,6 +83,42 @@ def decide(
     if held is not None and not _replaces(winner, held, target):
         return settled(current, _kept_text(held, winner, target, len(passing)))
     return settled(winner.version, _won_text(winner, passing, target, incumbent, held))
+
+
+def todays_rows(
+    variants: Sequence[Variant], target: Target, incumbent: Variant | None = None
+) -> str | None:
+    """Say which evaluation rows count as today's when nobody has named them.
+
+    Those of the incumbent; when there is none, it cannot be read or it is quarantined for the
+    target, those of the newest version that has an accuracy, else of the newest that has an
+    agreement. The incumbent's go first because that is the safe side: what replaces it must be
+    better on the same rows, and a newer version that does well on a few easy rows is stale
+    rather than better. At worst nothing moves, and a promotion with the configuration, which
+    scores the incumbent anew, does. Only a quarantined incumbent has to go, on whatever rows.
+    Whether it passes its other gates is not asked: a tighter limit could then change the rows,
+    and let a variant pass that was stale before.
+
+    Args:
+        variants: registered variants, in any order.
+        target: the edge target.
+        incumbent: what the alias points to now, None when unset or not to be read.
+
+    Returns:
+        The digest of the rows, None when nothing was measured on any.
+    """
+    if incumbent is not None and target.name not in incumbent.quarantined:
+        known = _rows_of(incumbent)
+        if known is not None:
+            return known
+    newest = sorted(variants, key=lambda one: (one.version or 0, one.key, repr(one)), reverse=True)
+    labelled = (one for one in newest if one.report.accuracy is not None)
+    return next((rows for one in (*labelled, *newest) if (rows := _rows_of(one))), None)
+
+
+def _rows_of(variant: Variant) -> str | None:
+    measured = variant.report.accuracy or variant.report.fidelity
+    return None if measured is None else measured.dataset.digest
 
 
 def best_for(

@@ -96,6 +96,17 @@ def test_no_feasible_variant_is_exit_3_with_the_gates(client, add, ask, profile)
     assert aliases(client) == {}
 
 
+def test_numbers_of_other_rows_than_the_incumbent_s_are_stale(client, promoted, add, ask, profile):
+    from mlflow_compress.records import DatasetRef
+
+    add("easy", 10_000, accuracy=0.99, source_accuracy=0.99, rows=DatasetRef("easy", "ee" * 32, 10))
+    (decision,) = ask("promote", NAME, "--target", profile)["decisions"]
+    assert (decision["outcome"], decision["version"]) == ("kept", 2)
+    (failed,) = [gate for gate in decision["gates"]["3"] if not gate["passed"]]
+    assert "measured on other rows (eeeeeeeeeeee and not abababababab)" in failed["reason"]
+    assert aliases(client)["pi"] == 2
+
+
 def test_an_alias_moved_by_hand_is_left_alone_until_taken_over(client, promoted, call, profile):
     client.set_registered_model_alias(NAME, "pi", "1")
     assert "by hand" in call("promote", NAME, "--target", profile).stdout

@@ -8,6 +8,7 @@ import pytest
 from mlflow_compress.records import DatasetRef, Fidelity
 from mlflow_compress.registry import best_for, closest, decide
 from mlflow_compress.registry.order import best_of, dominates, improvement
+from mlflow_compress.registry.policy import todays_rows
 from mlflow_compress.targets import AccuracyLimits, Limits, Reward, Target
 
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
@@ -96,3 +97,50 @@ def test_equal_sizes_and_misses_are_told_apart_by_labels_first(labelled, unlabel
     for variants in permutations([one, other]):
         assert best_of(variants, by_size) is one
         assert closest(variants, by_size) is one
+
+
+def test_a_few_easy_rows_do_not_beat_the_incumbent(labelled):
+    target = replace(SMALL, objective="accuracy")
+    old = labelled(1, 0.95)
+    easy = labelled(2, 0.99, source_accuracy=0.995, rows=FEW)
+    for variants in permutations([old, easy, labelled(3, 0.955)]):
+        decision = decide(variants, replace(target, min_improvement=0.001), old)
+        assert (decision.outcome, decision.version) == ("promoted", 3)
+        failed = {gate.name: gate.reason for gate in decision.gates[2] if not gate.passed}
+        assert failed == {
+            "accuracy_drop": "accuracy drop: measured on other rows "
+            "(eeeeeeeeeeee and not abababababab)",
+            "objective": "accuracy: measured on other rows (eeeeeeeeeeee and not abababababab)",
+        }
+    assert decide([old, easy], target, old).outcome == "kept"
+
+
+def test_a_tighter_limit_does_not_let_other_rows_count(labelled):
+    old, easy = labelled(1, 0.95, size=40_000), labelled(2, 0.95, size=20_000, rows=FEW)
+    tight = replace(SMALL, limits=Limits(size_bytes=30_000))
+    decision = decide([old, easy], tight, old)
+    assert (decision.outcome, decision.version) == ("none feasible", 1)
+    (failed,) = [gate for gate in decision.gates[2] if not gate.passed]
+    assert "measured on other rows" in failed.reason
+
+
+def test_todays_rows_without_an_incumbent_that_may_stay(labelled, unlabelled):
+    gone = replace(labelled(1, 0.95), quarantined=frozenset({"small"}))
+    none = replace(gone, version=4)
+    none = replace(none, report=replace(none.report, accuracy=None, fidelity=None))
+    newest, bare = labelled(2, 0.95, rows=FEW), unlabelled(3, 0.95)
+    for variants in permutations([gone, newest, bare, none]):
+        for incumbent in (None, gone, none):
+            assert todays_rows(variants, SMALL, incumbent) == FEW.digest
+        # Quarantined for another target is not for this one.
+        assert todays_rows(variants, BEST, gone) == ROWS.digest
+        assert todays_rows(variants, SMALL, bare) == ROWS.digest
+    assert todays_rows([none, bare], SMALL) == ROWS.digest
+    assert todays_rows([none], SMALL, none) is None
+    assert decide([gone, newest], SMALL, gone).version == 2
+    assert decide([labelled(5, 0.95), labelled(6, 0.95, rows=FEW)], SMALL).version == 6
+
+
+def test_rows_that_are_named_go_before_the_incumbents(labelled):
+    old, other = labelled(1, 0.95), labelled(2, 0.95, rows=FEW)
+    assert decide([old, other], SMALL, old, FEW.digest).version == 2
