@@ -116,6 +116,25 @@ def test_an_alias_moved_by_hand_is_left_alone_until_taken_over(client, promoted,
     assert aliases(client)["pi"] == 2
 
 
+def test_status_of_a_deleted_version_says_what_promote_will_do(
+    client, promoted, call, ask, profile
+):
+    client.delete_model_version(NAME, "2")
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["version"], row["deleted"], row["by_hand"]) == (None, 2, False)
+    shown = call("status", NAME).stdout
+    assert "version 2, where the alias was, has been deleted" in shown
+    assert "by hand" not in shown
+    assert call("promote", NAME, "--target", profile).stdout.startswith("pi: promoted: version 1 ")
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["version"], row["deleted"], row["by_hand"]) == (1, None, False)
+    client.delete_registered_model_alias(NAME, "pi")
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["version"], row["deleted"], row["by_hand"]) == (None, None, True)
+    assert "the alias was removed by hand; promote leaves it alone" in call("status", NAME).stdout
+    assert call("promote", NAME, "--target", profile).stdout.startswith("pi: kept: ")
+
+
 def test_approval(client, add, call, ask, profile):
     add("a", 40_000)
     done = call("promote", NAME, "--target", profile, "--require-approval")
