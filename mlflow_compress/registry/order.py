@@ -42,7 +42,7 @@ def quality(variant: Variant) -> float:
         value = report.fidelity.agreement
     else:
         return -math.inf
-    return value if math.isfinite(value) else -math.inf
+    return value if isinstance(value, int | float) and math.isfinite(value) else -math.inf
 
 
 def yardstick(variant: Variant) -> _Yardstick:
