@@ -60,9 +60,10 @@ def promote(
     """Decide for each target on the registered variants, and move its alias.
 
     With CONFIG (a compress.yaml) the incumbent is scored on its evaluation rows first, and
-    numbers from other rows do not count. With MODEL (a registered model's name) the recorded
-    numbers count as they are. Nothing is searched or compressed. Exits with 3 when no variant
-    passes the gates of some target; its alias stays where it is.
+    numbers from other rows do not count. With MODEL (a registered model's name) the numbers count
+    as they were recorded, those on the incumbent's rows (on the newest version's when there is no
+    incumbent, or it is quarantined). Nothing is searched or compressed. Exits with 3 when no
+    variant passes the gates of some target; its alias stays where it is.
     """
     opened = open_model(model, tracking_uri)
     if opened.config is not None:

@@ -32,8 +32,9 @@ __all__ = ["history", "status"]
 def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
     """Show each target: its version, with what rate, accuracy and latency, since when and why.
 
-    Also what waits for approval, what is quarantined, an alias that was moved by hand, and a
-    version that cannot be trusted. MODEL is the registered model's name, or the compress.yaml.
+    Also what waits for approval, what is quarantined, an alias that was moved by hand, a version
+    that was deleted or cannot be trusted. MODEL is the registered model's name, or the
+    compress.yaml.
     """
     from mlflow_compress import registry
 
@@ -82,7 +83,13 @@ def _remarks(one: "TargetStatus") -> list[str]:
     if one.problem:
         lines.append(f"PROBLEM: {one.problem}")
     if one.by_hand:
-        lines.append("the alias was moved by hand; promote leaves it alone without --take-over")
+        done = "moved" if one.version is not None else "removed"
+        lines.append(f"the alias was {done} by hand; promote leaves it alone without --take-over")
+    if one.deleted is not None:
+        lines.append(
+            f"version {one.deleted}, where the alias was, has been deleted; there is no alias "
+            "until the next promote, which decides anew"
+        )
     if one.waiting is not None:
         lines.append(f"the promotion to version {one.waiting} waits for approve or reject")
     if one.previous is not None:

@@ -205,7 +205,7 @@ def latency_for(variant: Variant, target: Target) -> Latency | None:
 
 
 def _worst(value: float) -> float:
-    return value if math.isfinite(value) else math.inf
+    return value if isinstance(value, int | float) and math.isfinite(value) else math.inf
 
 
 def _latency(variant: Variant, target: Target, name: str, limit: float) -> Gate:

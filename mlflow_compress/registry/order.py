@@ -10,13 +10,18 @@ from mlflow_compress.targets import Target, format_size
 
 __all__ = [
     "best_of",
+    "comparable",
     "dominates",
     "generation",
     "improvement",
     "objective_text",
     "quality",
     "strictly_faster",
+    "yardstick",
+    "yardstick_text",
 ]
+
+_Yardstick = tuple[int, str, str]
 
 
 def generation(variant: Variant) -> int:
@@ -26,7 +31,10 @@ def generation(variant: Variant) -> int:
 
 
 def quality(variant: Variant) -> float:
-    """Return accuracy, or agreement with the source where no labels are, else -inf."""
+    """Return accuracy, or agreement with the source where no labels are, else -inf.
+
+    Two of them can be compared when their :func:`yardstick` is the same.
+    """
     report = variant.report
     if report.accuracy is not None:
         value = report.accuracy.value
@@ -34,7 +42,35 @@ def quality(variant: Variant) -> float:
         value = report.fidelity.agreement
     else:
         return -math.inf
-    return value if math.isfinite(value) else -math.inf
+    return value if isinstance(value, int | float) and math.isfinite(value) else -math.inf
+
+
+def yardstick(variant: Variant) -> _Yardstick:
+    """Return what :func:`quality` was measured with; those of different ones are not compared.
+
+    Returns:
+        A class (0 for accuracy, 1 for agreement without labels, 2 for nothing), the metric's name
+        and the digest of its rows. It sorts: a variant with labels goes before one without. Two
+        metrics of one class go by name, which means no more than that it is always the same.
+    """
+    report = variant.report
+    if report.accuracy is not None:
+        return (0, report.accuracy.metric, report.accuracy.dataset.digest)
+    if report.fidelity is not None:
+        return (1, "agreement", report.fidelity.dataset.digest)
+    return (2, "", "")
+
+
+def yardstick_text(variant: Variant) -> str:
+    """Return a variant's yardstick for a person, such as ``accuracy on rows 0a1b2c3d4e5f``."""
+    _, metric, digest = yardstick(variant)
+    return f"{metric} on rows {digest[:12]}"
+
+
+def comparable(one: Variant, other: Variant, target: Target) -> bool:
+    """Say whether the objective orders the two at all: its numbers mean the same for both."""
+    by_quality = target.objective in ("accuracy", "reward")
+    return not by_quality or yardstick(one) == yardstick(other)
 
 
 def _usable(latency: Latency | None) -> bool:
@@ -55,9 +91,12 @@ def strictly_faster(one: Variant, other: Variant, target: Target) -> bool:
 def dominates(one: Variant, other: Variant, target: Target) -> bool:
     """Say whether ``one`` is nowhere worse than ``other`` and somewhere better.
 
-    Compared are size, quality and latency (where a tie is neither). Free of cycles: a cycle
-    would need equal sizes and qualities all around, and then each strictly faster than the next.
+    Compared are size, quality and latency (where a tie is neither). Where qualities are of
+    different yardsticks, nobody can say that one is nowhere worse. Free of cycles: a cycle would
+    need equal sizes and qualities all around, and then each strictly faster than the next.
     """
+    if yardstick(one) != yardstick(other):
+        return False
     size_a, size_b = one.report.size_bytes, other.report.size_bytes
     quality_a, quality_b = quality(one), quality(other)
     if size_a > size_b or quality_a < quality_b or strictly_faster(other, one, target):
@@ -84,10 +123,11 @@ def _score(variant: Variant, target: Target) -> float:
     return quality(variant)
 
 
-def _tail(variant: Variant) -> tuple[float, float, int, str]:
+def _tail(variant: Variant) -> tuple[_Yardstick, float, float, int, str]:
     """What decides among equals: quality, size, then the older version, then the key."""
     version = variant.version if variant.version is not None else 2**62
-    return (-quality(variant), variant.report.size_bytes, version, variant.key)
+    size = variant.report.size_bytes
+    return (yardstick(variant), -quality(variant), size, version, variant.key)
 
 
 def best_of(variants: Sequence[Variant], target: Target) -> Variant | None:
@@ -108,6 +148,10 @@ def best_of(variants: Sequence[Variant], target: Target) -> Variant | None:
             one for one in front if not any(strictly_faster(other, one, target) for other in front)
         ]
         return min(front, key=_tail, default=None)
+    if target.objective in ("accuracy", "reward"):
+        # Scores are ordered within a yardstick only.
+        first = min(map(yardstick, front), default=None)
+        front = [one for one in front if yardstick(one) == first]
     return min(front, key=lambda one: (-_score(one, target), *_tail(one)), default=None)
 
 
@@ -116,8 +160,11 @@ def improvement(challenger: Variant, incumbent: Variant, target: Target) -> floa
 
     Returns:
         A fraction of the incumbent's size, latency, rate or reward; points for accuracy
-        (0.01 is one point). Latencies with overlapping intervals give 0.
+        (0.01 is one point). Latencies with overlapping intervals give 0, and so do accuracies
+        that cannot be compared: no improvement was shown.
     """
+    if not comparable(challenger, incumbent, target):
+        return 0.0
     if target.objective == "latency":
         a, b = latency_for(challenger, target), latency_for(incumbent, target)
         if a is None or b is None:
@@ -136,7 +183,7 @@ def objective_text(variant: Variant, target: Target) -> str:
     texts: dict[str, Callable[[], str]] = {
         "size": lambda: f"size {format_size(variant.report.size_bytes)}",
         "rate": lambda: f"rate {variant.report.rate:.1f}x",
-        "accuracy": lambda: f"accuracy {quality(variant):.4f}",
+        "accuracy": lambda: f"{yardstick(variant)[1]} {quality(variant):.4f}",
         "reward": lambda: f"reward {_reward(variant, target):.4f}",
         "latency": lambda: _latency_text(variant, target),
     }

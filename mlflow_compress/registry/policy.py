@@ -13,15 +13,18 @@ from mlflow_compress.records import Decision, Gate, Variant
 from mlflow_compress.registry.gates import check
 from mlflow_compress.registry.order import (
     best_of,
+    comparable,
     dominates,
     generation,
     improvement,
     objective_text,
     quality,
+    yardstick,
+    yardstick_text,
 )
 from mlflow_compress.targets import Target
 
-__all__ = ["best_for", "check", "closest", "decide", "feasible", "gap_text"]
+__all__ = ["best_for", "check", "closest", "decide", "feasible", "gap_text", "todays_rows"]
 
 Outcome = Literal["promoted", "kept"]
 
@@ -43,17 +46,22 @@ def decide(
     target's objective wins. Variants of a newer source version go before those of an older
     one, unless they are worse than the best older one by more than the target's ``max_drop``.
     An incumbent that still passes is kept unless the winner is better by ``min_improvement``.
+    Numbers of different metrics or rows are never compared: a variant with labels goes before
+    one that has only its agreement with the source, and neither replaces the other.
 
     Args:
         variants: registered variants; those without a version are left out.
         target: the edge target.
         incumbent: what the alias points to now, with today's numbers; None when unset.
-        rows: digest of today's evaluation rows; other rows' metrics are then stale.
+        rows: digest of today's evaluation rows, by default :func:`todays_rows`; metrics of
+            other rows are stale.
 
     Returns:
         A decision that depends on nothing but the arguments, and not on their order.
     """
     pool = _by_version(variants, incumbent)
+    if rows is None:
+        rows = todays_rows(list(pool.values()), target, incumbent)
     gates = {version: check(variant, target, rows) for version, variant in pool.items()}
     passing = [pool[version] for version in pool if all(g.passed for g in gates[version])]
     current = incumbent.version if incumbent is not None else None
@@ -77,6 +85,42 @@ def decide(
     return settled(winner.version, _won_text(winner, passing, target, incumbent, held))
 
 
+def todays_rows(
+    variants: Sequence[Variant], target: Target, incumbent: Variant | None = None
+) -> str | None:
+    """Say which evaluation rows count as today's when nobody has named them.
+
+    Those of the incumbent; when there is none, it cannot be read or it is quarantined for the
+    target, those of the newest version that has an accuracy, else of the newest that has an
+    agreement. The incumbent's go first because that is the safe side: what replaces it must be
+    better on the same rows, and a newer version that does well on a few easy rows is stale
+    rather than better. At worst nothing moves, and a promotion with the configuration, which
+    scores the incumbent anew, does. Only a quarantined incumbent has to go, on whatever rows.
+    Whether it passes its other gates is not asked: a tighter limit could then change the rows,
+    and let a variant pass that was stale before.
+
+    Args:
+        variants: registered variants, in any order.
+        target: the edge target.
+        incumbent: what the alias points to now, None when unset or not to be read.
+
+    Returns:
+        The digest of the rows, None when nothing was measured on any.
+    """
+    if incumbent is not None and target.name not in incumbent.quarantined:
+        known = _rows_of(incumbent)
+        if known is not None:
+            return known
+    newest = sorted(variants, key=lambda one: (one.version or 0, one.key, repr(one)), reverse=True)
+    labelled = (one for one in newest if one.report.accuracy is not None)
+    return next((rows for one in (*labelled, *newest) if (rows := _rows_of(one))), None)
+
+
+def _rows_of(variant: Variant) -> str | None:
+    measured = variant.report.accuracy or variant.report.fidelity
+    return None if measured is None else measured.dataset.digest
+
+
 def best_for(
     variants: Sequence[Variant], target: Target, rows: str | None = None
 ) -> tuple[Variant | None, bool]:
@@ -93,13 +137,13 @@ def best_for(
 def closest(variants: Sequence[Variant], target: Target, rows: str | None = None) -> Variant | None:
     """Return the variant that misses the target by least: fewest unknowns, then least excess."""
 
-    def miss(variant: Variant) -> tuple[int, float, float, int, str]:
+    def miss(variant: Variant) -> tuple[int, float, tuple[int, str, str], float, int, str]:
         failed = [gate for gate in check(variant, target, rows) if not gate.passed]
         excess = sum(_excess(gate) for gate in failed if gate.value is not None)
         size = variant.report.size_bytes
         size = size if isinstance(size, int) else 2**62
         unknown = sum(gate.value is None for gate in failed)
-        return (unknown, excess, -quality(variant), size, variant.key)
+        return (unknown, excess, yardstick(variant), -quality(variant), size, variant.key)
 
     return min(variants, key=miss, default=None)
 
@@ -141,13 +185,12 @@ def _choose(passing: Sequence[Variant], target: Target) -> Variant | None:
 def _regresses(new: Variant, old: Variant, target: Target) -> bool:
     """Whether ``new`` loses more than the target's ``max_drop`` against an older source's.
 
-    Numbers of different rows are not compared: each has passed its own gates.
+    Numbers of different metrics or rows are not compared: each has passed its own gates.
     """
     allowed = target.accuracy.max_drop
-    a, b = new.report.accuracy, old.report.accuracy
-    if allowed is None or a is None or b is None or a.dataset.digest != b.dataset.digest:
+    if allowed is None or new.report.accuracy is None or yardstick(new) != yardstick(old):
         return False
-    return b.value - a.value > allowed
+    return quality(old) - quality(new) > allowed
 
 
 def _replaces(winner: Variant, held: Variant, target: Target) -> bool:
@@ -168,6 +211,11 @@ def _kept_text(held: Variant, winner: Variant, target: Target, count: int) -> st
     if winner.version == held.version:
         text = objective_text(held, target)
         return f"{_name(held)} is still the best of {count} feasible: {text}"
+    if not comparable(winner, held, target):
+        return (
+            f"{_name(held)} stays: {yardstick_text(winner)} of version {winner.version} "
+            f"cannot be compared with its {yardstick_text(held)}"
+        )
     gain = 100 * improvement(winner, held, target)
     unit = "points" if target.objective == "accuracy" else "%"
     return (

@@ -32,7 +32,9 @@ class TargetStatus:
         previous: the version that a rollback goes to.
         quarantined: versions that were rolled back for this target.
         waiting: the version that waits for approval, or None.
-        by_hand: whether something other than promotion moved the alias.
+        by_hand: whether something other than promotion moved or removed the alias.
+        deleted: the version that promotion had put the alias on, when it was deleted and took
+            the alias with it: the next promotion decides anew.
         problem: why the version cannot be trusted, or nothing.
     """
 
@@ -50,6 +52,7 @@ class TargetStatus:
     quarantined: tuple[int, ...] = ()
     waiting: int | None = None
     by_hand: bool = False
+    deleted: int | None = None
     problem: str = ""
 
 
@@ -108,6 +111,10 @@ def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -
     report = variant.report if variant is not None else None
     place = next((decision for decision in known if decision.measured_on), None)
     latency = _latency(report, place) if report else None
+    expected = state.tags.get(ALIAS_TAG + target, "")
+    # MLflow takes the aliases off a version that is deleted; nobody's hand was on this one.
+    lost = int(expected) if version is None and expected.isdigit() else None
+    deleted = lost if lost not in state.version_tags else None
     return TargetStatus(
         target=target,
         version=version,
@@ -124,7 +131,8 @@ def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -
             sorted(v for v, tags in state.version_tags.items() if QUARANTINE + target in tags)
         ),
         waiting=asked.version if asked else None,
-        by_hand=str(version or "") != state.tags.get(ALIAS_TAG + target, ""),
+        by_hand=deleted is None and str(version or "") != expected,
+        deleted=deleted,
         problem=problem,
     )
 

@@ -96,6 +96,17 @@ def test_no_feasible_variant_is_exit_3_with_the_gates(client, add, ask, profile)
     assert aliases(client) == {}
 
 
+def test_numbers_of_other_rows_than_the_incumbent_s_are_stale(client, promoted, add, ask, profile):
+    from mlflow_compress.records import DatasetRef
+
+    add("easy", 10_000, accuracy=0.99, source_accuracy=0.99, rows=DatasetRef("easy", "ee" * 32, 10))
+    (decision,) = ask("promote", NAME, "--target", profile)["decisions"]
+    assert (decision["outcome"], decision["version"]) == ("kept", 2)
+    (failed,) = [gate for gate in decision["gates"]["3"] if not gate["passed"]]
+    assert "measured on other rows (eeeeeeeeeeee and not abababababab)" in failed["reason"]
+    assert aliases(client)["pi"] == 2
+
+
 def test_an_alias_moved_by_hand_is_left_alone_until_taken_over(client, promoted, call, profile):
     client.set_registered_model_alias(NAME, "pi", "1")
     assert "by hand" in call("promote", NAME, "--target", profile).stdout
@@ -103,6 +114,25 @@ def test_an_alias_moved_by_hand_is_left_alone_until_taken_over(client, promoted,
     assert "moved by hand" in call("status", NAME).stdout
     call("promote", NAME, "--target", profile, "--take-over")
     assert aliases(client)["pi"] == 2
+
+
+def test_status_of_a_deleted_version_says_what_promote_will_do(
+    client, promoted, call, ask, profile
+):
+    client.delete_model_version(NAME, "2")
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["version"], row["deleted"], row["by_hand"]) == (None, 2, False)
+    shown = call("status", NAME).stdout
+    assert "version 2, where the alias was, has been deleted" in shown
+    assert "by hand" not in shown
+    assert call("promote", NAME, "--target", profile).stdout.startswith("pi: promoted: version 1 ")
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["version"], row["deleted"], row["by_hand"]) == (1, None, False)
+    client.delete_registered_model_alias(NAME, "pi")
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["version"], row["deleted"], row["by_hand"]) == (None, None, True)
+    assert "the alias was removed by hand; promote leaves it alone" in call("status", NAME).stdout
+    assert call("promote", NAME, "--target", profile).stdout.startswith("pi: kept: ")
 
 
 def test_approval(client, add, call, ask, profile):
