@@ -1,7 +1,7 @@
 """What a device says of itself, and where that contradicts a profile."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mlflow_compress.errors import ConfigError
@@ -40,8 +40,29 @@ class DeviceFacts:
 
 
 def to_facts(answer: Mapping[str, Any]) -> DeviceFacts:
-    """Build the facts from what the measuring script answered."""
-    return DeviceFacts(**{**answer, "providers": tuple(answer.get("providers", ()))})
+    """Build the facts from what the measuring script answered.
+
+    Raises:
+        ValueError: a field is missing or of another type; the message is one line.
+    """
+    for key in ("machine", "system", "python", "onnxruntime"):
+        _expect(answer, key, str)
+    for key in ("cores", "memory_bytes"):
+        _expect(answer, key, (int, type(None)))
+    _expect(answer, "packed", (bool, type(None)))
+    providers = _expect(answer, "providers", list)
+    if not all(isinstance(one, str) for one in providers):
+        raise ValueError(f"'providers' is {str(providers)[:80]}")
+    known = {item.name: answer[item.name] for item in fields(DeviceFacts)}
+    return DeviceFacts(**{**known, "providers": tuple(providers)})
+
+
+def _expect(answer: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+    if key not in answer:
+        raise ValueError(f"{key!r} is missing")
+    if not isinstance(answer[key], kind):
+        raise ValueError(f"{key!r} is {str(answer[key])[:80]!r}")
+    return answer[key]
 
 
 Verdict = Literal["confirmed", "contradicted", "not checked"]

@@ -17,6 +17,7 @@ from mlflow_compress.targets.devices import (
     SshDevice,
     device_for,
     loads_opset,
+    measure_many,
     measure_on,
     read_facts,
     verify,
@@ -192,6 +193,72 @@ def test_a_device_that_keeps_failing_is_out_of_reach(script, tmp_path, what, mes
         read_facts(CommandDevice("cmd:broken", (str(path),)))
     assert str(caught.value) == f"device cmd:broken: {message}"
     assert (tmp_path / "tries").read_text().count("x") == 3
+
+
+GOOD_FACTS = (
+    '{"machine": "aarch64", "system": "Linux", "python": "3.11.2", "onnxruntime": "1.22.0", '
+    '"cores": 4, "memory_bytes": null, "providers": ["CPUExecutionProvider"], "packed": true}'
+)
+GOOD_TIME = '{"fastest": [[0.1, 0.2], [0.1, 0.2]], "variant": [0.1, 0.1], "source": [0.2, 0.2]}'
+
+
+def answering(script, tmp_path, answer, then=""):
+    """A device that answers whatever is asked with one line, and the second question otherwise."""
+    (tmp_path / "answer").write_text(answer)
+    (tmp_path / "then").write_text(then or answer)
+    text = f"cat >/dev/null\ncat {tmp_path}/answer; cp {tmp_path}/then {tmp_path}/answer"
+    return CommandDevice("cmd:odd", (str(script("odd", text)),))
+
+
+ODD = "device cmd:odd: what it answered is not the measuring script's answer: "
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "problem"),
+    [
+        (GOOD_FACTS, "{}", "'machine' is missing"),
+        ('"cores": 4', '"cores": "4"', "'cores' is '4'"),
+        ('"onnxruntime": "1.22.0", ', "", "'onnxruntime' is missing"),
+        ('["CPUExecutionProvider"]', "[3]", "'providers' is [3]"),
+        ('["CPUExecutionProvider"]', "null", "'providers' is 'None'"),
+    ],
+)
+def test_facts_that_are_none(script, tmp_path, good, bad, problem):
+    assert read_facts(answering(script, tmp_path, GOOD_FACTS)).cores == 4
+    with pytest.raises(UnreachableError) as caught:
+        read_facts(answering(script, tmp_path, GOOD_FACTS.replace(good, bad)))
+    assert str(caught.value) == ODD + problem
+
+
+@pytest.mark.parametrize(
+    ("time", "memory", "problem"),
+    [
+        ("{}", "", "'fastest' is missing"),
+        (GOOD_TIME.replace("[[0.1, 0.2], ", "["), "", "'fastest' is '[[0.1, 0.2]]'"),
+        (GOOD_TIME.replace("[0.2, 0.2]}", "[]}"), "", "'source' is '[]'"),
+        (GOOD_TIME.replace("[0.1, 0.1]", "[0.1, NaN]"), "", "'variant' is '[0.1, nan]'"),
+        (GOOD_TIME.replace("[0.1, 0.1]", '[0.1, "x"]'), "", "'variant' is \"[0.1, 'x']\""),
+        (GOOD_TIME, "{}", "'peak' is missing"),
+        (GOOD_TIME, '{"peak": "1 MB"}', "'peak' is '1 MB'"),
+        (GOOD_TIME, '{"peak": 0}', "'peak' is '0'"),
+    ],
+)
+def test_a_measurement_that_is_none(models, rows, script, tmp_path, time, memory, problem):
+    good = answering(script, tmp_path, GOOD_TIME, '{"peak": 7}')
+    found = measure_on(at("cmd:odd"), *models, rows, rounds=2, device=good)
+    assert (found.latency.p50, found.latency.ratio, found.memory_bytes) == (100.0, 0.5, 7)
+    odd = answering(script, tmp_path, time, memory)
+    with pytest.raises(UnreachableError) as caught:
+        measure_on(at("cmd:odd"), *models, rows, rounds=2, device=odd)
+    assert str(caught.value) == ODD + problem
+
+
+def test_timings_of_many_models_and_an_opset_that_are_none(script, tmp_path):
+    odd = answering(script, tmp_path, '{"fastest": [[1.0]]}')
+    with pytest.raises(UnreachableError, match="'typical' is missing"):
+        measure_many(at("cmd:odd"), [b""], rounds=1, device=odd)
+    with pytest.raises(UnreachableError, match="'peak' is missing"):
+        loads_opset(answering(script, tmp_path, "{}"), 17)
 
 
 def test_a_refused_key_is_not_tried_again(script, tmp_path):
