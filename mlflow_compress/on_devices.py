@@ -4,7 +4,6 @@ It comes after the search, on the variants that pass every other gate, so that a
 for no more than it has to be. What was measured once is kept with the trial.
 """
 
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 import onnx
 
 from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.measure import usable_cores
 from mlflow_compress.records import Memory, Report, Trial, Variant
 from mlflow_compress.registry import check
 from mlflow_compress.targets import (
@@ -204,7 +204,7 @@ def _here() -> DeviceFacts:
         platform.system(),
         platform.python_version(),
         "",
-        os.cpu_count(),
+        usable_cores(),
         None,
     )
 

@@ -130,6 +130,12 @@ def test_threads_that_this_machine_does_not_have(project):
     project.refuses(2, "target 'here' on local: execution.threads is 999", targets=[target])
 
 
+def test_a_provider_that_is_not_what_is_measured_here(project):
+    target = HERE | {"execution": {"providers": ["CUDAExecutionProvider"]}}
+    said = "target 'here' on local: execution.providers has CUDAExecutionProvider"
+    project.refuses(2, said, targets=[target])
+
+
 def test_what_the_runtime_lacks_is_rejected_before_it_is_measured(project, device):
     target = there(device, execution={"without_operators": ["Relu"]})
     done = project.run(targets=[target])

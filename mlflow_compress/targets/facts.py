@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.targets.profile import Target
+from mlflow_compress.targets.profile import LOCAL_PROVIDERS, Target
 from mlflow_compress.targets.units import format_size
 
 __all__ = ["DeviceFacts", "Finding", "compare", "to_facts", "verify"]
@@ -125,18 +125,7 @@ def compare(target: Target, facts: DeviceFacts, *, emulated: bool) -> tuple[Find
             emulated,
         ),
     ]
-    missing = [one for one in wants.providers if one not in facts.providers]
-    found.append(
-        _finding(
-            "execution.providers",
-            ", ".join(wants.providers),
-            ", ".join(facts.providers) or None,
-            bool(facts.providers and missing),
-            f"has {', '.join(missing)}, its onnxruntime {facts.onnxruntime} has "
-            f"{', '.join(facts.providers)}",
-            emulated,
-        )
-    )
+    found.append(_providers(target, facts, emulated))
     needs_packed = "compact" in wants.profiles
     can = {True: "portable, compact", False: "portable", None: None}[facts.packed]
     found.append(
@@ -151,6 +140,24 @@ def compare(target: Target, facts: DeviceFacts, *, emulated: bool) -> tuple[Find
         )
     )
     return tuple(found)
+
+
+def _providers(target: Target, facts: DeviceFacts, emulated: bool) -> Finding:
+    """Compare the providers with the device's, or with those that this machine measures with."""
+    wanted = target.execution.providers
+    here = target.measured_on == "local"
+    there = LOCAL_PROVIDERS if here else facts.providers
+    missing = [one for one in wanted if one not in there]
+    what = "what is measured here runs on" if here else f"its onnxruntime {facts.onnxruntime} has"
+    advice = "; measured_on: 'cmd:env' measures with the profile's providers" if here else ""
+    return _finding(
+        "execution.providers",
+        ", ".join(wanted),
+        ", ".join(there) or None,
+        bool(there and missing),
+        f"has {', '.join(missing)}, {what} {', '.join(there)}{advice}",
+        emulated,
+    )
 
 
 def _finding(
@@ -172,12 +179,12 @@ def _finding(
 def verify(target: Target, facts: DeviceFacts) -> None:
     """Refuse a profile that the device it is measured on contradicts.
 
-    This machine standing for another device is no contradiction, so that local targets pass
+    This machine standing for another device is no contradiction, so that emulated targets pass
     unless they want more threads than there are cores.
 
     Raises:
         ConfigError: one line with the field, the profile's value and the device's.
     """
-    for finding in compare(target, facts, emulated=target.measured_on == "local"):
+    for finding in compare(target, facts, emulated=target.emulated):
         if finding.verdict == "contradicted":
             raise ConfigError(f"target {target.name!r} on {target.measured_on}: {finding.problem}")

@@ -32,6 +32,9 @@ Objective = Literal["size", "latency", "accuracy", "rate", "reward"]
 
 PREVIOUS = "-previous"
 
+LOCAL_PROVIDERS = ("CPUExecutionProvider",)
+"""What models run on where this machine measures them."""
+
 
 def alias_problem(name: str) -> str | None:
     """Say why ``name`` cannot be a target, which is an MLflow alias, or None when it can.
@@ -180,6 +183,17 @@ class Target:
         device = self.execution
         described = device.cores is not None or device.memory_bytes is not None
         return self.measured_on == "local" and (described or device.runtime != "onnxruntime")
+
+    @property
+    def unmeasured_providers(self) -> tuple[str, ...]:
+        """Providers whose numbers are wanted, but measuring on this machine uses the CPU's.
+
+        A target that is measured on a device of its own has none: there its providers are used.
+        An emulated one has none either: its numbers are said to be another machine's.
+        """
+        if self.measured_on != "local" or self.emulated:
+            return ()
+        return tuple(one for one in self.execution.providers if one not in LOCAL_PROVIDERS)
 
 
 ENTRY_POINTS = "mlflow_compress.targets"

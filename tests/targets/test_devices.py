@@ -331,6 +331,24 @@ def test_this_machine_may_stand_for_another():
         verify(at("local", threads=8), FACTS)
 
 
+def test_this_machine_measures_on_its_processor_unless_it_stands_for_another():
+    cuda = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    facts = replace(FACTS, providers=cuda)
+    with pytest.raises(ConfigError) as caught:
+        verify(at("local", providers=cuda), facts)
+    assert str(caught.value) == (
+        "target 'pi' on local: execution.providers has CUDAExecutionProvider, what is measured "
+        "here runs on CPUExecutionProvider; measured_on: 'cmd:env' measures with the profile's "
+        "providers"
+    )
+    verify(at("ssh://pi@box", providers=cuda), facts)
+    for described in ({"cores": 6}, {"memory_bytes": 10**9}, {"runtime": "onnxruntime-web"}):
+        target = at("local", providers=cuda, **described)
+        verify(target, facts)
+        assert target.emulated
+        assert target.unmeasured_providers == ()
+
+
 def test_an_opset_is_tried_on_the_device():
     assert loads_opset(LocalDevice(), 18) == ""
     assert "official support" in loads_opset(LocalDevice(), 99)
