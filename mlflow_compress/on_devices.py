@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.measure import usable_cores
@@ -203,7 +204,7 @@ def _here() -> DeviceFacts:
         platform.machine(),
         platform.system(),
         platform.python_version(),
-        "",
+        onnxruntime.__version__,
         usable_cores(),
         None,
     )

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
+
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.targets.profile import LOCAL_PROVIDERS, Target
 from mlflow_compress.targets.units import format_size
@@ -125,7 +128,7 @@ def compare(target: Target, facts: DeviceFacts, *, emulated: bool) -> tuple[Find
             emulated,
         ),
     ]
-    found.append(_providers(target, facts, emulated))
+    found += [_version(target, facts, emulated), _providers(target, facts, emulated)]
     needs_packed = "compact" in wants.profiles
     can = {True: "portable, compact", False: "portable", None: None}[facts.packed]
     found.append(
@@ -140,6 +143,22 @@ def compare(target: Target, facts: DeviceFacts, *, emulated: bool) -> tuple[Find
         )
     )
     return tuple(found)
+
+
+def _version(target: Target, facts: DeviceFacts, emulated: bool) -> Finding:
+    wanted = target.execution.runtime_version
+    try:
+        fits = wanted is None or SpecifierSet(wanted).contains(facts.onnxruntime, prereleases=True)
+    except InvalidVersion:
+        fits = False
+    return _finding(
+        "execution.runtime_version",
+        wanted,
+        facts.onnxruntime,
+        not fits,
+        f"is {wanted}, its onnxruntime is {facts.onnxruntime}",
+        emulated,
+    )
 
 
 def _providers(target: Target, facts: DeviceFacts, emulated: bool) -> Finding:

@@ -102,6 +102,7 @@ class Execution:
 
     Attributes:
         runtime: name of the inference runtime.
+        runtime_version: versions of it that will do, such as ``>=1.17``; None when any.
         providers: onnxruntime execution providers, in order of preference.
         threads: threads that a call may use, and that latency is measured with.
         profiles: the packed profiles it can load.
@@ -121,6 +122,7 @@ class Execution:
     without_operators: tuple[str, ...] = ()
     cores: int | None = None
     memory_bytes: int | None = None
+    runtime_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,7 @@ def _to_target(schema: TargetSchema) -> Target:
         reward=Reward(reward.latency, reward.weight) if reward else None,
         execution=Execution(
             runtime=execution.runtime,
+            runtime_version=execution.runtime_version,
             providers=tuple(execution.providers),
             threads=execution.threads,
             profiles=tuple(execution.profiles),

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_compress import packed
 from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
-from mlflow_compress.targets import AccuracyLimits, Execution, Target
+from mlflow_compress.targets import AccuracyLimits, Execution, Target, load_target
 from mlflow_compress.targets.devices import (
     CommandDevice,
     DeviceFacts,
@@ -303,6 +303,10 @@ def test_a_profile_that_the_device_bears_out():
         ({"threads": 8}, "execution.threads is 8, it has 4 cores"),
         ({"cores": 6}, "execution.cores is 6, it has 4"),
         (
+            {"runtime_version": ">=1.23"},
+            "execution.runtime_version is >=1.23, its onnxruntime is 1.22.0",
+        ),
+        (
             {"memory_bytes": 4_000_000_000},
             "execution.memory is 4000000000 bytes, it has 1900000000",
         ),
@@ -347,6 +351,25 @@ def test_this_machine_measures_on_its_processor_unless_it_stands_for_another():
         verify(target, facts)
         assert target.emulated
         assert target.unmeasured_providers == ()
+
+
+def test_versions_of_the_runtime():
+    target = at("ssh://pi@box", runtime_version=">=1.17,<2")
+    verify(target, FACTS)
+    verify(target, replace(FACTS, onnxruntime="1.23.0.dev20250101"))
+    with pytest.raises(ConfigError, match=r"is >=1\.17,<2, its onnxruntime is 1\.16\.3"):
+        verify(target, replace(FACTS, onnxruntime="1.16.3"))
+    with pytest.raises(ConfigError, match="its onnxruntime is odd"):
+        verify(target, replace(FACTS, onnxruntime="odd"))
+    with pytest.raises(ConfigError, match=r"is >=1\.23"):
+        verify(at("local", runtime_version=">=1.23"), FACTS)
+    verify(at("local", runtime_version=">=1.23", cores=4), FACTS)
+    keys = {"name": "x", "accuracy": {"min": 0.5}}
+    made = load_target(keys | {"execution": {"runtime_version": ">=1.17"}})
+    assert made.execution.runtime_version == ">=1.17"
+    for bad in ("newest", 1.17):
+        with pytest.raises(ConfigError, match=r"must be versions such as '>=1\.17', got"):
+            load_target(keys | {"execution": {"runtime_version": bad}})
 
 
 def test_an_opset_is_tried_on_the_device():
