@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
 from mlflow_compress.measure import usable_cores
 from mlflow_compress.records import Memory, Report, Trial, Variant
 from mlflow_compress.registry import check
@@ -22,6 +22,7 @@ from mlflow_compress.targets import (
     Target,
     device_for,
     is_limited,
+    loads_opset,
     measure_memory,
     measure_on,
     needs_of,
@@ -78,7 +79,15 @@ class Devices:
 
     def _verify(self, target: Target) -> None:
         if target.name not in self._verified:
-            verify(target, read_facts(device_for(target.measured_on)))
+            device = device_for(target.measured_on)
+            verify(target, read_facts(device))
+            opset = target.execution.opset
+            refusal = "" if opset is None else loads_opset(device, opset)
+            if refusal:
+                raise ConfigError(
+                    f"target {target.name!r} on {target.measured_on}: execution.opset is {opset}, "
+                    f"its onnxruntime says: {refusal}"
+                )
             self._verified.add(target.name)
 
     def measure(
