@@ -16,6 +16,7 @@ INSTALL = [
     "scipy>=1.15",
     "optuna>=5.0",
     "click>=8.1",
+    "packaging>=24.0",
     "pydantic>=2.10",
     "PyYAML>=6.0",
     "rich>=14.0",

@@ -4,7 +4,6 @@ It comes after the search, on the variants that pass every other gate, so that a
 for no more than it has to be. What was measured once is kept with the trial.
 """
 
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 
-from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
+from mlflow_compress.measure import usable_cores
 from mlflow_compress.records import Memory, Report, Trial, Variant
 from mlflow_compress.registry import check
 from mlflow_compress.targets import (
@@ -21,6 +22,7 @@ from mlflow_compress.targets import (
     Target,
     device_for,
     is_limited,
+    loads_opset,
     measure_memory,
     measure_on,
     needs_of,
@@ -77,7 +79,15 @@ class Devices:
 
     def _verify(self, target: Target) -> None:
         if target.name not in self._verified:
-            verify(target, read_facts(device_for(target.measured_on)))
+            device = device_for(target.measured_on)
+            verify(target, read_facts(device))
+            opset = target.execution.opset
+            refusal = "" if opset is None else loads_opset(device, opset)
+            if refusal:
+                raise ConfigError(
+                    f"target {target.name!r} on {target.measured_on}: execution.opset is {opset}, "
+                    f"its onnxruntime says: {refusal}"
+                )
             self._verified.add(target.name)
 
     def measure(
@@ -203,8 +213,8 @@ def _here() -> DeviceFacts:
         platform.machine(),
         platform.system(),
         platform.python_version(),
-        "",
-        os.cpu_count(),
+        onnxruntime.__version__,
+        usable_cores(),
         None,
     )
 

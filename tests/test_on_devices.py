@@ -125,9 +125,21 @@ def test_a_device_that_contradicts_its_profile_stops_the_job_first(project, devi
     assert device.calls() == ["facts"]
 
 
+def test_an_opset_that_the_device_does_not_take_stops_the_job_first(project, device):
+    target = there(device, execution={"opset": 99})
+    project.refuses(2, "target 'there' on cmd:", "execution.opset is 99", targets=[target])
+    assert device.calls() == ["facts", "memory"]
+
+
 def test_threads_that_this_machine_does_not_have(project):
     target = HERE | {"execution": {"threads": 999}}
     project.refuses(2, "target 'here' on local: execution.threads is 999", targets=[target])
+
+
+def test_a_provider_that_is_not_what_is_measured_here(project):
+    target = HERE | {"execution": {"providers": ["CUDAExecutionProvider"]}}
+    said = "target 'here' on local: execution.providers has CUDAExecutionProvider"
+    project.refuses(2, said, targets=[target])
 
 
 def test_what_the_runtime_lacks_is_rejected_before_it_is_measured(project, device):

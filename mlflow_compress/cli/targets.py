@@ -79,9 +79,9 @@ def check(profile: str, place: str | None, as_json: bool) -> None:
     """Ask a device whether it is what a profile says: cores, RAM, providers, opset.
 
     Exits with 2 when the device contradicts the profile, and with 5 when it is out of reach or
-    has no Python with onnxruntime. A profile that is measured locally stands for a device that
-    is not here, so that only what measuring needs is checked; --on local says that this machine
-    is the device.
+    has no Python with onnxruntime. Where a profile that is measured locally describes a device
+    (cores, memory, another runtime), this machine stands for it, so that only what measuring
+    needs is checked; --on local says that this machine is the device.
     """
     from mlflow_compress.targets import compare, device_for, load_target, read_facts
 
@@ -89,7 +89,7 @@ def check(profile: str, place: str | None, as_json: bool) -> None:
     if place is not None:
         target = replace(target, measured_on=place)
     device = device_for(target.measured_on)
-    emulated = place is None and target.measured_on == "local"
+    emulated = place is None and target.emulated
     facts = read_facts(device)
     findings = [*compare(target, facts, emulated=emulated), *_opset(target, emulated)]
     if as_json:

@@ -1,6 +1,7 @@
 """Measuring: datasets, accuracy, fidelity, latency, size, entropy, layers."""
 
 from mlflow_compress.measure.accuracy import measure_accuracy, score
+from mlflow_compress.measure.affinity import pinned, usable_cores
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.entropy import code_bits, entropy, kl_divergence, redundancy
 from mlflow_compress.measure.fidelity import measure_fidelity
@@ -30,11 +31,13 @@ __all__ = [
     "measure_latency",
     "metric_names",
     "open_session",
+    "pinned",
     "redundancy",
     "run",
     "score",
     "session_options",
     "slower_operators",
     "stage_reports",
+    "usable_cores",
     "weight_bytes",
 ]

@@ -7,6 +7,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
+from mlflow_compress.measure.affinity import pinned
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.intervals import median_interval
 from mlflow_compress.measure.runner import Runnable, fixed_batch
@@ -37,7 +38,8 @@ def measure_latency(
 
     Each round times both in shuffled order, after warm-up calls, and keeps each one's fastest
     call; the ratio is the median over rounds, its interval comes from the bootstrap over rounds.
-    The percentiles are over all timed calls.
+    The percentiles are over all timed calls. The calls are kept on as many cores as there are
+    threads; sessions of several threads have to be opened within :func:`pinned` for that.
 
     Args:
         variant: an open session.
@@ -45,23 +47,14 @@ def measure_latency(
         dataset: rows to run; calls go through up to eight different batches of them.
         rounds: how many rounds; 15 keeps two equal models within 5 %, fewer is quicker.
         batch: rows per call, where the model does not fix another number.
-        threads: the sessions' threads, for the record.
+        threads: the sessions' threads.
         device: the device's name, for the record.
         seed: seeds the order and the bootstrap.
         level: the interval's confidence level.
     """
     batch = fixed_batch(source) or batch
-    feeds = _feeds(dataset, batch)
-    models = (variant, source)
-    counts = [_calls(model, feeds[0]) for model in models]
-    rng = np.random.default_rng(seed)
-    fastest = np.empty((rounds, 2))
-    times: tuple[list[float], list[float]] = ([], [])
-    for index in range(rounds):
-        for which in rng.permutation(2):
-            spent = _time(models[which], feeds, *counts[which])
-            fastest[index, which] = min(spent)
-            times[which].extend(spent)
+    with pinned(threads):
+        fastest, times = _rounds((variant, source), _feeds(dataset, batch), rounds, seed)
     ratios = fastest[:, 0] / fastest[:, 1]
     interval = median_interval(ratios, level=level, seed=seed)
     p50, p95 = np.quantile(times[0], [0.5, 0.95]) * 1e3
@@ -76,6 +69,22 @@ def measure_latency(
         ratio_interval=interval,
         drift=drift_of(fastest[:, 1]),
     )
+
+
+def _rounds(
+    models: tuple[Runnable, Runnable], feeds: list[Feed], rounds: int, seed: int
+) -> tuple[np.ndarray, tuple[list[float], list[float]]]:
+    """Return each round's fastest calls, [rounds, 2], and all of each model, in seconds."""
+    counts = [_calls(model, feeds[0]) for model in models]
+    rng = np.random.default_rng(seed)
+    fastest = np.empty((rounds, 2))
+    times: tuple[list[float], list[float]] = ([], [])
+    for index in range(rounds):
+        for which in rng.permutation(2):
+            spent = _time(models[which], feeds, *counts[which])
+            fastest[index, which] = min(spent)
+            times[which].extend(spent)
+    return fastest, times
 
 
 def drift_of(fastest: np.ndarray) -> float | None:

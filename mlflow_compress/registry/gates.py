@@ -188,8 +188,11 @@ def latency_for(variant: Variant, target: Target) -> Latency | None:
 
     A measurement counts when its device is the target's ``measured_on`` (any device that is
     no ssh or cmd address counts as local) and its threads are the target's. Of several, the
-    slowest counts.
+    slowest counts. None counts where the target's providers are not those of this machine's
+    measurements.
     """
+    if target.unmeasured_providers:
+        return None
     here = target.measured_on == "local"
     found = [
         latency
@@ -204,6 +207,13 @@ def latency_for(variant: Variant, target: Target) -> Latency | None:
     return max(found, key=lambda latency: (_worst(latency.p50), latency.device), default=None)
 
 
+def _unmeasured(label: str, target: Target) -> str:
+    how = f"{target.execution.threads} thread(s)"
+    if target.unmeasured_providers:
+        how = ", ".join(target.unmeasured_providers)
+    return f"{label} was not measured on {target.measured_on} with {how}"
+
+
 def _worst(value: float) -> float:
     return value if isinstance(value, int | float) and math.isfinite(value) else math.inf
 
@@ -212,9 +222,7 @@ def _latency(variant: Variant, target: Target, name: str, limit: float) -> Gate:
     latency = latency_for(variant, target)
     label = f"latency_{name}"
     if latency is None:
-        threads = target.execution.threads
-        reason = f"{label} was not measured on {target.measured_on} with {threads} thread(s)"
-        return Gate(label, False, None, limit, reason)
+        return Gate(label, False, None, limit, _unmeasured(label, target))
     metric = _sound(label, getattr(latency, name), 0)
     if metric.value == 0:
         metric = _Metric(None, f"{label} is 0, which cannot be")
@@ -243,9 +251,7 @@ def _rankable(variant: Variant, target: Target, rows: str | None) -> Gate:
 def _latency_metric(variant: Variant, target: Target) -> _Metric:
     latency = latency_for(variant, target)
     if latency is None:
-        threads = target.execution.threads
-        problem = f"latency was not measured on {target.measured_on} with {threads} thread(s)"
-        return _Metric(None, problem)
+        return _Metric(None, _unmeasured("latency", target))
     numbers = (latency.p50, latency.ratio, latency.ratio_interval.low, latency.ratio_interval.high)
     for value in numbers:
         metric = _sound("latency", value, 0)

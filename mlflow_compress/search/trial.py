@@ -267,8 +267,12 @@ class TrialEvaluator:
 
     @cached_property
     def _source_sessions(self) -> Mapping[int, measure.Runnable]:
-        """The source in onnxruntime, by threads."""
-        return {n: measure.open_session(self.source, n) for n in (1, *self.threads)}
+        """The source in onnxruntime, by threads, on as many cores."""
+        sessions = {}
+        for count in {1, *self.threads}:
+            with measure.pinned(count):
+                sessions[count] = measure.open_session(self.source, count)
+        return sessions
 
     @cached_property
     def _source_outputs(self) -> Mapping[str, np.ndarray]:
@@ -359,8 +363,10 @@ class TrialEvaluator:
         )
 
     def _latency(self, path: Path, threads: int) -> Latency:
+        with measure.pinned(threads):
+            session = packed.load(path, threads=threads)
         return measure.measure_latency(
-            packed.load(path, threads=threads),
+            session,
             self._source_sessions[threads],
             self.evaluation,
             rounds=self.latency_rounds,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.measure import drift_of
 from mlflow_compress.measure.intervals import median_interval
 from mlflow_compress.records import Latency
@@ -72,9 +72,14 @@ def read_facts(device: Device, *, timeout: float = 60.0) -> DeviceFacts:
     """Ask a device what it is.
 
     Raises:
-        UnreachableError: it cannot be reached, or has no Python with onnxruntime.
+        UnreachableError: it cannot be reached, has no Python with onnxruntime, or its answer
+            is not one of the measuring script.
     """
-    return to_facts(ask(device, _PROBE, {}, ["facts"], timeout))
+    answer = ask(device, _PROBE, {}, ["facts"], timeout)
+    try:
+        return to_facts(answer)
+    except ValueError as error:
+        raise _odd(device, error) from None
 
 
 def measure_on(
@@ -113,7 +118,12 @@ def measure_on(
     spent = ask(device, _PROBE, files, arguments, timeout)
     _refuse(spent, device)
     batch = len(next(iter(inputs.values())))
-    latency = _latency(spent, device.name, target.execution.threads, batch, seed)
+    times = {
+        "fastest": _milliseconds(spent, "fastest", (rounds, 2), device),
+        "variant": _milliseconds(spent, "variant", (None,), device),
+        "source": _milliseconds(spent, "source", (None,), device),
+    }
+    latency = _latency(times, device.name, target.execution.threads, batch, seed)
     peak = measure_memory(target, variant, inputs, compact=compact, timeout=timeout, device=device)
     return Measurement(latency, peak)
 
@@ -148,7 +158,11 @@ def measure_many(
     told = json.dumps(_settings(target, compact=False) | asked)
     answer = ask(device, _PROBE, files, ["many", "-", "-", "inputs.npz", told], timeout)
     _refuse(answer, device)
-    fastest, typical = (np.median(answer[key], axis=0) * 1e3 for key in ("fastest", "typical"))
+    shape = (rounds, len(models))
+    fastest, typical = (
+        np.median(_milliseconds(answer, key, shape, device), axis=0)
+        for key in ("fastest", "typical")
+    )
     return Timings(fastest, typical)
 
 
@@ -170,7 +184,7 @@ def measure_memory(
     arguments = ["memory", "variant.onnx", "-", "inputs.npz", told]
     answer = ask(device, _PROBE, _files(variant, inputs), arguments, timeout)
     _refuse(answer, device)
-    return int(answer["peak"])
+    return _peak(answer, device)
 
 
 def _settings(target: Target, compact: bool) -> dict[str, Any]:
@@ -193,7 +207,41 @@ def _files(variant: str | Path, inputs: Mapping[str, np.ndarray]) -> dict[str, b
 
 def _refuse(answer: Mapping[str, Any], device: Device) -> None:
     if "error" in answer:
-        raise CompressError(f"{device.name} cannot run the variant: {answer['error'][:300]}")
+        raise CompressError(f"{device.name} cannot run the variant: {str(answer['error'])[:300]}")
+
+
+def _odd(device: Device, problem: object) -> UnreachableError:
+    return UnreachableError(
+        f"device {device.name}: what it answered is not the measuring script's answer: {problem}"
+    )
+
+
+def _peak(answer: Mapping[str, Any], device: Device) -> int:
+    peak = answer.get("peak")
+    if not isinstance(peak, int) or isinstance(peak, bool) or peak <= 0:
+        raise _odd(device, _wrong(answer, "peak"))
+    return peak
+
+
+def _milliseconds(
+    answer: Mapping[str, Any], key: str, shape: tuple[int | None, ...], device: Device
+) -> np.ndarray:
+    """Return the answer's seconds as milliseconds; None in ``shape`` is any number but 0."""
+    try:
+        seconds = np.asarray(answer[key], dtype=np.float64)
+    except (KeyError, ValueError, TypeError):
+        raise _odd(device, _wrong(answer, key)) from None
+    fits = seconds.ndim == len(shape) and all(
+        found > 0 if wanted is None else found == wanted
+        for found, wanted in zip(seconds.shape, shape, strict=True)
+    )
+    if not fits or not np.all(np.isfinite(seconds) & (seconds > 0)):
+        raise _odd(device, _wrong(answer, key))
+    return seconds * 1e3
+
+
+def _wrong(answer: Mapping[str, Any], key: str) -> str:
+    return f"{key!r} is {str(answer[key])[:80]!r}" if key in answer else f"{key!r} is missing"
 
 
 def loads_opset(device: Device, opset: int, *, timeout: float = 60.0) -> str:
@@ -218,6 +266,8 @@ def loads_opset(device: Device, opset: int, *, timeout: float = 60.0) -> str:
     answer = ask(
         device, _PROBE, files, ["memory", "variant.onnx", "-", "inputs.npz", told], timeout
     )
+    if "error" not in answer:
+        _peak(answer, device)
     return str(answer.get("error", ""))
 
 
@@ -227,18 +277,21 @@ def _npz(inputs: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _latency(spent: Mapping[str, Any], device: str, threads: int, batch: int, seed: int) -> Latency:
-    fastest = np.asarray(spent["fastest"], dtype=np.float64)
+def _latency(
+    spent: Mapping[str, np.ndarray], device: str, threads: int, batch: int, seed: int
+) -> Latency:
+    """Return the latency of milliseconds: fastest [rounds, 2], variant and source [calls]."""
+    fastest = spent["fastest"]
     ratios = fastest[:, 0] / fastest[:, 1]
     interval = median_interval(ratios, level=0.95, seed=seed)
-    p50, p95 = np.quantile(spent["variant"], [0.5, 0.95]) * 1e3
+    p50, p95 = np.quantile(spent["variant"], [0.5, 0.95])
     return Latency(
         device=device,
         threads=threads,
         batch=batch,
         p50=float(p50),
         p95=float(p95),
-        source_p50=float(np.median(spent["source"]) * 1e3),
+        source_p50=float(np.median(spent["source"])),
         ratio=float(np.median(ratios)),
         ratio_interval=interval,
         drift=drift_of(fastest[:, 1]),

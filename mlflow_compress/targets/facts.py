@@ -1,11 +1,14 @@
 """What a device says of itself, and where that contradicts a profile."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
+
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.targets.profile import Target
+from mlflow_compress.targets.profile import LOCAL_PROVIDERS, Target
 from mlflow_compress.targets.units import format_size
 
 __all__ = ["DeviceFacts", "Finding", "compare", "to_facts", "verify"]
@@ -40,8 +43,29 @@ class DeviceFacts:
 
 
 def to_facts(answer: Mapping[str, Any]) -> DeviceFacts:
-    """Build the facts from what the measuring script answered."""
-    return DeviceFacts(**{**answer, "providers": tuple(answer.get("providers", ()))})
+    """Build the facts from what the measuring script answered.
+
+    Raises:
+        ValueError: a field is missing or of another type; the message is one line.
+    """
+    for key in ("machine", "system", "python", "onnxruntime"):
+        _expect(answer, key, str)
+    for key in ("cores", "memory_bytes"):
+        _expect(answer, key, (int, type(None)))
+    _expect(answer, "packed", (bool, type(None)))
+    providers = _expect(answer, "providers", list)
+    if not all(isinstance(one, str) for one in providers):
+        raise ValueError(f"'providers' is {str(providers)[:80]}")
+    known = {item.name: answer[item.name] for item in fields(DeviceFacts)}
+    return DeviceFacts(**{**known, "providers": tuple(providers)})
+
+
+def _expect(answer: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+    if key not in answer:
+        raise ValueError(f"{key!r} is missing")
+    if not isinstance(answer[key], kind):
+        raise ValueError(f"{key!r} is {str(answer[key])[:80]!r}")
+    return answer[key]
 
 
 Verdict = Literal["confirmed", "contradicted", "not checked"]
@@ -104,18 +128,7 @@ def compare(target: Target, facts: DeviceFacts, *, emulated: bool) -> tuple[Find
             emulated,
         ),
     ]
-    missing = [one for one in wants.providers if one not in facts.providers]
-    found.append(
-        _finding(
-            "execution.providers",
-            ", ".join(wants.providers),
-            ", ".join(facts.providers) or None,
-            bool(facts.providers and missing),
-            f"has {', '.join(missing)}, its onnxruntime {facts.onnxruntime} has "
-            f"{', '.join(facts.providers)}",
-            emulated,
-        )
-    )
+    found += [_version(target, facts, emulated), _providers(target, facts, emulated)]
     needs_packed = "compact" in wants.profiles
     can = {True: "portable, compact", False: "portable", None: None}[facts.packed]
     found.append(
@@ -130,6 +143,40 @@ def compare(target: Target, facts: DeviceFacts, *, emulated: bool) -> tuple[Find
         )
     )
     return tuple(found)
+
+
+def _version(target: Target, facts: DeviceFacts, emulated: bool) -> Finding:
+    wanted = target.execution.runtime_version
+    try:
+        fits = wanted is None or SpecifierSet(wanted).contains(facts.onnxruntime, prereleases=True)
+    except InvalidVersion:
+        fits = False
+    return _finding(
+        "execution.runtime_version",
+        wanted,
+        facts.onnxruntime,
+        not fits,
+        f"is {wanted}, its onnxruntime is {facts.onnxruntime}",
+        emulated,
+    )
+
+
+def _providers(target: Target, facts: DeviceFacts, emulated: bool) -> Finding:
+    """Compare the providers with the device's, or with those that this machine measures with."""
+    wanted = target.execution.providers
+    here = target.measured_on == "local"
+    there = LOCAL_PROVIDERS if here else facts.providers
+    missing = [one for one in wanted if one not in there]
+    what = "what is measured here runs on" if here else f"its onnxruntime {facts.onnxruntime} has"
+    advice = "; measured_on: 'cmd:env' measures with the profile's providers" if here else ""
+    return _finding(
+        "execution.providers",
+        ", ".join(wanted),
+        ", ".join(there) or None,
+        bool(there and missing),
+        f"has {', '.join(missing)}, {what} {', '.join(there)}{advice}",
+        emulated,
+    )
 
 
 def _finding(
@@ -151,12 +198,12 @@ def _finding(
 def verify(target: Target, facts: DeviceFacts) -> None:
     """Refuse a profile that the device it is measured on contradicts.
 
-    This machine standing for another device is no contradiction, so that local targets pass
+    This machine standing for another device is no contradiction, so that emulated targets pass
     unless they want more threads than there are cores.
 
     Raises:
         ConfigError: one line with the field, the profile's value and the device's.
     """
-    for finding in compare(target, facts, emulated=target.measured_on == "local"):
+    for finding in compare(target, facts, emulated=target.emulated):
         if finding.verdict == "contradicted":
             raise ConfigError(f"target {target.name!r} on {target.measured_on}: {finding.problem}")

@@ -35,6 +35,9 @@ PREVIOUS = "-previous"
 # that of a quarantine on the registered model, ``compress.quarantine.<name>.<16 digits>``.
 _LONGEST = 250 - len("compress.quarantine.") - len(".0123456789abcdef")
 
+LOCAL_PROVIDERS = ("CPUExecutionProvider",)
+"""What models run on where this machine measures them."""
+
 
 def alias_problem(name: str) -> str | None:
     """Say why ``name`` cannot be a target, which is an MLflow alias, or None when it can.
@@ -104,6 +107,7 @@ class Execution:
 
     Attributes:
         runtime: name of the inference runtime.
+        runtime_version: versions of it that will do, such as ``>=1.17``; None when any.
         providers: onnxruntime execution providers, in order of preference.
         threads: threads that a call may use, and that latency is measured with.
         profiles: the packed profiles it can load.
@@ -123,6 +127,7 @@ class Execution:
     without_operators: tuple[str, ...] = ()
     cores: int | None = None
     memory_bytes: int | None = None
+    runtime_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,17 @@ class Target:
         device = self.execution
         described = device.cores is not None or device.memory_bytes is not None
         return self.measured_on == "local" and (described or device.runtime != "onnxruntime")
+
+    @property
+    def unmeasured_providers(self) -> tuple[str, ...]:
+        """Providers whose numbers are wanted, but measuring on this machine uses the CPU's.
+
+        A target that is measured on a device of its own has none: there its providers are used.
+        An emulated one has none either: its numbers are said to be another machine's.
+        """
+        if self.measured_on != "local" or self.emulated:
+            return ()
+        return tuple(one for one in self.execution.providers if one not in LOCAL_PROVIDERS)
 
 
 ENTRY_POINTS = "mlflow_compress.targets"
@@ -300,6 +316,7 @@ def _to_target(schema: TargetSchema) -> Target:
         reward=Reward(reward.latency, reward.weight) if reward else None,
         execution=Execution(
             runtime=execution.runtime,
+            runtime_version=execution.runtime_version,
             providers=tuple(execution.providers),
             threads=execution.threads,
             profiles=tuple(execution.profiles),

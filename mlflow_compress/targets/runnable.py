@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.records import Needs
+from mlflow_compress.targets.computed import computed_types, name_of, subgraphs
 
 if TYPE_CHECKING:
     from mlflow_compress.targets.profile import Target
@@ -76,22 +77,25 @@ def needs_of(model: Any) -> Needs:
 
     Args:
         model: an ``onnx.ModelProto`` as the runtime sees it: packed in the portable profile, or
-            not packed. Subgraphs and functions are looked at too.
+            not packed. Subgraphs and functions are looked at too. Types are those of weights,
+            inputs, outputs, constants, casts, and what :func:`computed_types` finds.
     """
     imports = [*model.opset_import, *(one for f in model.functions for one in f.opset_import)]
     operators: dict[str, str] = {}
     dtypes: dict[str, str] = {}
     for node in _nodes(model):
         prefix = "" if node.domain in _ONNX else f"{node.domain}."
-        operators.setdefault(prefix + node.op_type, _name(node))
+        operators.setdefault(prefix + node.op_type, name_of(node))
     for what, number in _types(model):
         dtypes.setdefault(DTYPES.get(number, f"type {number}"), what)
+    try:
+        for what, number in computed_types(model):
+            dtypes.setdefault(DTYPES.get(number, f"type {number}"), what)
+    except ValueError:
+        # No target that names its types takes it: what is not known may be what it lacks.
+        dtypes.setdefault("unknown", "the type of what its nodes compute")
     opset = max((one.version for one in imports if one.domain in _ONNX), default=0)
     return Needs(opset, operators, dtypes)
-
-
-def _name(node: Any) -> str:
-    return str(node.name or ", ".join(node.output))
 
 
 def _graphs(model: Any) -> Iterator[Any]:
@@ -101,10 +105,7 @@ def _graphs(model: Any) -> Iterator[Any]:
         graph = waiting.pop()
         yield graph
         for node in graph.node:
-            for attribute in node.attribute:
-                waiting.extend(attribute.graphs)
-                if attribute.HasField("g"):
-                    waiting.append(attribute.g)
+            waiting.extend(subgraphs(node))
 
 
 def _nodes(model: Any) -> Iterator[Any]:
@@ -113,7 +114,7 @@ def _nodes(model: Any) -> Iterator[Any]:
 
 
 def _types(model: Any) -> Iterator[tuple[str, int]]:
-    """Yield what has a type, with its number: weights, inputs, outputs, casts, constants."""
+    """Yield what says its type, with its number: weights, inputs, outputs, casts, constants."""
     for graph in _graphs(model):
         for tensor in getattr(graph, "initializer", ()):
             yield f"weight {tensor.name!r}", tensor.data_type
@@ -125,6 +126,6 @@ def _types(model: Any) -> Iterator[tuple[str, int]]:
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.HasField("t"):
-                    yield f"the constant of node {_name(node)!r}", attribute.t.data_type
+                    yield f"the constant of node {name_of(node)!r}", attribute.t.data_type
                 if node.op_type == "Cast" and attribute.name == "to":
-                    yield f"the output of node {_name(node)!r}", attribute.i
+                    yield f"the output of node {name_of(node)!r}", attribute.i

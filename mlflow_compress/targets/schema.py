@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mlflow_compress.errors import ConfigError
@@ -39,6 +40,14 @@ def _place(value: object) -> str:
         value == "local" or (value.startswith(("ssh://", "cmd:")) and len(value) > 6)
     ):
         raise ValueError(f"must be local, ssh://user@host or cmd:<template>, got {value!r}")
+    return value
+
+
+def _versions(value: object) -> object:
+    try:
+        SpecifierSet(value if isinstance(value, str) else "?")
+    except InvalidSpecifier:
+        raise ValueError(f"must be versions such as '>=1.17', got {value!r}") from None
     return value
 
 
@@ -87,6 +96,7 @@ class ExecutionSchema(_Strict):
     """What the device runs models with."""
 
     runtime: str = "onnxruntime"
+    runtime_version: Annotated[str, BeforeValidator(_versions)] | None = None
     providers: list[str] = Field(default=["CPUExecutionProvider"], min_length=1)
     threads: int = Field(default=1, ge=1, le=1024)
     profiles: list[PackedProfile] = Field(default=["portable", "compact"], min_length=1)

@@ -61,13 +61,15 @@ def test_show_prints_a_profile_that_can_be_loaded(tmp_path, write):
 
 
 def test_check_confirms_a_device(write, here):
-    found = ask("check", write(execution={"opset": 17, "memory": "1MB"}, measured_on=here))
+    execution = {"opset": 17, "memory": "1MB", "runtime_version": ">=1.17"}
+    found = ask("check", write(execution=execution, measured_on=here))
     assert (found["measured_on"], found["emulated"]) == (here, False)
     verdicts = {one["field"]: one["verdict"] for one in found["findings"]}
     assert verdicts == {
         "execution.threads": "confirmed",
         "execution.cores": "not checked",
         "execution.memory": "confirmed",
+        "execution.runtime_version": "confirmed",
         "execution.providers": "confirmed",
         "execution.profiles": "confirmed",
         "execution.opset": "confirmed",
@@ -79,6 +81,7 @@ def test_check_confirms_a_device(write, here):
     [
         ({"cores": 999}, "execution.cores is 999, it has "),
         ({"memory": "900GB"}, "execution.memory is 900000000000 bytes, it has "),
+        ({"runtime_version": ">=99"}, "execution.runtime_version is >=99, its onnxruntime is "),
         ({"opset": 99}, "execution.opset is 99, its onnxruntime says: "),
         ({"providers": ["NoExecutionProvider"]}, "execution.providers has NoExecutionProvider"),
     ],

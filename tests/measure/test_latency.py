@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,28 @@ def test_ratio_and_percentiles_are_of_the_calls(timed, data):
     assert made.source_p50 == pytest.approx(2.0)
     assert (made.device, made.threads, made.batch) == ("d", 2, 1)
     assert not is_tie(made)
+
+
+def test_the_calls_are_kept_on_as_many_cores_as_there_are_threads(timed, data, monkeypatch):
+    make, _ = timed
+    kept = []
+
+    @contextmanager
+    def pinned(threads):
+        kept.append(threads)
+        yield
+        kept.append(0)
+
+    class Watched(Model):
+        def run(self, names, feed):
+            assert kept == [2]
+            return super().run(names, feed)
+
+    clock = make(1, "").clock
+    monkeypatch.setattr(latency, "pinned", pinned)
+    pair = [Watched(clock, 0.001, [], name) for name in "vs"]
+    measure_latency(*pair, data, rounds=2, threads=2)
+    assert kept == [2, 0]
 
 
 class Slowing(Model):

@@ -45,6 +45,22 @@ def test_the_drop_is_compared_as_a_decimal_number(make_variant):
     assert feasible(make_variant(accuracy=0.94), TARGET)
 
 
+def test_latency_of_this_processor_is_none_of_another_provider(make_variant):
+    cuda = ("CUDAExecutionProvider",)
+    limited = replace(TARGET, limits=Limits(latency_p50_ms=5, latency_p95_ms=9))
+    variant = make_variant()
+    assert feasible(variant, limited)
+    here = replace(limited, execution=Execution(providers=cuda), objective="latency")
+    said = "was not measured on local with CUDAExecutionProvider"
+    assert failed(variant, here) == {
+        "latency_p50": f"latency_p50 {said}",
+        "latency_p95": f"latency_p95 {said}",
+        "objective": f"latency {said}",
+    }
+    assert decide([variant], here).outcome == "none feasible"
+    assert feasible(variant, replace(here, execution=Execution(providers=cuda, cores=4)))
+
+
 def test_confidence_compares_the_bound_of_the_interval(make_variant):
     sure = replace(TARGET, accuracy=AccuracyLimits(max_drop=0.01, confidence=0.95))
     variant = make_variant(accuracy=0.943)  # drop 0.007, upper bound 0.012

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_compress import packed
 from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
-from mlflow_compress.targets import AccuracyLimits, Execution, Target
+from mlflow_compress.targets import AccuracyLimits, Execution, Target, load_target
 from mlflow_compress.targets.devices import (
     CommandDevice,
     DeviceFacts,
@@ -17,6 +17,7 @@ from mlflow_compress.targets.devices import (
     SshDevice,
     device_for,
     loads_opset,
+    measure_many,
     measure_on,
     read_facts,
     verify,
@@ -194,6 +195,72 @@ def test_a_device_that_keeps_failing_is_out_of_reach(script, tmp_path, what, mes
     assert (tmp_path / "tries").read_text().count("x") == 3
 
 
+GOOD_FACTS = (
+    '{"machine": "aarch64", "system": "Linux", "python": "3.11.2", "onnxruntime": "1.22.0", '
+    '"cores": 4, "memory_bytes": null, "providers": ["CPUExecutionProvider"], "packed": true}'
+)
+GOOD_TIME = '{"fastest": [[0.1, 0.2], [0.1, 0.2]], "variant": [0.1, 0.1], "source": [0.2, 0.2]}'
+
+
+def answering(script, tmp_path, answer, then=""):
+    """A device that answers whatever is asked with one line, and the second question otherwise."""
+    (tmp_path / "answer").write_text(answer)
+    (tmp_path / "then").write_text(then or answer)
+    text = f"cat >/dev/null\ncat {tmp_path}/answer; cp {tmp_path}/then {tmp_path}/answer"
+    return CommandDevice("cmd:odd", (str(script("odd", text)),))
+
+
+ODD = "device cmd:odd: what it answered is not the measuring script's answer: "
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "problem"),
+    [
+        (GOOD_FACTS, "{}", "'machine' is missing"),
+        ('"cores": 4', '"cores": "4"', "'cores' is '4'"),
+        ('"onnxruntime": "1.22.0", ', "", "'onnxruntime' is missing"),
+        ('["CPUExecutionProvider"]', "[3]", "'providers' is [3]"),
+        ('["CPUExecutionProvider"]', "null", "'providers' is 'None'"),
+    ],
+)
+def test_facts_that_are_none(script, tmp_path, good, bad, problem):
+    assert read_facts(answering(script, tmp_path, GOOD_FACTS)).cores == 4
+    with pytest.raises(UnreachableError) as caught:
+        read_facts(answering(script, tmp_path, GOOD_FACTS.replace(good, bad)))
+    assert str(caught.value) == ODD + problem
+
+
+@pytest.mark.parametrize(
+    ("time", "memory", "problem"),
+    [
+        ("{}", "", "'fastest' is missing"),
+        (GOOD_TIME.replace("[[0.1, 0.2], ", "["), "", "'fastest' is '[[0.1, 0.2]]'"),
+        (GOOD_TIME.replace("[0.2, 0.2]}", "[]}"), "", "'source' is '[]'"),
+        (GOOD_TIME.replace("[0.1, 0.1]", "[0.1, NaN]"), "", "'variant' is '[0.1, nan]'"),
+        (GOOD_TIME.replace("[0.1, 0.1]", '[0.1, "x"]'), "", "'variant' is \"[0.1, 'x']\""),
+        (GOOD_TIME, "{}", "'peak' is missing"),
+        (GOOD_TIME, '{"peak": "1 MB"}', "'peak' is '1 MB'"),
+        (GOOD_TIME, '{"peak": 0}', "'peak' is '0'"),
+    ],
+)
+def test_a_measurement_that_is_none(models, rows, script, tmp_path, time, memory, problem):
+    good = answering(script, tmp_path, GOOD_TIME, '{"peak": 7}')
+    found = measure_on(at("cmd:odd"), *models, rows, rounds=2, device=good)
+    assert (found.latency.p50, found.latency.ratio, found.memory_bytes) == (100.0, 0.5, 7)
+    odd = answering(script, tmp_path, time, memory)
+    with pytest.raises(UnreachableError) as caught:
+        measure_on(at("cmd:odd"), *models, rows, rounds=2, device=odd)
+    assert str(caught.value) == ODD + problem
+
+
+def test_timings_of_many_models_and_an_opset_that_are_none(script, tmp_path):
+    odd = answering(script, tmp_path, '{"fastest": [[1.0]]}')
+    with pytest.raises(UnreachableError, match="'typical' is missing"):
+        measure_many(at("cmd:odd"), [b""], rounds=1, device=odd)
+    with pytest.raises(UnreachableError, match="'peak' is missing"):
+        loads_opset(answering(script, tmp_path, "{}"), 17)
+
+
 def test_a_refused_key_is_not_tried_again(script, tmp_path):
     path = script(
         "ssh", f"echo x >> {tmp_path}/tries; echo 'Host key verification failed.' >&2; exit 255"
@@ -236,6 +303,10 @@ def test_a_profile_that_the_device_bears_out():
         ({"threads": 8}, "execution.threads is 8, it has 4 cores"),
         ({"cores": 6}, "execution.cores is 6, it has 4"),
         (
+            {"runtime_version": ">=1.23"},
+            "execution.runtime_version is >=1.23, its onnxruntime is 1.22.0",
+        ),
+        (
             {"memory_bytes": 4_000_000_000},
             "execution.memory is 4000000000 bytes, it has 1900000000",
         ),
@@ -262,6 +333,43 @@ def test_this_machine_may_stand_for_another():
     verify(at("local", cores=6, memory_bytes=4_000_000_000), FACTS)
     with pytest.raises(ConfigError, match="it has 4 cores"):
         verify(at("local", threads=8), FACTS)
+
+
+def test_this_machine_measures_on_its_processor_unless_it_stands_for_another():
+    cuda = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    facts = replace(FACTS, providers=cuda)
+    with pytest.raises(ConfigError) as caught:
+        verify(at("local", providers=cuda), facts)
+    assert str(caught.value) == (
+        "target 'pi' on local: execution.providers has CUDAExecutionProvider, what is measured "
+        "here runs on CPUExecutionProvider; measured_on: 'cmd:env' measures with the profile's "
+        "providers"
+    )
+    verify(at("ssh://pi@box", providers=cuda), facts)
+    for described in ({"cores": 6}, {"memory_bytes": 10**9}, {"runtime": "onnxruntime-web"}):
+        target = at("local", providers=cuda, **described)
+        verify(target, facts)
+        assert target.emulated
+        assert target.unmeasured_providers == ()
+
+
+def test_versions_of_the_runtime():
+    target = at("ssh://pi@box", runtime_version=">=1.17,<2")
+    verify(target, FACTS)
+    verify(target, replace(FACTS, onnxruntime="1.23.0.dev20250101"))
+    with pytest.raises(ConfigError, match=r"is >=1\.17,<2, its onnxruntime is 1\.16\.3"):
+        verify(target, replace(FACTS, onnxruntime="1.16.3"))
+    with pytest.raises(ConfigError, match="its onnxruntime is odd"):
+        verify(target, replace(FACTS, onnxruntime="odd"))
+    with pytest.raises(ConfigError, match=r"is >=1\.23"):
+        verify(at("local", runtime_version=">=1.23"), FACTS)
+    verify(at("local", runtime_version=">=1.23", cores=4), FACTS)
+    keys = {"name": "x", "accuracy": {"min": 0.5}}
+    made = load_target(keys | {"execution": {"runtime_version": ">=1.17"}})
+    assert made.execution.runtime_version == ">=1.17"
+    for bad in ("newest", 1.17):
+        with pytest.raises(ConfigError, match=r"must be versions such as '>=1\.17', got"):
+            load_target(keys | {"execution": {"runtime_version": bad}})
 
 
 def test_an_opset_is_tried_on_the_device():
