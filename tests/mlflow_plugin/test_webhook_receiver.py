@@ -27,19 +27,24 @@ CREATED = {
 }
 
 
+def broken(happened):
+    raise OSError(28, "No space left on device")
+
+
 class Receiver:
     """A receiver whose jobs wait for an hour."""
 
-    def __init__(self, folder, limit):
+    def __init__(self, folder, limit, log=None):
         self.said = []
+        log = log or self.said.append
         watched = [
             Watched("a", folder / "a.yaml", "lenet", "lenet-edge"),
             Watched("b", folder / "b.yaml", "resnet", "resnet-edge"),
         ]
         models = {one.key: one.model for one in watched}
         self.queue = JobQueue(folder / "q", models, limit=limit, settle=3600)
-        self.worker = Worker(self.queue, watched, self.said.append, command=["false"])
-        app = module.application(watched, SECRET, self.queue, self.worker, self.said.append)
+        self.worker = Worker(self.queue, watched, log, command=["false"])
+        app = module.application(watched, SECRET, self.queue, self.worker, log)
         self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
@@ -65,8 +70,8 @@ class Receiver:
 def start(tmp_path):
     started = []
 
-    def begin(limit=100):
-        one = Receiver(tmp_path, limit)
+    def begin(limit=100, log=None):
+        one = Receiver(tmp_path, limit, log)
         started.append(one)
         one.thread.start()
         return one
@@ -97,6 +102,13 @@ def test_a_delivery_is_queued(receiver):
         "event": "delivery", "status": 202, "delivery": "d-1",
         "about": "model_version.created", "model": "lenet", "answer": "queued",
     }]  # fmt: skip
+
+
+def test_a_log_that_fails_changes_no_answer(start):
+    receiver = start(log=broken)
+    assert receiver.deliver().status_code == 202
+    assert receiver.queued() == ["a"]
+    assert receiver.deliver(age=301).status_code == 401
 
 
 def test_a_replay_is_dropped(receiver):

@@ -24,7 +24,7 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue, QueueFullError
 from mlflow_compress.mlflow_plugin.webhook.signature import Delivery, RefusedError, Secret, check
 from mlflow_compress.mlflow_plugin.webhook.watched import EVENTS, Watched, concerned
-from mlflow_compress.mlflow_plugin.webhook.worker import Log, Worker, utc
+from mlflow_compress.mlflow_plugin.webhook.worker import Log, Worker, undisturbed, utc
 
 __all__ = ["BODY_LIMIT", "BODY_SECONDS", "Settings", "application", "serve"]
 
@@ -74,7 +74,7 @@ def serve(
     Raises:
         ConfigError: the address or the queue's folder cannot be had.
     """
-    log = _stamped(log)
+    log = undisturbed(_stamped(log))
     models = {one.key: one.model for one in watched}
     with (
         _listen(settings.host, settings.port) as listening,
@@ -125,6 +125,7 @@ def application(
         finally:
             await run_in_threadpool(worker.stop)
 
+    log = undisturbed(log)
     take = partial(_take, watched, secret, queue, log)
     return Starlette(
         routes=[
