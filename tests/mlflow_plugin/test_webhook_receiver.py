@@ -1,5 +1,6 @@
 """The receiver over real HTTP: what it answers, and what it keeps to itself."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -7,11 +8,11 @@ import time
 
 import pytest
 import requests
-import uvicorn
 import yaml
 from click.testing import CliRunner
 
 from mlflow_compress.cli.main import cli
+from mlflow_compress.mlflow_plugin.webhook import heads
 from mlflow_compress.mlflow_plugin.webhook import receiver as module
 from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue
 from mlflow_compress.mlflow_plugin.webhook.signature import Secret, sign
@@ -45,7 +46,7 @@ class Receiver:
         self.queue = JobQueue(folder / "q", models, limit=limit, settle=3600)
         self.worker = Worker(self.queue, watched, log, command=["false"])
         app = module.application(watched, SECRET, self.queue, self.worker, log)
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        self.server = module.server_of(app)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
@@ -196,6 +197,53 @@ def test_a_body_that_does_not_come_is_given_up(receiver, monkeypatch):
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx")
         assert b" 408 " in connection.recv(100)
+
+
+def connect(receiver):
+    host, port = receiver.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", HEALTH])
+def test_connections_that_send_no_whole_head_lock_nobody_out(start, monkeypatch, sent):
+    monkeypatch.setattr(module, "_CONNECTIONS", 4)
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 3)
+    receiver = start()
+    with contextlib.ExitStack() as open_ones:
+        idle = [open_ones.enter_context(connect(receiver)) for _ in range(3)]
+        for connection in idle:
+            connection.sendall(sent)
+        full = requests.get(f"{receiver.address}/healthz", timeout=60)
+        assert full.status_code == 503
+        for connection in idle:
+            assert connection.recv(100) == b""
+        assert receiver.deliver().status_code == 202
+
+
+def test_the_head_of_a_second_request_must_be_there_in_time_too(receiver, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.5)
+    with connect(receiver) as connection:
+        connection.sendall(HEALTH + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(4096)
+        connection.sendall(HEALTH)
+        assert connection.recv(100) == b""
+
+
+def test_what_is_at_work_is_not_cut_off(receiver, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.2)
+    real = receiver.queue.waiting
+
+    def slow():
+        time.sleep(1)
+        return real()
+
+    monkeypatch.setattr(receiver.queue, "waiting", slow)
+    assert requests.get(f"{receiver.address}/healthz", timeout=60).status_code == 200
 
 
 def test_health_says_how_it_stands_and_no_more(receiver):

@@ -21,12 +21,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.mlflow_plugin.webhook.heads import HeadInTime
 from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue, QueueFullError
 from mlflow_compress.mlflow_plugin.webhook.signature import Delivery, RefusedError, Secret, check
 from mlflow_compress.mlflow_plugin.webhook.watched import EVENTS, Watched, concerned
 from mlflow_compress.mlflow_plugin.webhook.worker import Log, Worker, undisturbed, utc
 
-__all__ = ["BODY_LIMIT", "BODY_SECONDS", "Settings", "application", "serve"]
+__all__ = ["BODY_LIMIT", "BODY_SECONDS", "Settings", "application", "serve", "server_of"]
 
 BODY_LIMIT = 1 << 20
 """Bytes that a delivery's body may have."""
@@ -92,17 +93,7 @@ def serve(
         )
         if settings.catch_up:
             queue.add(models.keys() - {job.key for job in queue.waiting()})
-        server = uvicorn.Server(
-            uvicorn.Config(
-                application(watched, secret, queue, worker, log),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=_CONNECTIONS,
-                timeout_graceful_shutdown=5,
-            )
-        )
+        server = server_of(application(watched, secret, queue, worker, log))
         host, port = listening.getsockname()[:2]
         log(
             {"event": "listening", "host": host, "port": port, "models": sorted({*models.values()})}
@@ -133,6 +124,22 @@ def application(
             Route("/healthz", partial(_health, queue, worker), methods=["GET"]),
         ],
         lifespan=working,
+    )
+
+
+def server_of(app: Starlette) -> uvicorn.Server:
+    """Return the HTTP server of an application, with limits that leave nobody locked out."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=HeadInTime,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=5,
+        )
     )
 
 
