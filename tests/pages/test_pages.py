@@ -87,6 +87,13 @@ def test_what_strangers_wrote_is_shown_as_text(client, visitor):
     assert "<img" not in page
 
 
+@pytest.mark.parametrize("asked", ["x", "1" * 5000, "-1"])
+def test_a_version_that_is_no_number_is_refused(visitor, asked):
+    answer = visitor.get(f"?version={asked}")
+    assert answer.status_code == 409
+    assert note_of(answer).startswith("version must be a number")
+
+
 def test_forms_of_others_are_refused(client, visitor):
     before = dict(client.get_registered_model(NAME).aliases)
     token = visitor.token()
