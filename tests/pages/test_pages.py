@@ -144,6 +144,18 @@ def test_only_known_profiles_and_targets_can_be_named(visitor):
     assert visitor.send("delete", target="device").status_code == 409
 
 
+def test_a_model_without_variants_is_left_as_it_is(client, visitor):
+    client.create_registered_model("plain")
+    token = visitor.token()
+    visitor.page = f"{visitor.address}/compress/models/plain"
+    for action in ("promote", "rollback", "approve", "reject"):
+        refused = visitor.send(action, token=token, target="server-cpu")
+        assert refused.status_code == 404
+        assert "no registered model 'plain' that holds variants" in note_of(refused)
+    plain = client.get_registered_model("plain")
+    assert (plain.tags, plain.aliases) == ({}, {})
+
+
 def test_without_being_allowed_nothing_can_be_posted(monkeypatch):
     monkeypatch.delenv("MLFLOW_COMPRESS_ALLOW_PROMOTION", raising=False)
     routes = with_pages(FastAPI()).router.routes
