@@ -290,3 +290,21 @@ def test_what_cannot_be_served_is_refused_in_one_line(config, tmp_path):
             (line,) = done.stderr.strip().splitlines()[-1:]
             assert (done.exit_code, said in line) == (2, True), done.output
             assert SECRET.text not in done.output
+
+
+def test_what_waits_for_a_configuration_is_named_at_the_start(tmp_path, monkeypatch):
+    class Server:
+        def run(self, sockets):
+            pass
+
+    monkeypatch.setattr(module, "server_of", lambda app: Server())
+    one, other = (Watched(key, tmp_path / key, "lenet", "lenet-edge") for key in ("a", "b"))
+    settings = module.Settings(queue=tmp_path / "q", port=0)
+    said = []
+    for watched in ([one, other], [one], [one, other]):
+        module.serve(watched, SECRET, settings, said.append)
+    assert [line["event"] for line in said] == [
+        *("listening", "stopped"), *("listening", "kept", "stopped"), *("listening", "stopped"),
+    ]  # fmt: skip
+    assert said[3]["jobs"] == ["b"]
+    assert [line["queued"] for line in said if line["event"] == "stopped"] == [2, 1, 2]

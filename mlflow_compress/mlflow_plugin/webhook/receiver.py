@@ -37,6 +37,7 @@ BODY_SECONDS = 10.0
 
 _CONNECTIONS = 64
 _RETRY_SECONDS = 5
+_KEPT = "they wait for their CONFIG, which was moved or left out; to forget one, delete its file"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def serve(
         log(
             {"event": "listening", "host": host, "port": port, "models": sorted({*models.values()})}
         )
+        if kept := queue.kept():
+            log({"event": "kept", "jobs": kept, "why": _KEPT})
         with _ended_by_signals(server):
             server.run(sockets=[listening])
         log({"event": "stopped", "queued": len(queue.waiting())})
