@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,21 +20,30 @@ _LOCK = ".lock"
 
 
 class ScratchFolder(tempfile.TemporaryDirectory[str]):
-    """A temporary folder; making one deletes those of this user whose processes are gone."""
+    """A temporary folder; making one deletes those of this user whose processes are gone.
+
+    Where files cannot be locked, it is a temporary folder like any other, which a killed process
+    leaves behind.
+    """
 
     def __init__(self) -> None:
         _delete_abandoned(Path(tempfile.gettempdir()))
         super().__init__(prefix=_PREFIX, ignore_cleanup_errors=True)
-        # Locked before it has the name that others look for.
+        # Called before the base class's own, also where nobody calls cleanup().
+        self._empty = weakref.finalize(self, _empty, Path(self.name))
         made = Path(self.name, "new")
         self._lock = made.open("x")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        made.rename(made.with_name(_LOCK))
+        with suppress(OSError):
+            # Locked before it has the name that others look for.
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            made.rename(made.with_name(_LOCK))
 
     def cleanup(self) -> None:
         """Delete the folder."""
-        super().cleanup()
+        self._empty()
+        # Closed first: NFS keeps a file that is open, and its folder with it.
         self._lock.close()
+        super().cleanup()
 
 
 def _delete_abandoned(parent: Path) -> None:
@@ -41,6 +51,19 @@ def _delete_abandoned(parent: Path) -> None:
         with suppress(OSError):
             if lock.parent.lstat().st_uid != os.geteuid():
                 continue
-            with lock.open() as file:
+            with lock.open("r+") as file:  # NFS locks only what is open for writing
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _empty(lock.parent)
+            if list(lock.parent.iterdir()) == [lock]:
                 shutil.rmtree(lock.parent)
+
+
+def _empty(folder: Path) -> None:
+    """Delete all but the lock file, by which the next one finds what a kill leaves here."""
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _LOCK:
+                with suppress(OSError):
+                    path.unlink()

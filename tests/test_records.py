@@ -58,6 +58,8 @@ def test_a_record_survives_json(record):
     [
         ({"rate": "big"}, "Report.rate does not fit: 'big'"),
         ({"size_bytes": True}, "Report.size_bytes does not fit: 'True'"),
+        ({"size_bytes": 10**400}, "Report.size_bytes does not fit: a number of 1329 bits"),
+        ({"rate": -(10**400)}, "Report.rate does not fit: a number of 1329 bits"),
         ({"sise": 1}, "Report has an unknown key 'sise'"),
         ({"accuracy": 3}, "Report.accuracy must be a mapping, got '3'"),
     ],

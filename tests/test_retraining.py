@@ -158,6 +158,38 @@ def test_errors_are_one_line_of_json_too_and_no_verdict(project):
     assert jobs(project.client, "RUNNING") == []
 
 
+ROWS = "import sys, numpy as np\ndef rows():\n    return dict(np.load('rows.npz'))\n"
+EXITS = {
+    "in the module": ({"evaluation": "exits.py:rows"}, ROWS + "sys.exit(%s)\n"),
+    "in the function": ({"evaluation": "exits.py:rows"}, "import sys\ndef rows(): sys.exit(%s)\n"),
+    "in a loader": (
+        {"evaluation": "exits.py:rows"},
+        "import sys\ndef rows():\n    sys.exit(%s)\n    yield {}\n",
+    ),
+    "in a metric": (
+        {"evaluation": "rows.npz", "metric": "exits.py:score"},
+        "import sys\ndef score(outputs, labels): sys.exit(%s)\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "retrain"])
+@pytest.mark.parametrize(("where", "code"), zip(EXITS, ["", "6", "0", "6"], strict=True))
+def test_functions_that_leave_are_failures(project, monkeypatch, where, command, code):
+    monkeypatch.chdir(project.folder)
+    data, text = EXITS[where]
+    (project.folder / "exits.py").write_text(text % code)
+    path = write(project, source="tiny.onnx", data=data)
+    done = CliRunner().invoke(cli, [command, str(path)])
+    assert done.exit_code == 1
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert f"called sys.exit({code})" in line
+    if command == "retrain":
+        said = retrain(path)
+        assert said["exit_code"] == 1
+        assert said["error"] in line
+
+
 def test_what_functions_print_does_not_get_into_the_line(project):
     (project.folder / "shouting.py").write_text(
         "import os, numpy as np\n"

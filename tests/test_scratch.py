@@ -1,8 +1,11 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -62,3 +65,102 @@ def test_folders_of_that_name_by_others_stay(tmp_path):
     (foreign / "mine").touch()
     with ScratchFolder():
         assert (foreign / "mine").exists()
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_nothing_can_be_locked_a_folder_is_made_and_stays(monkeypatch, refusal):
+    def refuse(*_):
+        raise OSError(refusal, os.strerror(refusal))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", refuse)
+        made = ScratchFolder()
+    Path(made.name, "weights").touch()
+    with ScratchFolder():
+        assert Path(made.name, "weights").exists()
+    made.cleanup()
+    assert not Path(made.name).exists()
+
+
+def fill(folder):
+    """Put files before and after the lock, in whatever order the file system lists them."""
+    for number in range(50):
+        if number == 25:
+            (folder / ".lock").rename(folder / "lock")
+            (folder / "lock").rename(folder / ".lock")
+        (folder / f"w{number}").touch()
+    (folder / "more").mkdir()
+    (folder / "more" / "w").touch()
+
+
+@pytest.fixture
+def deleted(monkeypatch):
+    """The names of the files that are deleted, in order."""
+    names = []
+    real = os.unlink
+
+    def unlink(path, **more):
+        names.append(Path(path).name)
+        return real(path, **more)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    return names
+
+
+@pytest.mark.parametrize("leave", [ScratchFolder.cleanup, lambda made: None])
+def test_the_lock_goes_last_with_its_folder(deleted, leave):
+    made = ScratchFolder()
+    folder = Path(made.name)
+    fill(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        leave(made)
+        del made
+    assert not folder.exists()
+    assert (len(deleted), deleted[-1]) == (52, ".lock")
+
+
+def test_the_lock_goes_last_with_what_was_left(other, deleted):
+    process, left = other
+    fill(left)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    made = ScratchFolder()
+    assert not left.exists()
+    assert (len(deleted), deleted[-1]) == (53, ".lock")
+    made.cleanup()
+
+
+def test_what_cannot_be_deleted_keeps_its_lock_for_the_next(other, monkeypatch):
+    process, left = other
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    real = os.unlink
+
+    def refuse(path, **more):
+        if Path(path).name == "weights":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        with ScratchFolder():
+            assert (left / ".lock").exists()
+    with ScratchFolder():
+        assert not left.exists()
+
+
+def test_files_are_locked_as_nfs_wants_it(other, monkeypatch):
+    real = fcntl.flock
+
+    def flock(file, operation):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    process, left = other
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with ScratchFolder():
+        assert not left.exists()

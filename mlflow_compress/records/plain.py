@@ -35,6 +35,9 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set | frozenset) else value
 
 
+# No record counts so far, and arithmetic with floats ends in OverflowError somewhere beyond.
+_TOO_LARGE = 1 << 64
+
 Record = TypeVar("Record")
 
 
@@ -70,6 +73,8 @@ def _build(kind: Any, data: Any, path: str) -> Any:
             (int(key) if args[0] is int else key): _build(args[1], value, f"{path}.{key}")
             for key, value in data.items()
         }
+    if isinstance(data, int) and not -_TOO_LARGE < data < _TOO_LARGE:
+        raise ValueError(f"{path} does not fit: a number of {data.bit_length()} bits")
     if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
         return float(data)
     if kind is bool and isinstance(data, bool):

@@ -205,6 +205,18 @@ def test_half_written_and_foreign_files_are_cleared_away(opened, tmp_path):
     assert keys(opened(models={"c": "resnet"}).waiting()) == ["c"]
 
 
+def test_a_job_waits_for_a_configuration_that_was_left_out(opened):
+    queue = opened()
+    queue.accept("1", 1000, ["a", "b", "c"])
+    assert queue.take(0).key == "a"
+    without = opened(models={"c": "resnet"})
+    assert (keys(without.waiting()), without.kept()) == (["c"], ["a", "b"])
+    assert without.take(0).key == "c"
+    assert without.take(0) is None
+    again = opened()
+    assert (keys(again.waiting()), again.kept()) == (["a", "b", "c"], [])
+
+
 def test_a_folder_has_one_receiver(opened, tmp_path):
     opened()
     with pytest.raises(ConfigError, match="is another receiver's"):

@@ -1,5 +1,6 @@
 """The receiver over real HTTP: what it answers, and what it keeps to itself."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -7,11 +8,11 @@ import time
 
 import pytest
 import requests
-import uvicorn
 import yaml
 from click.testing import CliRunner
 
 from mlflow_compress.cli.main import cli
+from mlflow_compress.mlflow_plugin.webhook import heads
 from mlflow_compress.mlflow_plugin.webhook import receiver as module
 from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue
 from mlflow_compress.mlflow_plugin.webhook.signature import Secret, sign
@@ -27,20 +28,25 @@ CREATED = {
 }
 
 
+def broken(happened):
+    raise OSError(28, "No space left on device")
+
+
 class Receiver:
     """A receiver whose jobs wait for an hour."""
 
-    def __init__(self, folder, limit):
+    def __init__(self, folder, limit, log=None):
         self.said = []
+        log = log or self.said.append
         watched = [
             Watched("a", folder / "a.yaml", "lenet", "lenet-edge"),
             Watched("b", folder / "b.yaml", "resnet", "resnet-edge"),
         ]
         models = {one.key: one.model for one in watched}
         self.queue = JobQueue(folder / "q", models, limit=limit, settle=3600)
-        self.worker = Worker(self.queue, watched, self.said.append, command=["false"])
-        app = module.application(watched, SECRET, self.queue, self.worker, self.said.append)
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        self.worker = Worker(self.queue, watched, log, command=["false"])
+        app = module.application(watched, SECRET, self.queue, self.worker, log)
+        self.server = module.server_of(app)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
@@ -65,8 +71,8 @@ class Receiver:
 def start(tmp_path):
     started = []
 
-    def begin(limit=100):
-        one = Receiver(tmp_path, limit)
+    def begin(limit=100, log=None):
+        one = Receiver(tmp_path, limit, log)
         started.append(one)
         one.thread.start()
         return one
@@ -97,6 +103,13 @@ def test_a_delivery_is_queued(receiver):
         "event": "delivery", "status": 202, "delivery": "d-1",
         "about": "model_version.created", "model": "lenet", "answer": "queued",
     }]  # fmt: skip
+
+
+def test_a_log_that_fails_changes_no_answer(start):
+    receiver = start(log=broken)
+    assert receiver.deliver().status_code == 202
+    assert receiver.queued() == ["a"]
+    assert receiver.deliver(age=301).status_code == 401
 
 
 def test_a_replay_is_dropped(receiver):
@@ -186,6 +199,53 @@ def test_a_body_that_does_not_come_is_given_up(receiver, monkeypatch):
         assert b" 408 " in connection.recv(100)
 
 
+def connect(receiver):
+    host, port = receiver.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", HEALTH])
+def test_connections_that_send_no_whole_head_lock_nobody_out(start, monkeypatch, sent):
+    monkeypatch.setattr(module, "_CONNECTIONS", 4)
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 3)
+    receiver = start()
+    with contextlib.ExitStack() as open_ones:
+        idle = [open_ones.enter_context(connect(receiver)) for _ in range(3)]
+        for connection in idle:
+            connection.sendall(sent)
+        full = requests.get(f"{receiver.address}/healthz", timeout=60)
+        assert full.status_code == 503
+        for connection in idle:
+            assert connection.recv(100) == b""
+        assert receiver.deliver().status_code == 202
+
+
+def test_the_head_of_a_second_request_must_be_there_in_time_too(receiver, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.5)
+    with connect(receiver) as connection:
+        connection.sendall(HEALTH + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(4096)
+        connection.sendall(HEALTH)
+        assert connection.recv(100) == b""
+
+
+def test_what_is_at_work_is_not_cut_off(receiver, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.2)
+    real = receiver.queue.waiting
+
+    def slow():
+        time.sleep(1)
+        return real()
+
+    monkeypatch.setattr(receiver.queue, "waiting", slow)
+    assert requests.get(f"{receiver.address}/healthz", timeout=60).status_code == 200
+
+
 def test_health_says_how_it_stands_and_no_more(receiver):
     receiver.deliver()
     answer = requests.get(f"{receiver.address}/healthz", timeout=60)
@@ -230,3 +290,21 @@ def test_what_cannot_be_served_is_refused_in_one_line(config, tmp_path):
             (line,) = done.stderr.strip().splitlines()[-1:]
             assert (done.exit_code, said in line) == (2, True), done.output
             assert SECRET.text not in done.output
+
+
+def test_what_waits_for_a_configuration_is_named_at_the_start(tmp_path, monkeypatch):
+    class Server:
+        def run(self, sockets):
+            pass
+
+    monkeypatch.setattr(module, "server_of", lambda app: Server())
+    one, other = (Watched(key, tmp_path / key, "lenet", "lenet-edge") for key in ("a", "b"))
+    settings = module.Settings(queue=tmp_path / "q", port=0)
+    said = []
+    for watched in ([one, other], [one], [one, other]):
+        module.serve(watched, SECRET, settings, said.append)
+    assert [line["event"] for line in said] == [
+        *("listening", "stopped"), *("listening", "kept", "stopped"), *("listening", "stopped"),
+    ]  # fmt: skip
+    assert said[3]["jobs"] == ["b"]
+    assert [line["queued"] for line in said if line["event"] == "stopped"] == [2, 1, 2]

@@ -19,14 +19,15 @@ def work(tmp_path):
     """Return a function that gives a worker whose jobs run some Python."""
     queues = []
 
-    def make(script, *, models=("lenet",), **options):
+    def make(script, *, models=("lenet",), log=None, **options):
         watched = [Watched(f"k{i}", tmp_path / f"{i}.yaml", m, f"{m}-edge")
                    for i, m in enumerate(models)]  # fmt: skip
         queue = JobQueue(tmp_path / "q", {one.key: one.model for one in watched}, settle=0)
         queues.append(queue)
         said = []
         command = (sys.executable, "-c", f"import os, sys, time, signal\n{script}")
-        return Worker(queue, watched, said.append, command=command, **options), queue, said
+        worker = Worker(queue, watched, log or said.append, command=command, **options)
+        return worker, queue, said
 
     yield make
     for queue in queues:
@@ -218,3 +219,50 @@ def test_a_job_that_cannot_be_started_waits(work, monkeypatch):
     worker.stop()
     assert said[0]["error"] == "Permission denied"
     assert len(queue.waiting()) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"),
+                                   ValueError("I/O operation on closed file")])  # fmt: skip
+@pytest.mark.parametrize("failures", [1, 1000])
+def test_a_log_that_fails_holds_no_job_up(work, monkeypatch, error, failures):
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.05)
+    lines = []
+
+    def log(happened):
+        lines.append(happened)
+        if len(lines) <= failures:
+            raise error
+
+    worker, queue, _ = work("pass", log=log)
+    queue.accept("1", time.time(), ["k0"])
+    worker.start()
+    until(lambda: lines)
+    queue.accept("2", time.time(), ["k0"])
+    until(lambda: len(lines) == 2)
+    assert worker.is_alive()
+    assert (queue.waiting(), queue.running()) == ([], [])
+    worker.stop()
+    assert [line["exit_code"] for line in lines] == [0, 0]
+
+
+def test_trouble_that_cannot_be_told_is_gone_on_after(work, monkeypatch):
+    def broken(happened):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.05)
+    worker, queue, _ = work("pass", log=broken)
+    real = queue.take
+    failing = iter([OSError(28, "No space left on device")] * 2)
+
+    def take(timeout):
+        for error in failing:
+            raise error
+        return real(timeout)
+
+    monkeypatch.setattr(queue, "take", take)
+    queue.accept("1", time.time(), ["k0"])
+    worker.start()
+    until(lambda: worker.last)
+    worker.stop()
+    assert worker.last.exit_code == 0
+    assert queue.waiting() == []

@@ -93,6 +93,13 @@ def test_what_strangers_wrote_is_shown_as_text(client, visitor):
     assert "<img" not in page
 
 
+@pytest.mark.parametrize("asked", ["x", "1" * 5000, "-1"])
+def test_a_version_that_is_no_number_is_refused(visitor, asked):
+    answer = visitor.get(f"?version={asked}")
+    assert answer.status_code == 409
+    assert note_of(answer).startswith("version must be a number")
+
+
 def test_forms_of_others_are_refused(client, visitor):
     before = dict(client.get_registered_model(NAME).aliases)
     token = visitor.token()
@@ -141,6 +148,18 @@ def test_only_known_profiles_and_targets_can_be_named(visitor):
     for target in ("/etc/passwd", "../../etc/x.yaml", "no-such-device", "latest"):
         assert visitor.send("promote", target=target).status_code == 409
     assert visitor.send("delete", target="device").status_code == 409
+
+
+def test_a_model_without_variants_is_left_as_it_is(client, visitor):
+    client.create_registered_model("plain")
+    token = visitor.token()
+    visitor.page = f"{visitor.address}/compress/models/plain"
+    for action in ("promote", "rollback", "approve", "reject"):
+        refused = visitor.send(action, token=token, target="server-cpu")
+        assert refused.status_code == 404
+        assert "no registered model 'plain' that holds variants" in note_of(refused)
+    plain = client.get_registered_model("plain")
+    assert (plain.tags, plain.aliases) == ({}, {})
 
 
 def test_without_being_allowed_nothing_can_be_posted(monkeypatch):

@@ -138,7 +138,7 @@ def test_unfinished_trials_are_run_when_others_are_reused():
     assert observer.calls == ["start", 3, ("FINISHED", 4)]
 
 
-@pytest.mark.parametrize("error", [TechniqueError, RuntimeError])
+@pytest.mark.parametrize("error", [TechniqueError, RuntimeError, SystemExit])
 def test_a_failed_trial_is_recorded_in_one_line_and_the_search_goes_on(error):
     done, _, _ = search(evaluator=FakeEvaluator(fail_on=(0.2,), error=error))
     assert [t.state for t in done] == ["complete", "failed", "complete", "complete"]

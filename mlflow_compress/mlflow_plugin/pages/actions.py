@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from mlflow_compress import registry
-from mlflow_compress.errors import ConfigError
+from mlflow_compress.errors import ConfigError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.pages.caller import PATIENCE, Caller, static_prefix
 from mlflow_compress.mlflow_plugin.pages.reading import limits_of
 from mlflow_compress.mlflow_plugin.pages.session import check_form
@@ -53,10 +53,19 @@ def act(request: Request, caller: Caller) -> Response:
 def _require_edit(caller: Caller, name: str) -> None:
     """Fail for a visitor who may not edit the model before anything else is written.
 
-    The tag is there already; writing it again changes nothing.
+    The tag is there already; writing it again changes nothing. A model that does not have it is
+    none of ours, and is left as it is.
+
+    Raises:
+        SourceNotFoundError: the model does not have the tag.
+        CompressError: the visitor may not edit it, or the server does not answer.
     """
+    what = f"edit registered model {name!r}"
+    model = patiently(what, lambda: caller.client.get_registered_model(name), PATIENCE)
+    if model.tags.get(VARIANTS_TAG) != "yes":
+        raise SourceNotFoundError(f"there is no registered model {name!r} that holds variants")
     patiently(
-        f"edit registered model {name!r}",
+        what,
         lambda: caller.client.set_registered_model_tag(name, VARIANTS_TAG, "yes"),
         PATIENCE,
     )

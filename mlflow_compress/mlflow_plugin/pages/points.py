@@ -86,7 +86,8 @@ def _trial(run: Any) -> Trial | None:
         recipe = from_dict(Recipe, json.loads(tags[RECIPE]))
         report = _report(metrics)
         key = tags["compress.key"]
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, ArithmeticError, RecursionError):
+        # Anybody may write to a run: a ratio of nothing, an infinite size, brackets without end.
         return None
     variant = Variant(key, recipe, report, run_id=run.info.run_id)
     return Trial(0, key, recipe, "complete", variant=variant)

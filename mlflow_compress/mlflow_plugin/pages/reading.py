@@ -131,7 +131,7 @@ def limits_of(caller: Caller, known: Sequence[LoggedDecision]) -> Target | None:
         return None
     try:
         return from_dict(Target, json.loads(text)["limits"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         # Somebody else's file, or one of a version before; the page shows no limits then.
         return None
 
@@ -170,7 +170,7 @@ def _report(caller: Caller, variant: Variant) -> Report | None:
         return None
     try:
         trial = from_dict(Trial, json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if trial.variant is None or trial.variant.report.sha256 != variant.report.sha256:
         return None

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
+from mlflow_compress.errors import CompressError, ConfigError, SourceNotFoundError, UnreachableError
 from mlflow_compress.mlflow_plugin.pages import actions, views
 from mlflow_compress.mlflow_plugin.pages.assets import find_asset
 from mlflow_compress.mlflow_plugin.pages.caller import Caller, caller_of, static_prefix
@@ -129,6 +129,8 @@ def _status_of(error: BaseException) -> int:
             status = int(cause.get_http_status_code())
             return status if status < 500 else 502
         cause = cause.__cause__
+    if isinstance(error, SourceNotFoundError):
+        return 404
     if isinstance(error, UnreachableError):
         return 503
     return 409 if isinstance(error, ConfigError) else 500

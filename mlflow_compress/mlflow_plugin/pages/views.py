@@ -27,6 +27,7 @@ from mlflow_compress.targets import Target, shipped_names
 
 __all__ = ["failure", "index", "limit_lines", "model"]
 
+_DIGITS = 18
 _MODE = "?workflowType=machine_learning"
 
 
@@ -66,8 +67,8 @@ def index(request: Request, caller: Caller) -> Response:
 def model(request: Request, caller: Caller) -> Response:
     """Show one registered model."""
     asked = request.query_params.get("version", "")
-    if asked and not (asked.isascii() and asked.isdigit()):
-        raise ConfigError(f"version must be a number, got {asked!r}")
+    if asked and not (asked.isascii() and asked.isdigit() and len(asked) <= _DIGITS):
+        raise ConfigError(f"version must be a number, got {asked[:40]!r}")
     page = read_model(caller, request.path_params["name"], int(asked) if asked else None)
     session = session_of(request)
     known = {one.status.target for one in page.targets}

@@ -56,7 +56,7 @@ class JobQueue:
 
     Args:
         folder: kept by this queue alone; made when it is missing.
-        models: source model by key of the configuration. Jobs of other keys are dropped.
+        models: source model by key of the configuration. Jobs of other keys stay on the disk.
         limit: jobs that may wait.
         settle: seconds between a job's first event and its beginning.
         clock: seconds since the epoch.
@@ -85,6 +85,7 @@ class JobQueue:
         except OSError as error:
             raise ConfigError(f"queue folder {folder}: {error.strerror}") from None
         self._running: dict[str, Job] = {}
+        self._kept: set[str] = set()
         self._waiting = self._recovered()
         self._seen = self._remembered()
 
@@ -194,6 +195,10 @@ class JobQueue:
         with self._changed:
             return list(self._running.values())
 
+    def kept(self) -> list[str]:
+        """Return the keys of jobs that wait for their configuration to be served again."""
+        return sorted(self._kept)
+
     def shut(self) -> None:
         """Give out no more jobs."""
         with self._changed:
@@ -225,8 +230,10 @@ class JobQueue:
         for state in ("waiting", "running"):
             for path in sorted((self._folder / state).iterdir()):
                 key = path.stem
-                if path.suffix != ".json" or key not in self._models:
-                    path.unlink()  # half written, or of a configuration that is no longer served
+                if path.suffix != ".json" or path.name.startswith("."):
+                    path.unlink()  # half written
+                elif key not in self._models:
+                    self._kept.add(key)
                 elif key not in found:
                     found[key] = self._read(path)
         for key, job in found.items():

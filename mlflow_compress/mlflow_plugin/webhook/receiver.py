@@ -21,12 +21,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.mlflow_plugin.webhook.heads import HeadInTime
 from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue, QueueFullError
 from mlflow_compress.mlflow_plugin.webhook.signature import Delivery, RefusedError, Secret, check
 from mlflow_compress.mlflow_plugin.webhook.watched import EVENTS, Watched, concerned
-from mlflow_compress.mlflow_plugin.webhook.worker import Log, Worker, utc
+from mlflow_compress.mlflow_plugin.webhook.worker import Log, Worker, undisturbed, utc
 
-__all__ = ["BODY_LIMIT", "BODY_SECONDS", "Settings", "application", "serve"]
+__all__ = ["BODY_LIMIT", "BODY_SECONDS", "Settings", "application", "serve", "server_of"]
 
 BODY_LIMIT = 1 << 20
 """Bytes that a delivery's body may have."""
@@ -36,6 +37,7 @@ BODY_SECONDS = 10.0
 
 _CONNECTIONS = 64
 _RETRY_SECONDS = 5
+_KEPT = "they wait for their CONFIG, which was moved or left out; to forget one, delete its file"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def serve(
     Raises:
         ConfigError: the address or the queue's folder cannot be had.
     """
-    log = _stamped(log)
+    log = undisturbed(_stamped(log))
     models = {one.key: one.model for one in watched}
     with (
         _listen(settings.host, settings.port) as listening,
@@ -92,21 +94,13 @@ def serve(
         )
         if settings.catch_up:
             queue.add(models.keys() - {job.key for job in queue.waiting()})
-        server = uvicorn.Server(
-            uvicorn.Config(
-                application(watched, secret, queue, worker, log),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=_CONNECTIONS,
-                timeout_graceful_shutdown=5,
-            )
-        )
+        server = server_of(application(watched, secret, queue, worker, log))
         host, port = listening.getsockname()[:2]
         log(
             {"event": "listening", "host": host, "port": port, "models": sorted({*models.values()})}
         )
+        if kept := queue.kept():
+            log({"event": "kept", "jobs": kept, "why": _KEPT})
         with _ended_by_signals(server):
             server.run(sockets=[listening])
         log({"event": "stopped", "queued": len(queue.waiting())})
@@ -125,6 +119,7 @@ def application(
         finally:
             await run_in_threadpool(worker.stop)
 
+    log = undisturbed(log)
     take = partial(_take, watched, secret, queue, log)
     return Starlette(
         routes=[
@@ -132,6 +127,22 @@ def application(
             Route("/healthz", partial(_health, queue, worker), methods=["GET"]),
         ],
         lifespan=working,
+    )
+
+
+def server_of(app: Starlette) -> uvicorn.Server:
+    """Return the HTTP server of an application, with limits that leave nobody locked out."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=HeadInTime,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=5,
+        )
     )
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from mlflow_compress.mlflow_plugin.webhook.queue import Job, JobQueue
 from mlflow_compress.mlflow_plugin.webhook.watched import Watched
 
-__all__ = ["COMMAND", "Finished", "Log", "Worker", "utc"]
+__all__ = ["COMMAND", "Finished", "Log", "Worker", "undisturbed", "utc"]
 
 Log = Callable[[Mapping[str, Any]], None]
 """Takes one thing that happened, as plain data."""
@@ -72,7 +72,7 @@ class Worker:
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.last: Finished | None = None
-        self._queue, self._log, self._grace = queue, log, grace
+        self._queue, self._log, self._grace = queue, undisturbed(log), grace
         self._paths = {one.key: one.path for one in watched}
         self._command = tuple(command)
         hidden = set(without)
@@ -137,23 +137,24 @@ class Worker:
         stopped = self._stopping.is_set() and code not in (0, 3)
         delay = 0.0 if stopped else _again(code, job.attempts)
         self.last = Finished(job.model, code, time.time())
-        self._log(
-            {
-                "event": "job",
-                "model": job.model,
-                "config": str(self._paths[job.key]),
-                "exit_code": code,
-                "seconds": round(time.time() - begun, 1),
-                "attempt": job.attempts,
-                "events": job.events,
-                "again_in": delay,
-                "result": result,
-            }
-        )
-        if delay is None:
-            self._queue.finish(job)
-        else:
-            self._queue.again(job, delay, counts=not stopped and code != _BUSY)
+        told = {
+            "event": "job",
+            "model": job.model,
+            "config": str(self._paths[job.key]),
+            "exit_code": code,
+            "seconds": round(time.time() - begun, 1),
+            "attempt": job.attempts,
+            "events": job.events,
+            "again_in": delay,
+            "result": result,
+        }
+        try:
+            if delay is None:
+                self._queue.finish(job)
+            else:
+                self._queue.again(job, delay, counts=not stopped and code != _BUSY)
+        finally:
+            self._log(told)
 
     def _run(self, command: Sequence[str], output: IO[bytes]) -> int:
         """Run a job's process; return its exit code as a shell would give it."""
@@ -191,6 +192,19 @@ def _line(output: bytes) -> Any:
         return json.loads(output.splitlines()[-1])
     except (ValueError, IndexError):
         return None
+
+
+def undisturbed(log: Log) -> Log:
+    """Return a log whose failures (a full disk, a closed pipe or stream) disturb no work.
+
+    What could not be told is lost; the work is what counts.
+    """
+
+    def told(happened: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            log(happened)
+
+    return told
 
 
 def utc(seconds: float) -> str:
