@@ -62,6 +62,7 @@ def measure_accuracy(
         drop=sign * (reference - value),
         drop_interval=_interval(chosen, ours, theirs, sign, level, seed),
         dataset=dataset.ref,
+        higher_is_better=chosen.higher_is_better,
     )
 
 

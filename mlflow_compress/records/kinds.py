@@ -151,7 +151,17 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A metric of variant and source on the *same* rows, and the paired drop between them."""
+    """A metric of variant and source on the *same* rows, and the paired drop between them.
+
+    Attributes:
+        metric: its name.
+        value: the variant's.
+        source: the source's.
+        drop: by how much the variant is worse, whichever way the metric goes.
+        drop_interval: the drop's confidence interval.
+        dataset: the rows.
+        higher_is_better: False for errors, such as ``cer`` and ``rmse``.
+    """
 
     metric: str
     value: float
@@ -159,6 +169,17 @@ class Accuracy:
     drop: float
     drop_interval: Interval
     dataset: DatasetRef
+    higher_is_better: bool = True
+
+    @property
+    def score(self) -> float:
+        """The value where more is better; of an error, 1 minus it."""
+        return self.value if self.higher_is_better else 1.0 - self.value
+
+    @property
+    def source_score(self) -> float:
+        """The source's :attr:`score`."""
+        return self.source if self.higher_is_better else 1.0 - self.source
 
 
 @dataclass(frozen=True)

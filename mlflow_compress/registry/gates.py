@@ -65,7 +65,7 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
     if limits.memory_bytes is not None:
         gates.append(_at_most("memory", _memory(variant, target), limits.memory_bytes, format_size))
     if accuracy.min is not None:
-        gates.append(_at_least("accuracy", _accuracy(variant, rows), accuracy.min))
+        gates.append(_at_least("accuracy", _least_accuracy(variant, rows), accuracy.min))
     if accuracy.max_drop is not None:
         drop = _drop(variant, rows, accuracy.confidence)
         gates.append(_at_most("accuracy_drop", drop, accuracy.max_drop, _points))
@@ -142,10 +142,18 @@ def _accuracy(variant: Variant, rows: str | None) -> _Metric:
     accuracy = variant.report.accuracy
     if accuracy is None:
         return _Metric(None, "accuracy was not measured (data without labels?)")
-    stale = _stale(accuracy.dataset.digest, rows)
-    return (
-        _Metric(None, f"accuracy: {stale}") if stale else _sound("accuracy", accuracy.value, 0, 1)
-    )
+    if stale := _stale(accuracy.dataset.digest, rows):
+        return _Metric(None, f"accuracy: {stale}")
+    return _sound("accuracy", accuracy.value, 0, 1 if accuracy.higher_is_better else math.inf)
+
+
+def _least_accuracy(variant: Variant, rows: str | None) -> _Metric:
+    """The accuracy where a target names the least; of an error that would be its worst."""
+    accuracy = variant.report.accuracy
+    if accuracy is None or accuracy.higher_is_better:
+        return _accuracy(variant, rows)
+    reason = f"{accuracy.metric} is an error, where less is better: limit max_drop instead"
+    return _Metric(None, reason)
 
 
 def _drop(variant: Variant, rows: str | None, confidence: float | None) -> _Metric:

@@ -31,13 +31,15 @@ def generation(variant: Variant) -> int:
 
 
 def quality(variant: Variant) -> float:
-    """Return accuracy, or agreement with the source where no labels are, else -inf.
+    """Return accuracy (of an error, 1 minus it), or agreement where no labels are, else -inf.
 
     Two of them can be compared when their :func:`yardstick` is the same.
     """
     report = variant.report
     if report.accuracy is not None:
         value = report.accuracy.value
+        if isinstance(value, int | float):
+            value = report.accuracy.score
     elif report.fidelity is not None:
         value = report.fidelity.agreement
     else:
@@ -109,7 +111,9 @@ def _reward(variant: Variant, target: Target) -> float:
     latency, reward = latency_for(variant, target), target.reward
     if latency is None or reward is None or not latency.p50 > 0:
         return -math.inf
-    return reward.value(quality(variant), latency.p50)
+    score = quality(variant)
+    # A negative one, which an error above 1 makes, would gain by being slow.
+    return reward.value(score, latency.p50) if score >= 0 else -math.inf
 
 
 def _score(variant: Variant, target: Target) -> float:

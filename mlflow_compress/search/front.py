@@ -12,7 +12,7 @@ __all__ = ["OBJECTIVES", "Objective", "Reward", "front", "hypervolume", "objecti
 
 def _accuracy(variant: Variant) -> float:
     accuracy = variant.report.accuracy
-    return math.nan if accuracy is None else accuracy.value
+    return math.nan if accuracy is None else accuracy.score
 
 
 def _agreement(variant: Variant) -> float:

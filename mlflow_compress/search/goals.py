@@ -44,7 +44,7 @@ def _compressed(value: float) -> float:
 
 def _accuracy(value: float, variant: Variant) -> float:
     accuracy = variant.report.accuracy
-    return told_quality(value - (accuracy.source if accuracy is not None else 1.0))
+    return told_quality(value - (accuracy.source_score if accuracy is not None else 1.0))
 
 
 def _speed(value: float, variant: Variant) -> float:
@@ -56,7 +56,7 @@ def _reward(value: float, goal: Reward, variant: Variant) -> float:
     accuracy, latency = variant.report.accuracy, goal.latency(variant)
     if latency is None:
         return math.nan
-    source = goal.of(1.0 if accuracy is None else accuracy.source, latency.source_p50)
+    source = goal.of(1.0 if accuracy is None else accuracy.source_score, latency.source_p50)
     return told_quality(value - source)
 
 
@@ -139,7 +139,7 @@ def _of_target(variant: Variant, target: Target) -> dict[str, float]:
                 found[name] = getattr(latency, name) / limit - 1
     accuracy, fidelity = report.accuracy, report.fidelity
     if bounds.min is not None and accuracy is not None:
-        found["accuracy"] = (bounds.min - accuracy.value) / ALLOWANCE
+        found["accuracy"] = (bounds.min - accuracy.score) / ALLOWANCE
     if bounds.max_drop is not None and accuracy is not None:
         drop = accuracy.drop
         if bounds.confidence is not None:  # promotion looks at the worse of the two as well

@@ -144,3 +144,19 @@ def test_todays_rows_without_an_incumbent_that_may_stay(labelled, unlabelled):
 def test_rows_that_are_named_go_before_the_incumbents(labelled):
     old, other = labelled(1, 0.95), labelled(2, 0.95, rows=FEW)
     assert decide([old, other], SMALL, old, FEW.digest).version == 2
+
+
+def test_of_an_error_less_is_better(labelled):
+    def erring(version, error):
+        made = labelled(version, 1 - error, source_accuracy=0.99, metric="cer")
+        accuracy = replace(made.report.accuracy, value=error, source=0.01, higher_is_better=False)
+        return replace(made, report=replace(made.report, accuracy=accuracy))
+
+    bad, good = erring(1, 0.95), erring(2, 0.02)
+    for variants in ([bad, good], [good, bad]):
+        assert decide(variants, BEST, bad).version == 2
+        assert decide(variants, BEST, None).version == 2
+    least = replace(BEST, accuracy=AccuracyLimits(min=0.9))
+    refused = decide([bad, good], least, None)
+    assert refused.outcome == "none feasible"
+    assert "cer is an error, where less is better: limit max_drop" in str(refused.gates[2])
