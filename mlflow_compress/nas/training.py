@@ -215,8 +215,16 @@ def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
     Args:
         net: the network.
         images: some thousand rows.
-        batch: rows at a time.
+        batch: rows at a time, at the most; batches are of one size, since each counts the same.
+
+    Raises:
+        DataError: fewer than two rows, which have no variance.
     """
+    if len(images) < 2:
+        raise DataError(
+            f"batch normalisation needs at least two rows to take its statistics from, got "
+            f"{len(images)}: give more rows"
+        )
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -225,7 +233,7 @@ def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
     was_training = net.training
     net.train()
     with one_thread():
-        for part in images.split(batch):
+        for part in images.tensor_split(-(-len(images) // batch)):
             net(part.to(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

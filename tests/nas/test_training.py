@@ -1,0 +1,28 @@
+"""What every training here shares: the rows that statistics come from, and short data."""
+
+import pytest
+import torch
+
+from mlflow_compress.errors import DataError
+from mlflow_compress.nas import BlockSpec, Net, NetSpec, recalibrate
+
+
+def copies():
+    """A network whose one convolution hands its input to batch normalisation."""
+    net = Net(NetSpec(1, 8, 8, (BlockSpec("regular", 1, 1, 1, 1),), 3))
+    norm = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    conv = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
+    torch.nn.init.ones_(conv.weight)
+    return net, norm
+
+
+def test_every_row_counts_the_same_when_statistics_are_taken():
+    net, norm = copies()
+    rows = torch.cat([torch.zeros(250, 1, 8, 8), torch.full((1, 1, 8, 8), 10.0)])
+    recalibrate(net, rows)
+    assert float(norm.running_mean) == pytest.approx(float(rows.mean()), rel=0.02)
+
+
+def test_one_row_has_no_statistics():
+    with pytest.raises(DataError, match="at least two rows .* got 1"):
+        recalibrate(copies()[0], torch.zeros(1, 1, 8, 8))
