@@ -89,7 +89,7 @@ def ends(bench: Bench) -> None:
     supernet, images = bench.supernet(), bench.images()
     space, made = supernet.net.space, {}
     for name, subnet in (("largest", space.subnet()), ("smallest", space.smallest())):
-        net = supernet.subnet(subnet, {supernet.input_name: images.train[:2048].numpy()})
+        net = supernet.subnet(subnet, {supernet.input_name: images.train.numpy()})
         made[name] = {
             "subnet": str(subnet), "test": bench.test(net), "weights": net.spec.weights,
             "multiply_adds": net.spec.multiply_adds,
@@ -187,7 +187,7 @@ def scratch(bench: Bench, epochs: float = 3.0) -> None:
     made = []
     for target in bench.targets:
         subnet = nas.Subnet.parse(found[target.name]["subnet"])
-        taken = supernet.subnet(subnet, {supernet.input_name: images.train[:2048].numpy()})
+        taken = supernet.subnet(subnet, {supernet.input_name: images.train.numpy()})
         torch.manual_seed(0)
         alone = nas.Net(taken.spec)
         begin = time.process_time()

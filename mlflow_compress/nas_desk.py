@@ -16,8 +16,8 @@ __all__ = ["Desk", "TargetResult", "Tell"]
 Tell = Callable[[str], None]
 
 _SCORED = 2000
-"""Rows that batch normalisation is recalibrated on, and rows held out that score the subnets which
-teach the predictor; finalists are scored on all that are held out."""
+"""Rows held out that score the subnets which teach the predictor; finalists are scored on all that
+are held out."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,8 @@ class Desk:
 
     def _taken(self, subnet: nas.Subnet) -> nas.Net:
         if subnet not in self._nets:
-            self._nets[subnet] = self.supernet.subnet(
-                subnet, {self.supernet.input_name: self.images.train[:_SCORED].numpy()}
-            )
+            rows = {self.supernet.input_name: self.images.train.numpy()}
+            self._nets[subnet] = self.supernet.subnet(subnet, rows)
         return self._nets[subnet]
 
     def measure(self, target: Target, subnets: Sequence[nas.Subnet]) -> list[float]:

@@ -231,13 +231,15 @@ def specialize(
             raise
         runs.close(run_id)
     fitting = [result for result in results if result.fits]
-    outcome = _run_recipes(config, found.uri, targets, fitting, watcher) if fitting else None
+    outcome = None
+    if fitting:
+        outcome = _run_recipes(config, found.uri, targets, fitting, loaded, watcher)
     return Specialized(found.uri, tuple(results), outcome, dict(desk.agreement))
 
 
 def _run_recipes(
     config: NasConfig, uri: str, targets: Sequence[Target], results: Sequence[TargetResult],
-    watcher: job.Watcher | None,
+    loaded: measure.Dataset, watcher: job.Watcher | None,
 ) -> job.Outcome:  # fmt: skip
     """Run the subnets through the recipes by the job that every source goes through."""
     options = config.specialize
@@ -258,14 +260,13 @@ def _run_recipes(
         spec for spec, target in zip(config.targets, _targets(config), strict=True)
         if target.name in names and target in targets
     ]  # fmt: skip
-    train = DataConfig.ref(config.data.train)
     plain = {
         "source": uri,
         "register_as": options.register_as or f"{config.name}-edge",
         "experiment": config.experiment or config.name,
         "tracking_uri": config.tracking_uri,
         "data": {
-            "calibration": train.model_copy(update={"rows": 2048}).model_dump(),
+            "calibration": DataConfig.ref(config.data.train).model_dump(),
             "evaluation": DataConfig.ref(config.data.evaluation).model_dump(),
         },
         "recipes": recipes,
@@ -277,7 +278,9 @@ def _run_recipes(
         },
         "targets": wanted,
     }
-    return job.run(parse_config(plain, "specialize"), watcher=watcher)
+    # the rows that a file begins with may be of one class
+    rows = {"calibration": loaded.take(nas.mixed_rows(loaded.rows))}
+    return job.run(parse_config(plain, "specialize"), datasets=rows, watcher=watcher)
 
 
 def _load(ref: str | DataRef) -> measure.Dataset:

@@ -23,6 +23,14 @@ def test_every_row_counts_the_same_when_statistics_are_taken():
     assert float(norm.running_mean) == pytest.approx(float(rows.mean()), rel=0.02)
 
 
+def test_rows_sorted_by_class_give_the_statistics_of_all_classes():
+    net, norm = copies()
+    rows = torch.cat([torch.zeros(4000, 1, 8, 8), torch.full((1000, 1, 8, 8), 10.0)])
+    recalibrate(net, rows)
+    assert float(norm.running_mean) == pytest.approx(2, abs=0.3)
+    assert float(norm.running_var) == pytest.approx(16, abs=2)
+
+
 def test_one_row_has_no_statistics():
-    with pytest.raises(DataError, match="at least two rows .* got 1"):
+    with pytest.raises(DataError, match=r"at least two rows .* got 1"):
         recalibrate(copies()[0], torch.zeros(1, 1, 8, 8))
