@@ -3,6 +3,9 @@
 A message is one line that says what was wrong, with the value, and what to do about it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "BusyError",
     "CompressError",
@@ -15,6 +18,7 @@ __all__ = [
     "SourceNotFoundError",
     "TechniqueError",
     "UnreachableError",
+    "no_exit",
 ]
 
 
@@ -82,3 +86,25 @@ class MissingDependencyError(CompressError):
     """An optional library is needed here; the message names the extra to install (exit 2)."""
 
     exit_code = 2
+
+
+@contextmanager
+def no_exit(what: str) -> Iterator[None]:
+    """Make a failure of ``sys.exit`` in code that is not ours; also a decorator.
+
+    Left alone it would end the process with an exit code that stands for something else: 0 for a
+    job that did nothing, 6 for one that waits.
+
+    Args:
+        what: whose code it is.
+
+    Raises:
+        CompressError: the code ended with ``SystemExit``.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        told = "" if error.code is None else repr(error.code)
+        raise CompressError(
+            f"{what} called sys.exit({told}): let it return, or raise an error that says why"
+        ) from error

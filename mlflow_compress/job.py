@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import measure, registry, techniques
 from mlflow_compress.config import Config
-from mlflow_compress.errors import CompressError, ConfigError
+from mlflow_compress.errors import CompressError, ConfigError, no_exit
 from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
 from mlflow_compress.on_devices import Devices
 from mlflow_compress.plan import (
@@ -106,6 +106,7 @@ class Outcome:
         ]
 
 
+@no_exit("a plugin or a function of the configuration")
 def run(
     config: Config,
     *,

@@ -88,6 +88,7 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
         {
             "space": config.space.model_dump(mode="json"),
             "recipe": asdict(plan),
+            "teacher": "recalibrated",  # that of earlier checkpoints was not
             "rows": loaded.digest,
             "torch": torch.__version__,
         }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import job
 from mlflow_compress.config import Config
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, no_exit
 from mlflow_compress.mlflow_plugin import connect
 from mlflow_compress.mlflow_plugin.about import plugin_version
 from mlflow_compress.mlflow_plugin.job_runs import JobRuns
@@ -61,6 +61,7 @@ class Result:
         return asdict(self)
 
 
+@no_exit("a plugin or a function of the configuration")
 def retrain(
     config: Config, *, wait: float = 0.0, watcher: job.Watcher | None = None
 ) -> tuple[Result, job.Outcome | None]:

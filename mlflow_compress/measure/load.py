@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mlflow_compress.errors import DataError, DataNotFoundError
+from mlflow_compress.errors import DataError, DataNotFoundError, no_exit
 from mlflow_compress.measure.data import LABELS, ONLY_INPUT, Dataset
 from mlflow_compress.measure.idx import is_idx, read_idx
 from mlflow_compress.measure.spool import spool
@@ -38,6 +38,7 @@ def load_dataset(spec: str, *, name: str | None = None, limit: int | None = None
     Raises:
         DataNotFoundError: the file, module or function does not exist.
         DataError: it exists and is no dataset; the message says why.
+        CompressError: the function called ``sys.exit``.
     """
     suffix = Path(spec).suffix.lower()
     if suffix in _READERS:
@@ -114,9 +115,10 @@ def load_function(spec: str) -> Callable[..., Any]:
 
     Raises:
         DataNotFoundError: the module or the function does not exist.
+        CompressError: the module called ``sys.exit``.
     """
     place, _, attribute = spec.rpartition(":")
-    with _importable_cwd():
+    with _importable_cwd(), no_exit(f"{place!r}"):
         module = _module_of_file(place) if place.endswith(".py") else _module(place, spec)
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -125,7 +127,13 @@ def load_function(spec: str) -> Callable[..., Any]:
 
 
 def _from_function(spec: str, name: str, limit: int | None) -> Dataset:
-    made = load_function(spec)()
+    function = load_function(spec)
+    with no_exit(f"data {spec!r}"):
+        return _made_by(function, spec, name, limit)
+
+
+def _made_by(function: Callable[[], Any], spec: str, name: str, limit: int | None) -> Dataset:
+    made = function()
     if isinstance(made, Dataset):
         return made
     if isinstance(made, Mapping):

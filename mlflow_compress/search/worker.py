@@ -79,7 +79,7 @@ def run_trial(
         return Outcome("dropped", after(), error=str(error), partial=error.report)
     except TechniqueError as error:
         return Outcome("failed", after(), error=" ".join(str(error).split()))
-    except Exception as error:  # noqa: BLE001 - one recipe's accident must not end the search
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - one recipe's accident must not end the search
         _log.debug("%s failed", recipe.label, exc_info=True)
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return Outcome("failed", after(), error=text)
@@ -129,7 +129,7 @@ def run_timed(evaluator: Any, variant: Variant, path: Path) -> tuple[Variant | N
     """Return the variant with its latency, or why it cannot be measured."""
     try:
         return evaluator.timed(variant, path), ""
-    except Exception as error:  # noqa: BLE001 - one variant's accident must not end the search
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - one variant's accident must not end the search
         _log.debug("%s cannot be timed", variant.recipe.label, exc_info=True)
         return None, f"its latency: {type(error).__name__}: {' '.join(str(error).split())}"
 
