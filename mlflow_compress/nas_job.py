@@ -11,6 +11,7 @@ import torch
 from mlflow_compress import job, measure, nas
 from mlflow_compress.config import DataConfig, DataRef, parse_config
 from mlflow_compress.errors import CompressError, ConfigError, SourceError
+from mlflow_compress.marker import forget, read_marker, write_marker
 from mlflow_compress.mlflow_plugin import connect, resolve
 from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.nas_config import NasConfig
@@ -95,9 +96,10 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
     )
     file = _checkpoint(config, key)
     runs = NasRuns(config.experiment or config.name, config.tracking_uri)
-    run_id = _open_run(runs, config, loaded, file, tell)
+    marker = file.with_suffix(".run")
     torch.manual_seed(plan.seed)
     net = nas.ElasticNet(config.space, images.train.shape[1], size, images.classes)
+    run_id = _open_run(runs, config, loaded, marker, tell)
     try:
         history = nas.train_supernet(
             net, images, plan,
@@ -109,23 +111,20 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
         failed = isinstance(error, CompressError)
         runs.close(run_id, "FAILED" if failed else "KILLED")  # the next training goes on in it
         if failed:
-            file.with_suffix(".run").unlink(missing_ok=True)
+            forget(marker)
         raise
-    for one in (file, file.with_suffix(".run")):
-        one.unlink(missing_ok=True)
+    forget(file, marker)
     return trained
 
 
 def _open_run(
-    runs: NasRuns, config: NasConfig, loaded: measure.Dataset, file: Path, tell: Tell
+    runs: NasRuns, config: NasConfig, loaded: measure.Dataset, marker: Path, tell: Tell
 ) -> str:
     """Return the run of a training that was killed, or a new one."""
-    marker = file.with_suffix(".run")
-    if file.exists() and marker.exists():
-        run_id = marker.read_text()
-        if runs.goes_on(run_id):
-            tell(f"going on with the training that was broken off (run {run_id})")
-            return run_id
+    kept = read_marker(marker, lambda said: str(said["run"]))
+    if kept is not None and runs.goes_on(kept):
+        tell(f"going on with the training that was broken off (run {kept})")
+        return kept
     run_id = runs.start(
         "nas-train",
         f"supernet {config.name}",
@@ -133,8 +132,7 @@ def _open_run(
         config.model_dump(mode="json"),
         {"train": loaded.ref},
     )
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(run_id)
+    write_marker(marker, {"run": run_id})
     return run_id
 
 

@@ -149,6 +149,42 @@ def test_a_search_for_another_limit_or_runtime_begins_anew(config, here, monkeyp
     assert len(client.search_runs([experiment])) == 2
 
 
+@pytest.mark.parametrize("said", ['{"run": "abc", "ta', '{"run": "abc"}', "[1]", ""])
+def test_a_damaged_marker_is_as_good_as_none(config, here, tmp_path, monkeypatch, caplog, said):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow_compress.nas.search_paths", stop)
+    table = LatencyTable("local", 1, {}, 0.0)
+    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    checked = load_path_config(config)
+    with pytest.raises(KeyboardInterrupt):
+        run_paths(checked, here)
+    (marker,) = (tmp_path / "checkpoints").iterdir()
+    marker.write_text(said)
+    with pytest.raises(KeyboardInterrupt):
+        run_paths(checked, here)
+    assert "is damaged" in caplog.text
+    assert json.loads(marker.read_text())["table"] == table.to_dict()
+
+
+def test_a_folder_that_cannot_be_written_only_warns(config, here, tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise TechniqueError("no")
+
+    monkeypatch.setattr("mlflow_compress.nas.search_paths", fail)
+    table = LatencyTable("local", 1, {}, 0.0)
+    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    (tmp_path / "checkpoints").write_text("a file")
+    checked = load_path_config(config)
+    with pytest.raises(TechniqueError):
+        run_paths(checked, here)
+    assert "no marker in" in caplog.text
+    client = connect(checked.tracking_uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("bars").experiment_id])
+    assert found.info.status == "FAILED"
+
+
 def test_a_search_that_fails_says_so_in_its_run(config, here, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise TechniqueError("no")
