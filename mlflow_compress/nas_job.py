@@ -101,9 +101,10 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
     net = nas.ElasticNet(config.space, images.train.shape[1], size, images.classes)
     run_id = _open_run(runs, config, loaded, marker, tell)
     try:
+        logged = runs.logged_epochs(run_id)
         history = nas.train_supernet(
             net, images, plan,
-            watch=lambda progress: _log_epoch(runs, run_id, progress, tell),
+            watch=lambda progress: _log_epoch(runs, run_id, progress, logged, tell),
             checkpoint=file,
         )  # fmt: skip
         trained = _register(config, runs, run_id, net, images, history)
@@ -136,13 +137,15 @@ def _open_run(
     return run_id
 
 
-def _log_epoch(runs: NasRuns, run_id: str, made: nas.Progress, tell: Tell) -> None:
+def _log_epoch(runs: NasRuns, run_id: str, made: nas.Progress, logged: int, tell: Tell) -> None:
     tell(
         f"epoch {made.epoch} of {made.epochs}, phase {made.phase}: loss {made.loss:.4f}, largest "
         f"{100 * made.largest:.2f} %, smallest {100 * made.smallest:.2f} %, {made.seconds:.0f} s"
     )
+    if made.epoch <= logged:
+        return  # of the checkpoint, and logged before the training was broken off
     numbers = ("loss", "largest", "smallest", "seconds")
-    runs.numbers(run_id, {f"nas.{key}": getattr(made, key) for key in numbers}, made.epoch)
+    runs.epoch_numbers(run_id, made.epoch, {f"nas.{key}": getattr(made, key) for key in numbers})
 
 
 def _register(

@@ -92,9 +92,27 @@ def test_training_killed_with_sigkill_goes_on_in_the_same_run(migrated_database,
     (experiment,) = client.search_experiments(filter_string="name = 'bars'")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.status == "FINISHED"
-    steps = {m.step for m in client.get_metric_history(found.info.run_id, "nas.loss")}
-    assert steps == set(range(1, 7))
+    steps = [m.step for m in client.get_metric_history(found.info.run_id, "nas.loss")]
+    assert sorted(steps) == list(range(1, 7))
     assert not list((folder / "checkpoints").iterdir())
+
+
+def test_training_killed_in_its_first_epoch_goes_on_in_the_same_run(
+    migrated_database, tmp_path, monkeypatch
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow_compress.nas.train_supernet", stop)
+    config = load_nas_config(write_project(tmp_path / "killed"))
+    shutil.copy(migrated_database, tmp_path / "killed" / "mlflow.db")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            nas_job.train(config)
+    client = MlflowClient(config.tracking_uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'bars'")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "KILLED"
 
 
 def test_subnets_of_targets_are_promoted_through_their_recipes(project, monkeypatch):
