@@ -1,6 +1,7 @@
 """The jobs of architecture search, above all rooms: train a supernet, specialise it for targets."""
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,10 +19,14 @@ from mlflow_compress.nas_config import NasConfig
 from mlflow_compress.nas_desk import Desk, TargetResult, Tell
 from mlflow_compress.records import digest_of
 from mlflow_compress.scratch import ScratchFolder
+from mlflow_compress.search import Space
 from mlflow_compress.targets import Target, load_target
 from mlflow_compress.techniques.train_data import TrainData
 
 __all__ = ["Specialized", "TargetResult", "Trained", "specialize", "train"]
+
+_DRAWN = 50
+"""So many trials for each recipe where a range without a step leaves no end to them."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +262,8 @@ def _run_recipes(
         for subnet in dict.fromkeys(chosen)
         for recipe in options.recipes
     ]
+    size = Space.parse(recipes).size
+    trials = int(size) if math.isfinite(size) else _DRAWN * len(recipes)
     names = {result.target for result in results}
     wanted = [
         spec for spec, target in zip(config.targets, _targets(config), strict=True)
@@ -273,6 +280,7 @@ def _run_recipes(
         },
         "recipes": recipes,
         "search": {
+            "trials": trials,
             "latency_rounds": options.rounds,
             "seed": options.seed,
             "screen": False,
