@@ -160,14 +160,15 @@ def fit_net(
     """
     net.to(memory_format=torch.channels_last)
     optimizer = schedule.optimizer(net)
-    steps = max(1, round(schedule.epochs * (len(images.train) // schedule.batch)))
+    size = min(schedule.batch, len(images.train))
+    steps = max(1, round(schedule.epochs * (len(images.train) // size)))
     history: list[Epoch] = []
     epochs, step, total, count = math.ceil(schedule.epochs), 0, 0.0, 0
     with one_thread():
         while step < steps:
             net.train()
             rng = np.random.default_rng([seed, 5, len(history)])
-            for rows, batch in images.epoch(schedule.batch, rng):
+            for rows, batch in images.epoch(size, rng):
                 if step == steps:
                     break
                 for group in optimizer.param_groups:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mlflow_compress.errors import DataError
-from mlflow_compress.nas import BlockSpec, Net, NetSpec, recalibrate
+from mlflow_compress.nas import BlockSpec, Images, Net, NetSpec, Schedule, fit_net, recalibrate
 
 
 def copies():
@@ -29,6 +29,12 @@ def test_rows_sorted_by_class_give_the_statistics_of_all_classes():
     recalibrate(net, rows)
     assert float(norm.running_mean) == pytest.approx(2, abs=0.3)
     assert float(norm.running_var) == pytest.approx(16, abs=2)
+
+
+def test_fewer_rows_than_a_batch_are_one_batch():
+    images = Images(*[torch.rand(9, 1, 8, 8), torch.zeros(9).long()] * 2)
+    (epoch,) = fit_net(copies()[0], images, Schedule(1, batch=128))
+    assert epoch.loss > 0
 
 
 def test_one_row_has_no_statistics():
