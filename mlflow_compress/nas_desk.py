@@ -9,15 +9,15 @@ from mlflow_compress import nas
 from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.nas_config import NasConfig
 from mlflow_compress.report import shrink_figure, subnets_figure
-from mlflow_compress.targets import Target
+from mlflow_compress.targets import Execution, Target
 
 __all__ = ["Desk", "TargetResult", "Tell"]
 
 Tell = Callable[[str], None]
 
 _SCORED = 2000
-"""Rows that batch normalisation is recalibrated on, and rows held out that score the subnets which
-teach the predictor; finalists are scored on all that are held out."""
+"""Rows held out that score the subnets which teach the predictor; finalists are scored on all that
+are held out."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Desk:
         self.agreement: dict[str, float] = {}
         self._nets: dict[nas.Subnet, nas.Net] = {}
         self._scores: dict[tuple[nas.Subnet, int | None], float] = {}
-        self._tables: dict[tuple[str, int], nas.LatencyTable] = {}
+        self._tables: dict[tuple[str, Execution], nas.LatencyTable] = {}
         self._predictor: nas.Predictor | None = None
 
     def spec(self, subnet: nas.Subnet) -> nas.NetSpec:
@@ -81,9 +81,8 @@ class Desk:
 
     def _taken(self, subnet: nas.Subnet) -> nas.Net:
         if subnet not in self._nets:
-            self._nets[subnet] = self.supernet.subnet(
-                subnet, {self.supernet.input_name: self.images.train[:_SCORED].numpy()}
-            )
+            rows = {self.supernet.input_name: self.images.train.numpy()}
+            self._nets[subnet] = self.supernet.subnet(subnet, rows)
         return self._nets[subnet]
 
     def measure(self, target: Target, subnets: Sequence[nas.Subnet]) -> list[float]:
@@ -95,7 +94,7 @@ class Desk:
 
     def table(self, run_id: str, target: Target) -> nas.LatencyTable:
         """Measure the table of a target's device once, and calibrate it on whole networks."""
-        place = (target.measured_on, target.execution.threads)
+        place = (target.measured_on, target.execution)
         if place in self._tables:
             return self._tables[place]
         self.tell(f"measuring the blocks on {target.measured_on}")
@@ -205,7 +204,7 @@ class Desk:
 
     def _sampled(self, target: Target) -> list[dict[str, Any]]:
         """Return the subnets that taught the predictor, with the table's latency on a target."""
-        table = self._tables[target.measured_on, target.execution.threads]
+        table = self._tables[target.measured_on, target.execution]
         found = []
         for (subnet, rows), score in self._scores.items():
             if rows is not None:

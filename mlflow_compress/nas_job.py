@@ -1,6 +1,7 @@
 """The jobs of architecture search, above all rooms: train a supernet, specialise it for targets."""
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,16 +12,21 @@ import torch
 from mlflow_compress import job, measure, nas
 from mlflow_compress.config import DataConfig, DataRef, parse_config
 from mlflow_compress.errors import CompressError, ConfigError, SourceError
+from mlflow_compress.marker import forget, read_marker, write_marker
 from mlflow_compress.mlflow_plugin import connect, resolve
 from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.nas_config import NasConfig
 from mlflow_compress.nas_desk import Desk, TargetResult, Tell
 from mlflow_compress.records import digest_of
 from mlflow_compress.scratch import ScratchFolder
+from mlflow_compress.search import Space
 from mlflow_compress.targets import Target, load_target
 from mlflow_compress.techniques.train_data import TrainData
 
 __all__ = ["Specialized", "TargetResult", "Trained", "specialize", "train"]
+
+_DRAWN = 50
+"""So many trials for each recipe where a range without a step leaves no end to them."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +94,22 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
         {
             "space": config.space.model_dump(mode="json"),
             "recipe": asdict(plan),
+            "teacher": "recalibrated",  # that of earlier checkpoints was not
             "rows": loaded.digest,
             "torch": torch.__version__,
         }
     )
     file = _checkpoint(config, key)
     runs = NasRuns(config.experiment or config.name, config.tracking_uri)
-    run_id = _open_run(runs, config, loaded, file, tell)
+    marker = file.with_suffix(".run")
     torch.manual_seed(plan.seed)
     net = nas.ElasticNet(config.space, images.train.shape[1], size, images.classes)
+    run_id = _open_run(runs, config, loaded, marker, tell)
     try:
+        logged = runs.logged_epochs(run_id)
         history = nas.train_supernet(
             net, images, plan,
-            watch=lambda progress: _log_epoch(runs, run_id, progress, tell),
+            watch=lambda progress: _log_epoch(runs, run_id, progress, logged, tell),
             checkpoint=file,
         )  # fmt: skip
         trained = _register(config, runs, run_id, net, images, history)
@@ -108,23 +117,20 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
         failed = isinstance(error, CompressError)
         runs.close(run_id, "FAILED" if failed else "KILLED")  # the next training goes on in it
         if failed:
-            file.with_suffix(".run").unlink(missing_ok=True)
+            forget(marker)
         raise
-    for one in (file, file.with_suffix(".run")):
-        one.unlink(missing_ok=True)
+    forget(file, marker)
     return trained
 
 
 def _open_run(
-    runs: NasRuns, config: NasConfig, loaded: measure.Dataset, file: Path, tell: Tell
+    runs: NasRuns, config: NasConfig, loaded: measure.Dataset, marker: Path, tell: Tell
 ) -> str:
     """Return the run of a training that was killed, or a new one."""
-    marker = file.with_suffix(".run")
-    if file.exists() and marker.exists():
-        run_id = marker.read_text()
-        if runs.goes_on(run_id):
-            tell(f"going on with the training that was broken off (run {run_id})")
-            return run_id
+    kept = read_marker(marker, lambda said: str(said["run"]))
+    if kept is not None and runs.goes_on(kept):
+        tell(f"going on with the training that was broken off (run {kept})")
+        return kept
     run_id = runs.start(
         "nas-train",
         f"supernet {config.name}",
@@ -132,18 +138,19 @@ def _open_run(
         config.model_dump(mode="json"),
         {"train": loaded.ref},
     )
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(run_id)
+    write_marker(marker, {"run": run_id})
     return run_id
 
 
-def _log_epoch(runs: NasRuns, run_id: str, made: nas.Progress, tell: Tell) -> None:
+def _log_epoch(runs: NasRuns, run_id: str, made: nas.Progress, logged: int, tell: Tell) -> None:
     tell(
         f"epoch {made.epoch} of {made.epochs}, phase {made.phase}: loss {made.loss:.4f}, largest "
         f"{100 * made.largest:.2f} %, smallest {100 * made.smallest:.2f} %, {made.seconds:.0f} s"
     )
+    if made.epoch <= logged:
+        return  # of the checkpoint, and logged before the training was broken off
     numbers = ("loss", "largest", "smallest", "seconds")
-    runs.numbers(run_id, {f"nas.{key}": getattr(made, key) for key in numbers}, made.epoch)
+    runs.epoch_numbers(run_id, made.epoch, {f"nas.{key}": getattr(made, key) for key in numbers})
 
 
 def _register(
@@ -231,13 +238,15 @@ def specialize(
             raise
         runs.close(run_id)
     fitting = [result for result in results if result.fits]
-    outcome = _run_recipes(config, found.uri, targets, fitting, watcher) if fitting else None
+    outcome = None
+    if fitting:
+        outcome = _run_recipes(config, found.uri, targets, fitting, loaded, watcher)
     return Specialized(found.uri, tuple(results), outcome, dict(desk.agreement))
 
 
 def _run_recipes(
     config: NasConfig, uri: str, targets: Sequence[Target], results: Sequence[TargetResult],
-    watcher: job.Watcher | None,
+    loaded: measure.Dataset, watcher: job.Watcher | None,
 ) -> job.Outcome:  # fmt: skip
     """Run the subnets through the recipes by the job that every source goes through."""
     options = config.specialize
@@ -253,23 +262,25 @@ def _run_recipes(
         for subnet in dict.fromkeys(chosen)
         for recipe in options.recipes
     ]
+    size = Space.parse(recipes).size
+    trials = int(size) if math.isfinite(size) else _DRAWN * len(recipes)
     names = {result.target for result in results}
     wanted = [
         spec for spec, target in zip(config.targets, _targets(config), strict=True)
         if target.name in names and target in targets
     ]  # fmt: skip
-    train = DataConfig.ref(config.data.train)
     plain = {
         "source": uri,
         "register_as": options.register_as or f"{config.name}-edge",
         "experiment": config.experiment or config.name,
         "tracking_uri": config.tracking_uri,
         "data": {
-            "calibration": train.model_copy(update={"rows": 2048}).model_dump(),
+            "calibration": DataConfig.ref(config.data.train).model_dump(),
             "evaluation": DataConfig.ref(config.data.evaluation).model_dump(),
         },
         "recipes": recipes,
         "search": {
+            "trials": trials,
             "latency_rounds": options.rounds,
             "seed": options.seed,
             "screen": False,
@@ -277,7 +288,9 @@ def _run_recipes(
         },
         "targets": wanted,
     }
-    return job.run(parse_config(plain, "specialize"), watcher=watcher)
+    # the rows that a file begins with may be of one class
+    rows = {"calibration": loaded.take(nas.mixed_rows(loaded.rows))}
+    return job.run(parse_config(plain, "specialize"), datasets=rows, watcher=watcher)
 
 
 def _load(ref: str | DataRef) -> measure.Dataset:

@@ -17,6 +17,7 @@ import torch
 from mlflow_compress import nas
 from mlflow_compress.config import DataConfig, DataRef
 from mlflow_compress.errors import CompressError, DataError
+from mlflow_compress.marker import forget, read_marker, write_marker
 from mlflow_compress.measure import Dataset, load_dataset
 from mlflow_compress.mlflow_plugin.path_runs import PathRuns
 from mlflow_compress.path_config import PathConfig
@@ -94,26 +95,35 @@ class _Job:
 
     def result(self, evaluation: Dataset | None) -> PathResult:
         marker = self._marker()
-        run_id, table = self._begun(marker, evaluation)
+        kept = self._kept(marker)
+        run_id, table = kept or self._begun(evaluation)
         try:
+            if kept is None:
+                self.runs.text(run_id, json.dumps(table.to_dict(), indent=1), "latency_table.json")
+                write_marker(marker, {"run": run_id, "table": table.to_dict()})
             made = self._searched(run_id, table, marker, evaluation)
         except BaseException as error:
             failed = isinstance(error, CompressError)
             self.runs.close(run_id, "FAILED" if failed else "KILLED")  # the next goes on in it
             if failed:
-                marker.unlink(missing_ok=True)
+                forget(marker)
             raise
         self.runs.close(run_id)
-        marker.unlink(missing_ok=True)
+        forget(marker)
         return made
 
-    def _begun(self, marker: Path, evaluation: Dataset | None) -> tuple[str, nas.LatencyTable]:
-        """Return the run and the table of a search that was killed, or new ones."""
-        if marker.exists():
-            kept = json.loads(marker.read_text(encoding="utf-8"))
-            if self.runs.goes_on(kept["run"]):
-                self.tell(f"going on with the search that was broken off (run {kept['run']})")
-                return kept["run"], nas.LatencyTable.from_dict(kept["table"])
+    def _kept(self, marker: Path) -> tuple[str, nas.LatencyTable] | None:
+        """Return the run and the table of a search that was killed, None when there is none."""
+        kept = read_marker(
+            marker, lambda said: (str(said["run"]), nas.LatencyTable.from_dict(said["table"]))
+        )
+        if kept is None or not self.runs.goes_on(kept[0]):
+            return None
+        self.tell(f"going on with the search that was broken off (run {kept[0]})")
+        return kept
+
+    def _begun(self, evaluation: Dataset | None) -> tuple[str, nas.LatencyTable]:
+        """Return a new run, and the table that was measured for it."""
         self.tell(
             f"{self.space.count:,} networks: measuring {len(self.space.entries())} blocks on "
             f"{self.target.name} ({self.target.measured_on})"
@@ -130,10 +140,6 @@ class _Job:
             self.config.model_dump(mode="json"),
             datasets,
         )
-        self.runs.text(run_id, json.dumps(table.to_dict(), indent=1), "latency_table.json")
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"run": run_id, "table": table.to_dict()}
-        marker.write_text(json.dumps(kept), encoding="utf-8")
         return run_id, table
 
     def _measured(self) -> nas.LatencyTable:
@@ -178,7 +184,7 @@ class _Job:
             },
         )
         uri = self._registered(run_id, net, found, score, latency)
-        marker.with_suffix(".pt").unlink(missing_ok=True)
+        forget(marker.with_suffix(".pt"))
         return PathResult(found, uri, run_id, score, latency, predicted)
 
     def _hear(
@@ -239,7 +245,8 @@ class _Job:
                 "space": asdict(self.space),
                 "settings": asdict(self.settings),
                 "target": [self.target.name, self.target.measured_on],
-                "threads": self.target.execution.threads,
+                "execution": asdict(self.target.execution),
+                "limit": self.target.limits.latency_p50_ms,
                 "rows": self.rows.digest,
                 "seed": self.config.seed,
                 "torch": torch.__version__,

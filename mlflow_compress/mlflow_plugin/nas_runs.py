@@ -84,6 +84,14 @@ class NasRuns:
         """Log metrics."""
         self._runs.log_batch(run_id, metric_entities(run_id, metrics, step=step), {})
 
+    def epoch_numbers(self, run_id: str, number: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of an epoch, numbered from 1."""
+        self.numbers(run_id, {**metrics, "nas.epoch": number}, number)
+
+    def logged_epochs(self, run_id: str) -> int:
+        """Return how many epochs a run has."""
+        return int(self.client.get_run(run_id).data.metrics.get("nas.epoch", 0))
+
     def text(self, run_id: str, text: str, file: str) -> None:
         """Log a text artifact."""
         self._runs.log_text(run_id, text, file)

@@ -18,10 +18,6 @@ __all__ = ["PathRuns"]
 class PathRuns(NasRuns):
     """Writes the runs of path searches of one experiment."""
 
-    def logged_epochs(self, run_id: str) -> int:
-        """Return how many epochs a run has."""
-        return int(self.client.get_run(run_id).data.metrics.get("nas.epoch", 0))
-
     def epoch(
         self,
         run_id: str,
@@ -39,7 +35,7 @@ class PathRuns(NasRuns):
         """
         self.tables(run_id, {"gates/gates.json": gates})
         self.figure(run_id, gates_figure(gates), "gates/gates.html")
-        self.numbers(run_id, {**metrics, "nas.epoch": number}, number)
+        self.epoch_numbers(run_id, number, metrics)
 
     def register_network(
         self, run_id: str, name: str, model: bytes, params: Mapping[str, str],

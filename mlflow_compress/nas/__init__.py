@@ -44,6 +44,7 @@ from mlflow_compress.nas.training import (
     accuracy,
     fit_net,
     logits,
+    mixed_rows,
     recalibrate,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "logits",
     "measure_nets",
     "measure_table",
+    "mixed_rows",
     "net_onnx",
     "phases",
     "ranks_agree",

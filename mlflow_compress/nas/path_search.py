@@ -29,10 +29,6 @@ from mlflow_compress.techniques.train_data import Epoch
 __all__ = ["FoundPath", "PathEpoch", "gate_rows", "retrain", "search_paths"]
 
 
-_CALIBRATED = 2000
-"""So many training rows set the statistics of the likeliest network before it is scored."""
-
-
 @dataclass(frozen=True)
 class PathEpoch:
     """What one epoch of a search came to.
@@ -229,7 +225,7 @@ class _Search:
 
     def _result(self, number: int, loss: float) -> PathEpoch:
         chosen = self.net.take_likeliest()
-        recalibrate(self.net, self.images.train[:_CALIBRATED])
+        recalibrate(self.net, self.images.train)
         probabilities = tuple(
             tuple(float(p) for p in choice.probabilities().detach()) for choice in self.net.places()
         )

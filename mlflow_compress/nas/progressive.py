@@ -247,7 +247,7 @@ class _Run:
 
     def finish(self) -> None:
         largest = self.net.take(self.net.space.subnet())
-        recalibrate(largest, self.images.train[:_SCORED])
+        recalibrate(largest, self.images.train)
         for own, settled in zip(_norms(self.net), _norms(largest), strict=True):
             own.load_state_dict(settled.state_dict())
         self.net.eval()
@@ -313,7 +313,7 @@ class _Run:
 
     def _score(self, subnet: Subnet) -> float:
         net = self.net.take(subnet)
-        recalibrate(net, self.images.train[:_SCORED])
+        recalibrate(net, self.images.train)
         return accuracy(net, self.images.held[:_SCORED], self.images.held_labels[:_SCORED])
 
 

@@ -24,9 +24,6 @@ __all__ = ["FILE", "Supernet"]
 FILE = "supernet.pt"
 """The file's name within an MLflow model."""
 
-_RECALIBRATED = 2048
-"""Rows that batch normalisation is recalibrated on."""
-
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
@@ -112,7 +109,7 @@ class Supernet:
                 + ", ".join(f"{key!r} of {list(rows.shape)}" for key, rows in inputs.items())
             )
         made = net.take(subnet)
-        rows = np.ascontiguousarray(inputs[name][:_RECALIBRATED], dtype=np.float32)
+        rows = np.ascontiguousarray(inputs[name], dtype=np.float32)
         recalibrate(made, torch.from_numpy(rows))
         return made
 

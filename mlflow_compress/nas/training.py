@@ -16,10 +16,22 @@ from mlflow_compress.errors import DataError, TechniqueError
 from mlflow_compress.techniques.torch_train import one_thread
 from mlflow_compress.techniques.train_data import Epoch, TrainData
 
-__all__ = ["Images", "Schedule", "accuracy", "distilled", "fit_net", "logits", "recalibrate"]
+__all__ = [
+    "Images",
+    "Schedule",
+    "accuracy",
+    "distilled",
+    "fit_net",
+    "logits",
+    "mixed_rows",
+    "recalibrate",
+]
 
 _EVALUATED = 1000
 """Rows at a time, where nothing is learned."""
+
+_RECALIBRATED = 2048
+"""So many rows set the statistics of batch normalisation."""
 
 
 @dataclass(frozen=True)
@@ -148,14 +160,15 @@ def fit_net(
     """
     net.to(memory_format=torch.channels_last)
     optimizer = schedule.optimizer(net)
-    steps = max(1, round(schedule.epochs * (len(images.train) // schedule.batch)))
+    size = min(schedule.batch, len(images.train))
+    steps = max(1, round(schedule.epochs * (len(images.train) // size)))
     history: list[Epoch] = []
     epochs, step, total, count = math.ceil(schedule.epochs), 0, 0.0, 0
     with one_thread():
         while step < steps:
             net.train()
             rng = np.random.default_rng([seed, 5, len(history)])
-            for rows, batch in images.epoch(schedule.batch, rng):
+            for rows, batch in images.epoch(size, rng):
                 if step == steps:
                     break
                 for group in optimizer.param_groups:
@@ -205,6 +218,19 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((logits(net, images).argmax(1) == labels).float().mean())
 
 
+def mixed_rows(count: int, most: int = _RECALIBRATED) -> np.ndarray:
+    """Return indices of so many rows at the most, in an order that is random and always the same.
+
+    A file may be sorted by class: its first rows, and batches of rows in its order, would be of
+    one or a few classes.
+
+    Args:
+        count: how many rows there are.
+        most: how many to draw.
+    """
+    return np.random.default_rng([count, most]).permutation(count)[:most]
+
+
 @torch.no_grad()
 def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
     """Set the statistics of batch normalisation to those of some rows, in place.
@@ -214,9 +240,18 @@ def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
 
     Args:
         net: the network.
-        images: some thousand rows.
-        batch: rows at a time.
+        images: rows of which 2,048 at the most are drawn, always the same of the same number.
+        batch: rows at a time, at the most; batches are of one size, since each counts the same.
+
+    Raises:
+        DataError: fewer than two rows, which have no variance.
     """
+    if len(images) < 2:
+        raise DataError(
+            f"batch normalisation needs at least two rows to take its statistics from, got "
+            f"{len(images)}: give more rows"
+        )
+    drawn = images[torch.from_numpy(mixed_rows(len(images)))]
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -225,7 +260,7 @@ def recalibrate(net: nn.Module, images: Tensor, batch: int = 250) -> None:
     was_training = net.training
     net.train()
     with one_thread():
-        for part in images.split(batch):
+        for part in drawn.tensor_split(-(-len(drawn) // batch)):
             net(part.to(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -142,7 +142,13 @@ def _take(model: "onnx.ModelProto", settings: ShrinkSettings, context: Context) 
         )
     if context.source is not None and model != context.source:
         raise TechniqueError("a network is taken from the source itself: put shrink first")
-    inputs = {name: rows[: settings.rows] for name, rows in (context.calibration or {}).items()}
+    import numpy as np
+
+    given = context.calibration or {}
+    count = len(next(iter(given.values()), ()))
+    # drawn, since rows may be sorted by class; statistics of the first would be those of one class
+    chosen = np.random.default_rng(context.seed).permutation(count)[: settings.rows]
+    inputs = {name: rows[chosen] for name, rows in given.items()}
     made = context.subnets.take(settings.of_supernet, inputs)
     text = next((entry.value for entry in made.metadata_props if entry.key == "subnet"), "")
     return Result(made, notes=(f"network {text} of the supernet",))

@@ -1,12 +1,22 @@
 """The supernet: each subnet computes alone what it computes within, and training resumes."""
 
 import random
+from copy import deepcopy
 
 import pytest
 import torch
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.nas import ElasticNet, Images, Space, TrainingPlan, phases, train_supernet
+from mlflow_compress.nas import (
+    ElasticNet,
+    Images,
+    Space,
+    TrainingPlan,
+    phases,
+    progressive,
+    recalibrate,
+    train_supernet,
+)
 from tests.nas.conftest import SPACE as PLAIN
 from tests.nas.made import bars_data
 from tests.nas.test_blocks import unsettled
@@ -73,6 +83,21 @@ def test_last_phase_always_trains_the_smallest_and_the_largest(monkeypatch):
     steps = [seen[-4 * index - 4 : len(seen) - 4 * index] for index in range(3)]
     for step in steps:
         assert step[:2] == [SPACE.smallest(), SPACE.subnet()]
+
+
+def test_the_teacher_has_statistics_of_its_own(monkeypatch):
+    seen = []
+    logits = progressive.logits
+    monkeypatch.setattr(
+        progressive, "logits", lambda n, rows: seen.append(deepcopy(n)) or logits(n, rows)
+    )
+    images = Images.split(bars_data(120))
+    train_supernet(net(), images, RECIPE)
+    (teacher,) = seen
+    settled = deepcopy(teacher)
+    recalibrate(settled, images.train)
+    for name, values in settled.state_dict().items():
+        torch.testing.assert_close(teacher.state_dict()[name], values, msg=name)
 
 
 class Stop(Exception):  # noqa: N818

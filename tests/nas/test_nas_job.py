@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,9 +19,11 @@ from mlflow_compress import nas_job
 from mlflow_compress.cli.main import cli
 from mlflow_compress.config import parse_config
 from mlflow_compress.job import run
-from mlflow_compress.nas import SUPERNET_FILE, Images, Supernet, accuracy
+from mlflow_compress.measure import Dataset
+from mlflow_compress.nas import SUPERNET_FILE, Found, Images, Supernet, accuracy
 from mlflow_compress.nas_config import load_nas_config
 from mlflow_compress.registry.variants import using_tracking_uri
+from mlflow_compress.targets import load_target
 from tests.nas.conftest import write_project
 from tests.nas.made import bars_data
 
@@ -92,9 +95,27 @@ def test_training_killed_with_sigkill_goes_on_in_the_same_run(migrated_database,
     (experiment,) = client.search_experiments(filter_string="name = 'bars'")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.status == "FINISHED"
-    steps = {m.step for m in client.get_metric_history(found.info.run_id, "nas.loss")}
-    assert steps == set(range(1, 7))
+    steps = [m.step for m in client.get_metric_history(found.info.run_id, "nas.loss")]
+    assert sorted(steps) == list(range(1, 7))
     assert not list((folder / "checkpoints").iterdir())
+
+
+def test_training_killed_in_its_first_epoch_goes_on_in_the_same_run(
+    migrated_database, tmp_path, monkeypatch
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow_compress.nas.train_supernet", stop)
+    config = load_nas_config(write_project(tmp_path / "killed"))
+    shutil.copy(migrated_database, tmp_path / "killed" / "mlflow.db")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            nas_job.train(config)
+    client = MlflowClient(config.tracking_uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'bars'")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "KILLED"
 
 
 def test_subnets_of_targets_are_promoted_through_their_recipes(project, monkeypatch):
@@ -123,6 +144,32 @@ def test_subnets_of_targets_are_promoted_through_their_recipes(project, monkeypa
         "subnets/subnets.json",
     }  # fmt: skip
     assert parent.data.metrics["nas.desk.accuracy"] == result.best.accuracy
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trials"),
+    [
+        ({"share": {"clusters": {"choices": list(range(2, 62))}}}, 60),
+        ({"prune": {"sparsity": {"low": 0.1, "high": 0.5}}}, 50),
+    ],
+)
+def test_every_recipe_is_tried_on_rows_drawn_from_all(project, monkeypatch, recipe, trials):
+    asked = []
+    monkeypatch.setattr(nas_job.job, "run", lambda config, **given: asked.append((config, given)))
+    config = load_nas_config(project / "space.yaml")
+    best = Found(config.space.subnet(), 0.9, 1.0, 1, True)
+    result = nas_job.TargetResult("desk", best, True, (best,))
+    options = config.specialize.model_copy(update={"recipes": [[recipe]]})
+    rows = Dataset({"image": np.zeros((9000, 1, 12, 12), np.float32)}, np.arange(9000) // 3000)
+    nas_job._run_recipes(
+        config.model_copy(update={"specialize": options}), "models:/bars/1",
+        [load_target(spec) for spec in config.targets], [result], rows, None,
+    )  # fmt: skip
+    ((job_config, given),) = asked
+    assert job_config.search.trials == trials
+    calibration = given["datasets"]["calibration"]
+    assert calibration.rows == 2048
+    assert min(np.bincount(calibration.labels)) > 500
 
 
 def test_shrink_mode_logs_its_path_and_says_when_nothing_fits(project):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import ConfigError, DataError, TechniqueError
 from mlflow_compress.mlflow_plugin import connect, resolve
-from mlflow_compress.nas import PathSettings, PathSpace
+from mlflow_compress.nas import LatencyTable, PathSettings, PathSpace
 from mlflow_compress.path_config import PathConfig, PathData, find_target, load_path_config
 from mlflow_compress.path_job import run_paths
 from mlflow_compress.records import Recipe, Step
@@ -120,6 +120,69 @@ def test_a_search_that_was_killed_goes_on_in_its_run(config, here, tmp_path):
     )
     assert "going on with the search that was broken off" in told[1]
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"limits": {"latency_p50": "0.03ms"}},
+        {"execution": {"memory": "64MB"}},
+        {"execution": {"providers": ["XnnpackExecutionProvider", "CPUExecutionProvider"]}},
+    ],
+)
+def test_a_search_for_another_limit_or_runtime_begins_anew(config, here, monkeypatch, changes):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow_compress.nas.search_paths", stop)
+    table = LatencyTable("local", 1, {}, 0.0)
+    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    checked, told = load_path_config(config), []
+    other = load_target({"name": "here", "measured_on": "local", "objective": "accuracy"} | changes)
+    for target in (here, other, here):
+        told.append("")
+        with pytest.raises(KeyboardInterrupt):
+            run_paths(checked, target, tell=lambda line: told.append(line[:8]))
+    assert [line for line in told if line in ("", "going on")] == ["", "", "", "going on"]
+    client = connect(checked.tracking_uri)
+    experiment = client.get_experiment_by_name("bars").experiment_id
+    assert len(client.search_runs([experiment])) == 2
+
+
+@pytest.mark.parametrize("said", ['{"run": "abc", "ta', '{"run": "abc"}', "[1]", ""])
+def test_a_damaged_marker_is_as_good_as_none(config, here, tmp_path, monkeypatch, caplog, said):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow_compress.nas.search_paths", stop)
+    table = LatencyTable("local", 1, {}, 0.0)
+    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    checked = load_path_config(config)
+    with pytest.raises(KeyboardInterrupt):
+        run_paths(checked, here)
+    (marker,) = (tmp_path / "checkpoints").iterdir()
+    marker.write_text(said)
+    with pytest.raises(KeyboardInterrupt):
+        run_paths(checked, here)
+    assert "is damaged" in caplog.text
+    assert json.loads(marker.read_text())["table"] == table.to_dict()
+
+
+def test_a_folder_that_cannot_be_written_only_warns(config, here, tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise TechniqueError("no")
+
+    monkeypatch.setattr("mlflow_compress.nas.search_paths", fail)
+    table = LatencyTable("local", 1, {}, 0.0)
+    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    (tmp_path / "checkpoints").write_text("a file")
+    checked = load_path_config(config)
+    with pytest.raises(TechniqueError):
+        run_paths(checked, here)
+    assert "no marker in" in caplog.text
+    client = connect(checked.tracking_uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("bars").experiment_id])
+    assert found.info.status == "FAILED"
 
 
 def test_a_search_that_fails_says_so_in_its_run(config, here, tmp_path, monkeypatch):
