@@ -284,6 +284,8 @@ class _Run:
     def _begin(self, phase: Phase) -> None:
         if phase.name != "full" and self.taught is None:
             teacher = self.net.take(self.net.space.subnet())
+            # the statistics so far are those of all resolutions together, and it has one
+            recalibrate(teacher, self.images.train)
             self.taught = logits(teacher, self.images.train)
         if phase.name.startswith("width"):
             self.net.sort_channels()
