@@ -1,6 +1,7 @@
 """A real MLflow store for every test that wants one, and records to fill it with."""
 
 import shutil
+import signal
 
 import mlflow
 import numpy as np
@@ -22,6 +23,12 @@ from tests.tiny import ROWS as TINY_ROWS
 from tests.tiny import Project, tiny_model
 
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
+
+
+def pytest_configure():
+    # A shell without job control starts what runs in its background with Ctrl-C ignored, and so
+    # would every process of the tests be; a handler is not passed on, being ignored is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):

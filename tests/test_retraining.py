@@ -174,7 +174,7 @@ EXITS = {
 
 
 @pytest.mark.parametrize("command", ["run", "retrain"])
-@pytest.mark.parametrize(("where", "code"), zip(EXITS, ["", "6", "0", "6"], strict=True))
+@pytest.mark.parametrize(("where", "code"), list(zip(EXITS, ["", "6", "0", "6"], strict=True)))
 def test_functions_that_leave_are_failures(project, monkeypatch, where, command, code):
     monkeypatch.chdir(project.folder)
     data, text = EXITS[where]
