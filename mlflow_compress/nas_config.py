@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mlflow_compress.config import (
     DataRef,
@@ -83,10 +83,20 @@ class SpecializeConfig(_Strict):
         description="what a weight will take in the file, for targets with a limit on size",
     )
     order: tuple[Kind, ...] = Field(
-        default=("resolution", "kernel", "depth", "width"), description="of the mode shrink"
+        default=("resolution", "kernel", "depth", "width"),
+        min_length=1,
+        description="of the mode shrink; what is left out stays as it is",
     )
     rounds: int = Field(default=15, ge=4, description="interleaved rounds of each measurement")
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("order")
+    @classmethod
+    def _once(cls, order: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        twice = next((kind for kind in order if order.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} stands there twice, keep one")
+        return order
 
 
 class NasConfig(_Strict):

@@ -3,20 +3,21 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from mlflow_compress import job, measure, nas
-from mlflow_compress.config import DataConfig, DataRef, parse_config
+from mlflow_compress import job, measure, nas, techniques
+from mlflow_compress.config import Config, DataConfig, DataRef, parse_config
 from mlflow_compress.errors import CompressError, ConfigError, SourceError
 from mlflow_compress.marker import forget, read_marker, write_marker
 from mlflow_compress.mlflow_plugin import connect, resolve
 from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.nas_config import NasConfig
 from mlflow_compress.nas_desk import Desk, TargetResult, Tell
+from mlflow_compress.plan import make_plan
 from mlflow_compress.records import digest_of
 from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search import Space
@@ -211,10 +212,13 @@ def specialize(
         known = ", ".join(target.name for target in _targets(config)) or "none"
         told = f"no target {missing!r}" if missing is not None else "no targets"
         raise ConfigError(f"the configuration has {told} (targets: {known})")
+    uri = supernet or f"models:/{config.name}/latest"
     loaded = _load(config.data.train)
     images = nas.Images.split(TrainData(loaded.inputs, loaded.labels, loaded.digest))
+    names = {target.name for target in targets}
+    job_config = _job_config(config, uri, names, [config.space.subnet()])
+    plan = make_plan(job_config, _rows(config, loaded))
     runs = NasRuns(config.experiment or config.name, config.tracking_uri)
-    uri = supernet or f"models:/{config.name}/latest"
     with ScratchFolder() as folder:
         found = resolve(uri, folder, client=connect(config.tracking_uri))
         file = (found.folder or Path(folder)) / "extra_files" / nas.SUPERNET_FILE
@@ -222,7 +226,9 @@ def specialize(
             raise SourceError(
                 f"source {uri!r} is no supernet: train one with mlflow-compress nas train"
             )
-        desk = Desk(config, nas.Supernet.read(file), images, runs, tell)
+        net = nas.Supernet.read(file)
+        measure.check_fits(plan.evaluation, techniques.normalize(net.largest()))
+        desk = Desk(config, net, images, runs, tell)
         run_id = runs.start(
             "nas-specialize",
             f"specialise {config.name}",
@@ -240,35 +246,44 @@ def specialize(
     fitting = [result for result in results if result.fits]
     outcome = None
     if fitting:
-        outcome = _run_recipes(config, found.uri, targets, fitting, loaded, watcher)
+        outcome = _run_recipes(config, found.uri, fitting, loaded, watcher)
     return Specialized(found.uri, tuple(results), outcome, dict(desk.agreement))
 
 
 def _run_recipes(
-    config: NasConfig, uri: str, targets: Sequence[Target], results: Sequence[TargetResult],
-    loaded: measure.Dataset, watcher: job.Watcher | None,
+    config: NasConfig, uri: str, results: Sequence[TargetResult], loaded: measure.Dataset,
+    watcher: job.Watcher | None,
 ) -> job.Outcome:  # fmt: skip
     """Run the subnets through the recipes by the job that every source goes through."""
-    options = config.specialize
     chosen = [
         one.subnet
         for result in results
         for one in (
-            result.finalists[: options.keep] if not result.steps else (result.best,)
+            result.finalists[: config.specialize.keep] if not result.steps else (result.best,)
         )
     ]  # fmt: skip
+    job_config = _job_config(config, uri, {result.target for result in results}, chosen)
+    return job.run(job_config, datasets=_rows(config, loaded), watcher=watcher)
+
+
+def _job_config(
+    config: NasConfig, uri: str, names: Collection[str], subnets: Sequence[nas.Subnet]
+) -> Config:
+    """Return the configuration of the job that runs subnets of a supernet through the recipes.
+
+    Raises:
+        ConfigError: a recipe cannot be.
+    """
+    options = config.specialize
     recipes = [
         [{"shrink": {"subnet": str(subnet)}}, *recipe]
-        for subnet in dict.fromkeys(chosen)
+        for subnet in dict.fromkeys(subnets)
         for recipe in options.recipes
     ]
     size = Space.parse(recipes).size
     trials = int(size) if math.isfinite(size) else _DRAWN * len(recipes)
-    names = {result.target for result in results}
-    wanted = [
-        spec for spec, target in zip(config.targets, _targets(config), strict=True)
-        if target.name in names and target in targets
-    ]  # fmt: skip
+    pairs = zip(config.targets, _targets(config), strict=True)
+    wanted = [spec for spec, target in pairs if target.name in names]
     plain = {
         "source": uri,
         "register_as": options.register_as or f"{config.name}-edge",
@@ -288,9 +303,17 @@ def _run_recipes(
         },
         "targets": wanted,
     }
+    return parse_config(plain, "specialize")
+
+
+def _rows(config: NasConfig, loaded: measure.Dataset) -> dict[str, measure.Dataset]:
+    """Return the rows that the recipes calibrate on, and those that they train on if they do."""
     # the rows that a file begins with may be of one class
     rows = {"calibration": loaded.take(nas.mixed_rows(loaded.rows))}
-    return job.run(parse_config(plain, "specialize"), datasets=rows, watcher=watcher)
+    corners = Space.parse(config.specialize.recipes, "specialize.recipes").corners()
+    if any(techniques.needs_training(recipe) for _, recipe in corners):
+        rows["train"] = loaded
+    return rows
 
 
 def _load(ref: str | DataRef) -> measure.Dataset:

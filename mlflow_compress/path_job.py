@@ -73,6 +73,8 @@ def run_paths(config: PathConfig, target: Target, tell: Tell = lambda text: None
     rows = _images(config.data.train)
     evaluation = None if config.data.evaluation is None else _images(config.data.evaluation)
     images = nas.Images.split(TrainData(rows.inputs, rows.labels, rows.digest), config.seed)
+    if evaluation is not None:
+        _check_alike(evaluation, images)
     _, channels, size, _ = images.train.shape
     space = nas.PathSpace.parse(config.space, channels=channels, size=size, classes=images.classes)
     runs = PathRuns(config.experiment or config.name, config.tracking_uri)
@@ -259,6 +261,28 @@ def _settings(data: Mapping[str, Any]) -> nas.PathSettings:
     shape: Any = SimpleNamespace(name="search", settings=nas.PathSettings)
     made: nas.PathSettings = parse_settings(shape, data)
     return made
+
+
+def _check_alike(evaluation: Dataset, images: nas.Images) -> None:
+    """Refuse evaluation rows that the networks could not be scored on after hours of search."""
+    wanted = list(images.train.shape[1:])
+    shapes = {
+        name: (array.dtype, list(array.shape[1:])) for name, array in evaluation.inputs.items()
+    }
+    if list(shapes.values()) != [(np.dtype(np.float32), wanted)]:
+        told = ", ".join(f"{name!r} {dtype} of {shape}" for name, (dtype, shape) in shapes.items())
+        raise DataError(
+            f"data.evaluation: needs one input of float32 images of {wanted}, as data.train has "
+            f"them, got {told}"
+        )
+    labels = np.asarray(evaluation.labels)
+    if labels.shape != (evaluation.rows,) or not (
+        (labels >= 0).all() and (labels < images.classes).all()
+    ):
+        raise DataError(
+            f"data.evaluation: the labels must be one of 0 to {images.classes - 1} for each row, "
+            f"as in data.train, got {labels.min():g} to {labels.max():g} of {list(labels.shape)}"
+        )
 
 
 def _images(ref: str | DataRef) -> Dataset:

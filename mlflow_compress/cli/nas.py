@@ -8,6 +8,7 @@ import click
 
 from mlflow_compress.cli.nas_paths import paths
 from mlflow_compress.cli.run import OVERRIDES
+from mlflow_compress.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_compress.nas_job import Specialized
@@ -57,16 +58,15 @@ def train(space: Path, overrides: tuple[str, ...]) -> None:
 @click.option(
     "--mode",
     type=click.Choice(["evolution", "shrink"]),
-    default="evolution",
-    show_default=True,
-    help="shrink: resolution, kernel, depth, width, one after the other.",
+    help="shrink: resolution, kernel, depth, width, one after the other.  [default: evolution, or "
+    "shrink with --order]",
 )
 @click.option(
     "--order", metavar="KINDS", help="Order of the mode shrink, such as kernel,resolution."
 )
 @OVERRIDES
 def specialize(
-    space: Path, supernet: str | None, only: tuple[str, ...], mode: str, order: str | None,
+    space: Path, supernet: str | None, only: tuple[str, ...], mode: str | None, order: str | None,
     overrides: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Find the best subnet of each target of SPACE.yaml, and promote what its recipes make of it.
@@ -80,13 +80,16 @@ def specialize(
     from mlflow_compress.nas_config import load_nas_config
 
     if order is not None:
+        if mode == "evolution":
+            raise ConfigError("--order is of the mode shrink, got --mode evolution: leave one out")
         overrides = (*overrides, f"specialize.order=[{order}]")
         mode = "shrink"
     config = load_nas_config(space, overrides)
     with progress() as watcher:
         done = nas_job.specialize(
-            config, supernet=supernet, only=only, mode=mode, tell=_tell, watcher=watcher
-        )
+            config, supernet=supernet, only=only, mode=mode or "evolution", tell=_tell,
+            watcher=watcher,
+        )  # fmt: skip
     if done.outcome is not None:
         show_outcome(done.outcome)
     _show(done)

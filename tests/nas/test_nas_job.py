@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from mlflow_compress import nas_job
+from mlflow_compress import nas_desk, nas_job
 from mlflow_compress.cli.main import cli
 from mlflow_compress.config import parse_config
 from mlflow_compress.job import run
@@ -23,7 +23,6 @@ from mlflow_compress.measure import Dataset
 from mlflow_compress.nas import SUPERNET_FILE, Found, Images, Supernet, accuracy
 from mlflow_compress.nas_config import load_nas_config
 from mlflow_compress.registry.variants import using_tracking_uri
-from mlflow_compress.targets import load_target
 from tests.nas.conftest import write_project
 from tests.nas.made import bars_data
 
@@ -163,13 +162,55 @@ def test_every_recipe_is_tried_on_rows_drawn_from_all(project, monkeypatch, reci
     rows = Dataset({"image": np.zeros((9000, 1, 12, 12), np.float32)}, np.arange(9000) // 3000)
     nas_job._run_recipes(
         config.model_copy(update={"specialize": options}), "models:/bars/1",
-        [load_target(spec) for spec in config.targets], [result], rows, None,
+        [result], rows, None,
     )  # fmt: skip
     ((job_config, given),) = asked
     assert job_config.search.trials == trials
     calibration = given["datasets"]["calibration"]
     assert calibration.rows == 2048
     assert min(np.bincount(calibration.labels)) > 500
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("specialize.recipes=[[{prun: {}}]]", "prun"),
+        ("specialize.recipes=[[{quantize: {calibrate: 3}}]]", "calibrate"),
+        ("specialize.recipes=[]", "specialize.recipes"),
+        ("data.evaluation=wide.npz", "image"),
+        ("data.evaluation=bare.npz", "accuracy.min needs labels"),
+        ("specialize.register_as=a/b", "register_as"),
+    ],
+)
+def test_what_the_recipes_cannot_do_is_refused_before_anything_is_measured(
+    project, monkeypatch, change, told
+):
+    images = bars_data(20).inputs["image"]
+    np.savez(project / "wide.npz", image=np.zeros((20, 1, 16, 16), np.float32), labels=np.ones(20))
+    np.savez(project / "bare.npz", image=images)
+    monkeypatch.setattr(nas_desk.nas, "measure_table", lambda *a, **b: pytest.fail("measured"))
+    changes = [change, "targets.0.accuracy={min: 0.1}"]
+    done = CliRunner().invoke(cli, [
+        "nas", "specialize", str(project / "space.yaml"),
+        *[part for text in changes for part in ("--set", text)],
+    ])  # fmt: skip
+    assert done.exit_code in (2, 4), done.output
+    assert told in done.stderr.splitlines()[-1]
+
+
+def test_recipes_that_train_get_the_training_rows(project):
+    changes = ["specialize.recipes=[[{prune: {sparsity: 0.3, epochs: 1, batch: 50}}]]"]
+    done = nas_job.specialize(load_nas_config(project / "space.yaml", changes))
+    (trial,) = done.outcome.trials
+    assert trial.state == "complete"
+    assert trial.variant.recipe.steps[1].technique == "prune"
+
+
+def test_an_order_needs_the_mode_shrink(project):
+    asked = ["nas", "specialize", str(project / "space.yaml"), "--order", "kernel"]
+    done = CliRunner().invoke(cli, [*asked, "--mode", "evolution"])
+    assert done.exit_code == 2
+    assert "--order is of the mode shrink" in done.stderr
 
 
 def test_shrink_mode_logs_its_path_and_says_when_nothing_fits(project):
@@ -216,6 +257,10 @@ def test_recipes_mix_shrinking_a_supernet_with_other_techniques(project):
         ({"nam": "x"}, "unknown key nam (did you mean name?)"),
         ({"train": {"ful": 2}}, "unknown key train.ful (did you mean full?)"),
         ({"train": {"full": 0}}, "train.full: must be greater than 0, got 0"),
+        (
+            {"specialize": {"order": ["kernel", "kernel"]}},
+            "specialize.order kernel stands there twice",
+        ),
     ],
 )
 def test_wrong_yaml_is_one_line_and_exit_code_2(tmp_path, changes, told):

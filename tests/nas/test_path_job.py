@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from mlflow_compress import path_job
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import ConfigError, DataError, TechniqueError
 from mlflow_compress.mlflow_plugin import connect, resolve
@@ -228,6 +229,28 @@ def test_a_target_is_one_of_the_file_or_a_shipped_profile(config):
 def test_rows_without_labels_are_refused(config, here, tmp_path):
     np.savez(tmp_path / "train.npz", image=bars(20)[0])
     with pytest.raises(DataError, match="needs labels"):
+        run_paths(load_path_config(config), here)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            {"image": np.zeros((20, 1, 16, 16), np.float32)},
+            r"images of \[1, 12, 12\].*\[1, 16, 16\]",
+        ),
+        ({"image": np.zeros((20, 1, 12, 12), np.uint8)}, "uint8"),
+        ({"labels": np.full(20, 9)}, "0 to 3 .*got 9 to 9"),
+        ({"labels": np.zeros((20, 3), int)}, r"for each row.*of \[20, 3\]"),
+    ],
+)
+def test_evaluation_rows_of_another_kind_are_refused_before_the_search(
+    config, here, tmp_path, monkeypatch, rows, told
+):
+    images, labels = bars(20)
+    np.savez(tmp_path / "evaluation.npz", **({"image": images, "labels": labels} | rows))
+    monkeypatch.setattr(path_job.nas, "measure_table", lambda *a, **b: pytest.fail("measured"))
+    with pytest.raises(DataError, match=told):
         run_paths(load_path_config(config), here)
 
 
