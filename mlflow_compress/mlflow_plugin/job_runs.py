@@ -25,7 +25,7 @@ from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.places import experiments_of, name_experiment
 from mlflow_compress.registry.retry import is_transient
-from mlflow_compress.registry.tags import quoted
+from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.registry.variants import ensure_model
 from mlflow_compress.scratch import ScratchFolder
 
@@ -216,7 +216,7 @@ class JobRuns:
         found = []
         for run in self._runs.do("look for other jobs", self._open):
             tags, begun = run.data.tags, int(run.info.start_time)
-            beat = int(said) if (said := tags.get(_BEAT, "")).isdecimal() else begun
+            beat = read_number(tags.get(_BEAT, "")) or begun
             if is_abandoned(tags.get(OWNER, ""), beat, GONE_SECONDS):
                 self._runs.close(run.info.run_id, "KILLED")
             else:

@@ -13,6 +13,7 @@ from mlflow_compress.errors import SourceNotFoundError
 from mlflow_compress.mlflow_plugin.earlier import KIND, SENSITIVITY_FILE, read_trial
 from mlflow_compress.records import Trial
 from mlflow_compress.registry.retry import PATIENCE, is_transient, patiently
+from mlflow_compress.registry.tags import read_number
 from mlflow_compress.report.page import DecisionLine
 from mlflow_compress.scratch import ScratchFolder
 
@@ -141,8 +142,8 @@ def _decision(run: Any) -> DecisionLine:
     return DecisionLine(
         target=tags.get("compress.target", ""),
         outcome=tags.get("compress.outcome", ""),
-        version=int(version) if version.isdigit() else None,
-        incumbent=int(before) if before.isdigit() else None,
+        version=read_number(version),
+        incumbent=read_number(before),
         start_ms=run.info.start_time,
         reason=tags.get("compress.reason", ""),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.places import experiments_of, name_experiment
-from mlflow_compress.registry.tags import quoted
+from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import alias_problem
 
@@ -361,20 +361,15 @@ def _logged(run: Any) -> LoggedDecision:
         start_ms=run.info.start_time,
         target=tags.get(TARGET, ""),
         outcome=tags.get(OUTCOME, ""),
-        version=_number(tags.get(VERSION, "")),
-        incumbent=_number(tags.get(INCUMBENT, "")),
+        version=read_number(tags.get(VERSION, "")),
+        incumbent=read_number(tags.get(INCUMBENT, "")),
         reason=tags.get(REASON, ""),
         evidence=tags.get(EVIDENCE, ""),
         owner=tags.get(OWNER, ""),
         approval=tags.get(APPROVAL, ""),
         measured_on=tags.get(MEASURED_ON, ""),
-        threads=_number(tags.get(THREADS, "")) or 0,
+        threads=read_number(tags.get(THREADS, "")) or 0,
         by=tags.get(_USER, ""),
         settled_by=tags.get(SETTLED_BY, ""),
         finished_by=tags.get(FINISHED_BY, ""),
     )
-
-
-def _number(text: str) -> int | None:
-    """Read a number that anybody may have written."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None

@@ -7,6 +7,8 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from mlflow_compress.registry.tags import read_number
+
 __all__ = ["OWNER", "is_abandoned", "owner"]
 
 OWNER = "compress.owner"
@@ -40,8 +42,8 @@ def is_abandoned(who: str, start_ms: int, max_age: float) -> bool:
         max_age: seconds after which a job on another host counts as gone.
     """
     host, _, process = who.rpartition(":")
-    known = process.isascii() and process.isdecimal() and len(process) < 10
-    if host == _host() and known and not _alive(int(process)):
+    number = read_number(process)
+    if host == _host() and number is not None and not _alive(number):
         return True
     return time.time() * 1000 - start_ms > max_age * 1000
 
@@ -49,7 +51,7 @@ def is_abandoned(who: str, start_ms: int, max_age: float) -> bool:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -22,7 +22,7 @@ from mlflow_compress.registry.decisions import DecisionLog, LoggedDecision, evid
 from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.policy import decide
 from mlflow_compress.registry.retry import PATIENCE, patiently
-from mlflow_compress.registry.tags import ALIAS_TAG
+from mlflow_compress.registry.tags import ALIAS_TAG, read_number
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import PREVIOUS
@@ -321,8 +321,7 @@ def _set_alias(client: MlflowClient, name: str, alias: str, version: int | None)
 
 def _promoted(state: RegistryState, target: str) -> int | None:
     """Return where promotion last put the alias, by its own account."""
-    text = state.tags.get(ALIAS_TAG + target, "")
-    return int(text) if text.isdigit() else None
+    return read_number(state.tags.get(ALIAS_TAG + target, ""))
 
 
 def _unreadable(state: RegistryState, version: int) -> str:

@@ -7,7 +7,7 @@ from mlflow_compress.records import Latency, Report
 from mlflow_compress.registry.decisions import EMULATED, ROLLED_BACK, DecisionLog, LoggedDecision
 from mlflow_compress.registry.operations import existing, newest_waiting
 from mlflow_compress.registry.retry import PATIENCE, patiently
-from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE
+from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE, read_number
 from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets.profile import PREVIOUS
 
@@ -113,7 +113,7 @@ def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -
     latency = _latency(report, place) if report else None
     expected = state.tags.get(ALIAS_TAG + target, "")
     # MLflow takes the aliases off a version that is deleted; nobody's hand was on this one.
-    lost = int(expected) if version is None and expected.isdigit() else None
+    lost = read_number(expected) if version is None else None
     deleted = lost if lost not in state.version_tags else None
     return TargetStatus(
         target=target,

@@ -22,6 +22,7 @@ __all__ = [
     "from_tags",
     "quarantine_of",
     "quoted",
+    "read_number",
     "rewrites",
     "to_tags",
     "with_measurements",
@@ -45,6 +46,7 @@ VARIANTS_TAG = PREFIX + "variants"
 DIGEST = PREFIX + "digest"
 """Digests of the tags that decide; see :func:`_digest`."""
 
+_DIGITS = 18
 _RUN_ID = PREFIX + "run_id"
 _REPORT = PREFIX + "report"
 _RECIPE = PREFIX + "recipe_json"
@@ -108,6 +110,11 @@ def to_tags(variant: Variant) -> dict[str, str]:
         **_shown(variant.report),
     }
     return tags | {DIGEST: ",".join(_digest(tags, tag) for tag in _REWRITTEN)}
+
+
+def read_number(text: str) -> int | None:
+    """Read a number out of a tag that anybody may have written; None when it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def _digest(tags: Mapping[str, str], tag: str) -> str:

@@ -189,6 +189,15 @@ def test_tags_that_make_no_sense_break_nothing(client, promoted, tags):
     assert history(client, NAME, "pi")
 
 
+@pytest.mark.parametrize("text", ["²", "9" * 5000, "-1"])
+def test_a_promoted_tag_that_makes_no_sense_breaks_nothing(client, promoted, text):
+    client.set_registered_model_tag(NAME, "compress.promoted.pi", text)
+    client.delete_registered_model_alias(NAME, "pi")
+    (found,) = status(client, NAME)
+    assert (found.version, found.by_hand, found.deleted) == (None, True, None)
+    assert promote_pi(client).version == 3
+
+
 def test_who_finishes_what_another_began_is_named(client, promoted, break_off, monkeypatch):
     monkeypatch.setattr(default_context, "_get_user", lambda: "alice")
     break_off(lambda: rollback(client, NAME, "pi"), "set_terminated")

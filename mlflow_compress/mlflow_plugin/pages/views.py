@@ -23,11 +23,11 @@ from mlflow_compress.mlflow_plugin.pages.session import (
     token_of,
 )
 from mlflow_compress.records import Variant
+from mlflow_compress.registry.tags import read_number
 from mlflow_compress.targets import Target, shipped_names
 
 __all__ = ["failure", "index", "limit_lines", "model"]
 
-_DIGITS = 18
 _MODE = "?workflowType=machine_learning"
 
 
@@ -67,9 +67,10 @@ def index(request: Request, caller: Caller) -> Response:
 def model(request: Request, caller: Caller) -> Response:
     """Show one registered model."""
     asked = request.query_params.get("version", "")
-    if asked and not (asked.isascii() and asked.isdigit() and len(asked) <= _DIGITS):
+    version = read_number(asked)
+    if asked and version is None:
         raise ConfigError(f"version must be a number, got {asked[:40]!r}")
-    page = read_model(caller, request.path_params["name"], int(asked) if asked else None)
+    page = read_model(caller, request.path_params["name"], version)
     session = session_of(request)
     known = {one.status.target for one in page.targets}
     layers = reporting.layer_rows(page.report) if page.report else []
