@@ -118,7 +118,7 @@ def read_number(text: str) -> int | None:
 
 
 def _digest(tags: Mapping[str, str], tag: str) -> str:
-    """Return the digest of one rewritten tag, together with those that are never rewritten.
+    """Return the digest of one tag, together with those that are never rewritten.
 
     It notices hands; it is no signature, as whoever edits a tag can make it anew.
 
@@ -130,16 +130,24 @@ def _digest(tags: Mapping[str, str], tag: str) -> str:
     after its digest, which stays, and each tag is judged apart from the other. One digest that
     is replaced would have to be read before it is written, which two jobs can do in step. The
     price is that a hand which puts an earlier text of this project back goes unnoticed.
+
+    A number that is shown needs no digest as long as the report says it; one that is added later
+    has one, for two jobs may add different ones and leave the number of the one beside the report
+    of the other.
     """
     return digest_of([tag, *(tags.get(name, "") for name in (tag, *_FIXED))])
 
 
+def _known_digests(tags: Mapping[str, str]) -> set[str]:
+    later = {text for name, text in tags.items() if name.startswith(f"{DIGEST}.")}
+    return later | set(tags.get(DIGEST, "").split(","))
+
+
 def _check_digests(tags: Mapping[str, str]) -> None:
     """Raise ValueError, one line, when a hand was on the tags that decide."""
-    known = set(tags.get(DIGEST, "").split(","))
-    if known == {""}:
+    if not tags.get(DIGEST):
         raise ValueError(f"tag {DIGEST} is missing; {_ANEW}")
-    known |= {text for name, text in tags.items() if name.startswith(f"{DIGEST}.")}
+    known = _known_digests(tags)
     edited = [tag for tag in _REWRITTEN if _digest(tags, tag) not in known]
     if len(edited) == 1:
         raise ValueError(f"tag {edited[0]} was edited; put it back, or {_ANEW}")
@@ -161,14 +169,13 @@ def rewrites(tags: Mapping[str, str], known: Variant, merged: Variant) -> list[t
         known: what they say.
         merged: what they shall say; it differs in source and report alone.
     """
-    before, after = to_tags(known), to_tags(merged)
-    changed = [tag for tag in after if before.get(tag) != after[tag] and tag != DIGEST]
+    before, after, shown = to_tags(known), to_tags(merged), _shown(merged.report)
+    stands = before | {tag: tags[tag] for tag in shown if tag in tags}
+    changed = [tag for tag in after if stands.get(tag) != after[tag] and tag != DIGEST]
     writes = []
     for tag in sorted(changed, key=lambda tag: tag == _REPORT):
-        if tag in _REWRITTEN:
-            digest = _digest({**tags, tag: after[tag]}, tag)
-            writes.append((f"{DIGEST}.{digest[:16]}", digest))
-        writes.append((tag, after[tag]))
+        digest = _digest({**tags, tag: after[tag]}, tag)
+        writes += [(f"{DIGEST}.{digest[:16]}", digest), (tag, after[tag])]
     return writes
 
 
@@ -191,8 +198,9 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         report = from_dict(Report, json.loads(tags[_REPORT]))
     except ValueError as error:
         raise ValueError(f"its recipe or report cannot be read: {error}") from None
+    known = _known_digests(tags)
     for name, value in _shown(report).items():
-        if tags.get(name) != value:
+        if tags.get(name) != value and _digest(tags, name) not in known:
             said = tags.get(name, "nothing")
             raise ValueError(f"tag {name} says {said}, the stored report says {value}")
     _check_digests(tags)

@@ -303,8 +303,8 @@ def test_a_version_is_readable_after_every_write_of_a_job(client, variants, monk
     register_variants(client, NAME, variants)
     more = measured(variants[0], "ssh://pi", source="models:/lenet/2")
     writes = stepwise(client, monkeypatch, lambda: register_variants(client, NAME, [more]))
-    # Two digests, the source, the report, and the memory that is shown.
-    assert len(writes) == 5
+    # The source, the report, the memory that is shown, and a digest of each.
+    assert len(writes) == 6
     for write in writes:
         client.set_model_version_tag(*write)
         assert read_state(client, NAME).problems == ()
@@ -326,9 +326,13 @@ def test_a_job_that_was_broken_off_anywhere_is_made_up_for(client, variants, mon
 def test_a_version_is_readable_after_every_write_of_jobs_at_once(
     client, variants, monkeypatch, seed
 ):
-    register_variants(client, NAME, variants)
-    first = measured(variants[0], "ssh://pi", source="models:/lenet/2")
-    second = measured(variants[0], "ssh://car", source="models:/lenet/3")
+    bare = [replace(one, report=replace(one.report, latency=())) for one in variants]
+    register_variants(client, NAME, bare)
+    first = measured(bare[0], "ssh://pi", source="models:/lenet/2")
+    second = measured(bare[0], "ssh://car", source="models:/lenet/3")
+    (slow,) = second.report.latency
+    later = replace(second.report, latency=(replace(slow, p50=7.0, p95=8.0),))
+    second = replace(second, report=later)
     queues = [
         stepwise(client, monkeypatch, lambda m=more: register_variants(client, NAME, [m]))
         for more in (first, second)
@@ -340,4 +344,9 @@ def test_a_version_is_readable_after_every_write_of_jobs_at_once(
     register_variants(client, NAME, [first, second])
     known = read_state(client, NAME).variant(1)
     assert known.source == "models:/lenet/3"
-    assert {one.device for one in known.report.latency} == {"local", "ssh://pi", "ssh://car"}
+    assert {one.device for one in known.report.latency} == {"ssh://pi", "ssh://car"}
+    shown = client.get_model_version(NAME, "1").tags["compress.latency_p50_ms"]
+    assert float(shown) == known.report.latency[0].p50
+    # The other job's number passes, a hand's does not.
+    client.set_model_version_tag(NAME, "1", "compress.latency_p50_ms", "0.5")
+    assert "compress.latency_p50_ms says 0.5" in read_state(client, NAME).problems[0]
