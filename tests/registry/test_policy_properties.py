@@ -50,8 +50,8 @@ def reports(draw, pick=number):
     rows = DatasetRef("rows", draw(DIGESTS), 1000)
     high, level = draw(pick(0.005, 0.015)), draw(pick(0.95, 0.95, 0.99))
     interval = Interval(-0.01, drop + high, level)
-    metric = draw(sound("accuracy", "accuracy", "f1"))
-    accuracy = Accuracy(metric, value, 0.95, drop, interval, rows)
+    metric = draw(sound("accuracy", "accuracy", "f1", "cer"))
+    accuracy = Accuracy(metric, value, 0.95, drop, interval, rows, metric != "cer")
     fidelity = Fidelity(draw(pick(0.98, 0.99, 1.0)), draw(pick(0.01, 0.1)), rows)
     there = Memory("ssh://pi", 1, draw(pick(10**6, 10**7)))
     latency = Latency(
