@@ -242,6 +242,35 @@ def test_a_change_below_the_threshold_does_not_flip_the_alias(make_variant):
     assert decide([old, new], replace(TARGET, min_improvement=0.0), old).version == 2
 
 
+@pytest.mark.parametrize(
+    ("objective", "less", "more"),
+    [
+        ("size", {"size": 19_900}, {"size": 19_700}),
+        ("rate", {"size": 19_900}, {"size": 19_700}),
+        ("accuracy", {"accuracy": 0.959}, {"accuracy": 0.961}),
+        ("latency", {"ratio": (0.994, 0.996)}, {"ratio": (0.984, 0.986)}),
+        # sqrt(p50) divides: 1.5 % faster is 0.75 % better, 3 % faster is 1.5 %
+        ("reward", {"ratio": (0.984, 0.986)}, {"ratio": (0.969, 0.971)}),
+    ],
+)
+def test_each_objective_has_its_threshold(make_variant, objective, less, more):
+    reward = Reward(1.0, -0.5) if objective == "reward" else None
+    target = replace(TARGET, objective=objective, reward=reward, min_improvement=0.01)
+    usual = {"size": 20_000, "accuracy": 0.95, "ratio": (0.999, 1.001)}
+    old = make_variant("old", version=1, **usual)
+    for change, version in ((less, 1), (more, 2)):
+        new = make_variant("new", version=2, **(usual | change))
+        assert best_for([old, new], target) == (new, True)
+        assert decide([old, new], target, old).version == version
+
+
+def test_without_a_width_an_interval_is_one(make_variant):
+    target = replace(TARGET, objective="latency")
+    old = make_variant("old", version=1, size=10_000, ratio=(0.5, 0.5))
+    new = make_variant("new", version=2, ratio=(0.4, 0.4))
+    assert decide([old, new], target, old).version == 2
+
+
 def test_an_incumbent_that_fails_today_is_replaced(make_variant):
     old = make_variant("old", size=10_000, accuracy=0.90, version=1)
     new = make_variant("new", size=40_000, version=2)
@@ -255,6 +284,13 @@ def test_the_incumbents_numbers_of_today_count(make_variant):
     rescored = make_variant("old", accuracy=0.90, version=1)
     new = make_variant("new", size=40_000, version=2)
     assert decide([old, new], TARGET, rescored).version == 2
+
+
+def test_what_has_no_accuracy_comes_closest_last(make_variant):
+    one = make_variant("one", size=60_000, accuracy=NAN)
+    other = make_variant("other", size=60_000, accuracy=0.5)
+    by_size = replace(TARGET, accuracy=AccuracyLimits())
+    assert closest([one, other], by_size) is closest([other, one], by_size) is other
 
 
 def test_none_feasible_leaves_the_alias_and_names_the_closest(make_variant):

@@ -157,7 +157,8 @@ def test_of_an_error_less_is_better(labelled):
         assert decide(variants, BEST, bad).version == 2
         assert decide(variants, BEST, None).version == 2
     none = replace(good.report, accuracy=replace(good.report.accuracy, value=None))
-    assert decide([bad, good, replace(bad, report=none, version=3)], BEST, None).version == 2
+    assert best_for([replace(bad, report=none), good], BEST) == (good, True)
+    assert best_for([replace(bad, report=none)], BEST)[1] is False
     least = replace(BEST, accuracy=AccuracyLimits(min=0.9))
     refused = decide([bad, good], least, None)
     assert refused.outcome == "none feasible"
