@@ -164,11 +164,12 @@ def _drop(variant: Variant, rows: str | None, confidence: float | None) -> _Metr
     stale = _stale(accuracy.dataset.digest, rows)
     if stale:
         return _Metric(None, f"accuracy drop: {stale}")
-    drop = _sound("accuracy drop", accuracy.drop, -1, 1)
+    most = 1 if accuracy.higher_is_better else math.inf  # an error may be of any size
+    drop = _sound("accuracy drop", accuracy.drop, -most, most)
     if drop.value is None or confidence is None:
         return drop
     interval = accuracy.drop_interval
-    high = _sound("upper bound of the accuracy drop", interval.high, -1, 1)
+    high = _sound("upper bound of the accuracy drop", interval.high, -most, most)
     if high.value is None:
         return high
     if not interval.level >= confidence - _LEVEL_SLACK:

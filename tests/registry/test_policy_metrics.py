@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 
-from mlflow_compress.records import DatasetRef, Fidelity
+from mlflow_compress.records import DatasetRef, Fidelity, Interval
 from mlflow_compress.registry import best_for, closest, decide
 from mlflow_compress.registry.order import best_of, dominates, improvement
 from mlflow_compress.registry.policy import todays_rows
@@ -159,6 +159,11 @@ def test_of_an_error_less_is_better(labelled):
     none = replace(good.report, accuracy=replace(good.report.accuracy, value=None))
     assert best_for([replace(bad, report=none), good], BEST) == (good, True)
     assert best_for([replace(bad, report=none)], BEST)[1] is False
+    best = replace(good.report.accuracy, drop=-3.0, drop_interval=Interval(-4.0, -2.0))
+    far = replace(good, report=replace(good.report, accuracy=best))
+    for confidence in (None, 0.95):
+        no_worse = replace(BEST, accuracy=AccuracyLimits(max_drop=0.0, confidence=confidence))
+        assert decide([far], no_worse, None).version == 2
     least = replace(BEST, accuracy=AccuracyLimits(min=0.9))
     refused = decide([bad, good], least, None)
     assert refused.outcome == "none feasible"
