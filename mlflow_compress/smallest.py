@@ -251,8 +251,8 @@ def smallest(
         calibration, evaluation = split_rows(calibration)
     if limits.max_drop is not None and evaluation.labels is None:
         raise ConfigError(
-            f"max-drop needs labels, and data {evaluation.name!r} has none: add an array 'labels', "
-            "or use min-agreement"
+            f"--max-drop needs labels, and data {evaluation.name!r} has none: add an array "
+            "'labels', or use --min-agreement"
         )
     normal = techniques.normalize(model)
     evaluator = TrialEvaluator(

@@ -5,6 +5,7 @@ second time does nothing: the registered model already carries this script's fin
 """
 
 import hashlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -58,7 +59,11 @@ def main() -> None:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     import mlflow
 
+    from mlflow_compress.config import config_schema
+
     OUT.mkdir(exist_ok=True)
+    # for editors, which the first line of compress.yaml tells of it
+    (OUT / "schema.json").write_text(json.dumps(config_schema(), indent=2))
     mlflow.set_tracking_uri(STORE)
     client = mlflow.MlflowClient()
     fingerprint = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()

@@ -3,6 +3,8 @@
 import csv
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+from mlflow_compress.errors import PackedFormatError
 
 if TYPE_CHECKING:
     from mlflow_compress.packed import PackedInfo
@@ -22,6 +25,18 @@ _CAP = click.option(
     type=click.IntRange(1),
     help="Most bytes that the weights may decode to [1 GiB and 1024 times the file].",
 )
+
+
+@contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Put the file's name where an error says ``file``."""
+    try:
+        yield
+    except PackedFormatError as error:
+        where, _, what = str(error).partition(": ")
+        if where != "file":
+            raise
+        raise PackedFormatError(f"{source}: {what}") from error
 
 
 @click.command()
@@ -40,7 +55,8 @@ def pack(source: Path, output: Path, profile: Any, force: bool) -> None:
     from mlflow_compress import packed
 
     check_output(output, source, force)
-    before = packed.pack_file(source, output, profile)
+    with _named(source):
+        before = packed.pack_file(source, output, profile)
     after = _size(output)
     click.echo(f"{output}: {after:,} bytes, {_times_smaller(before, after, profile)}")
 
@@ -63,7 +79,8 @@ def unpack(source: Path, output: Path, force: bool, max_bytes: int | None) -> No
     from mlflow_compress import packed
 
     check_output(output, source, force)
-    packed.unpack_file(source, output, max_bytes=max_bytes)
+    with _named(source):
+        packed.unpack_file(source, output, max_bytes=max_bytes)
     click.echo(f"{output}: {_size(output):,} bytes")
 
 
@@ -86,7 +103,8 @@ def verify(source: Path, max_bytes: int | None) -> None:
     """Decode IN.onnx and compare every checksum; exits with 1 if it is damaged."""
     from mlflow_compress import packed
 
-    packed.verify(source, max_bytes=max_bytes)
+    with _named(source):
+        packed.verify(source, max_bytes=max_bytes)
     click.echo(f"{source}: sound")
 
 
@@ -103,7 +121,8 @@ def inspect(source: Path, as_json: bool, as_csv: bool, max_bytes: int | None) ->
     """
     from mlflow_compress import packed
 
-    info = packed.inspect(source, max_bytes=max_bytes)
+    with _named(source):
+        info = packed.inspect(source, max_bytes=max_bytes)
     if as_json:
         click.echo(json.dumps({**asdict(info), "tensors": _rows(info)}, indent=2))
     elif as_csv:

@@ -164,11 +164,16 @@ def quarantine(
 ) -> None:
     """Keep VERSION from being promoted to a target; an alias that is on it is not moved.
 
-    MODEL is the registered model's name, or the compress.yaml.
+    The target is one that was decided for, or a shipped profile. MODEL is the registered model's
+    name, or the compress.yaml.
     """
     from mlflow_compress import registry
+    from mlflow_compress.registry.known import require_target
 
     opened = open_model(model, tracking_uri)
+    if not registry.history(opened.client, opened.name, check_alias(target)):
+        # kept from a target that is misspelt, it would be thought to be kept from the right one
+        require_target(registry.read_state(opened.client, opened.name), target)
     registry.quarantine(opened.client, opened.name, version, check_alias(target), why=why)
     _quarantined(opened, version, target, True, as_json)
 

@@ -76,10 +76,11 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
     """Find the registered model behind MODEL: its name, or a compress.yaml that makes it.
 
     Raises:
-        ConfigError: it can be neither.
+        ConfigError: it can be neither, or there is no such registered model.
         UnreachableError: the server or store is not there.
     """
     from mlflow_compress.mlflow_plugin import connect
+    from mlflow_compress.registry.known import require_name
 
     config = None
     if _is_config(given):
@@ -95,6 +96,7 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
     _check_there(tracking_uri)
     client = connect(tracking_uri)
     if config is None:
+        require_name(client, given)
         return Registered(given, client)
     return Registered(config.register_as or _default_name(config.source, client), client, config)
 

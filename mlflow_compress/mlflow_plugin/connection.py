@@ -45,7 +45,11 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
     if uri.startswith(_SQLITE):
         _check_writable(uri)
     if uri.startswith(("http://", "https://")):
-        patiently(f"reach tracking server {uri}", lambda: _check_health(uri), patience)
+        try:
+            patiently(f"reach tracking server {uri}", lambda: _check_health(uri), patience)
+        except UnreachableError as error:
+            advice = "start it, or name another one with MLFLOW_TRACKING_URI or tracking_uri"
+            raise UnreachableError(f"{error}: {advice}") from error
     try:
         client = MlflowClient(uri)
         patiently(

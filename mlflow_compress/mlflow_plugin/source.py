@@ -17,6 +17,7 @@ from mlflow.models import Model
 
 from mlflow_compress.errors import MissingDependencyError, SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
+from mlflow_compress.registry.known import hint
 from mlflow_compress.registry.retry import is_transient, one_line, patiently
 from mlflow_compress.registry.tags import quoted
 from mlflow_compress.registry.variants import using_tracking_uri
@@ -232,9 +233,12 @@ def fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
     alias = re.fullmatch(r"([^/@]+)@([^/@]+)", path)
     numbered = re.fullmatch(r"([^/@]+)/(\d+|latest)", path)
     if alias:
-        name = alias.group(1)
-        found = _or_missing(uri, lambda: client.get_model_version_by_alias(name, alias.group(2)))
-        version = int(found.version)
+        name, wanted = alias.groups()
+        aliases = _or_missing(uri, lambda: client.get_registered_model(name)).aliases
+        if wanted not in aliases:
+            told = hint(wanted, aliases, "aliases")
+            raise SourceNotFoundError(f"source {uri!r}: {name!r} has no alias {wanted!r} ({told})")
+        version = int(aliases[wanted])
     elif numbered and numbered.group(2) != "latest":
         name, version = numbered.group(1), int(numbered.group(2))
         _or_missing(uri, lambda: client.get_model_version(name, str(version)))
@@ -257,8 +261,7 @@ def _or_missing(uri: str, call: Any) -> Any:
     try:
         return call()
     except MlflowException as error:
-        unknown_alias = error.error_code == "INVALID_PARAMETER_VALUE" and "not found" in str(error)
-        if error.error_code in _MISSING or unknown_alias:
+        if error.error_code in _MISSING:
             raise SourceNotFoundError(f"source {uri!r}: {one_line(error)}") from None
         raise
 

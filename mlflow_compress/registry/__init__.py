@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress.registry.policy import best_for, check, closest, decide, feasible
 
 if TYPE_CHECKING:
+    from mlflow_compress.registry.known import require_model
     from mlflow_compress.registry.operations import (
         approve,
         quarantine,
         reject,
-        require_model,
         rollback,
         unquarantine,
     )
@@ -55,7 +55,7 @@ _HOMES = {
     "read_variants": "variants",
     "register_variants": "variants",
     "reject": "operations",
-    "require_model": "operations",
+    "require_model": "known",
     "rollback": "operations",
     "status": "standing",
     "unquarantine": "operations",

@@ -53,7 +53,7 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
     if is_limited(target):
         gates.append(_runtime(variant, target))
     if target.name in variant.quarantined:
-        reason = "rolled back for this target and quarantined until it is released"
+        reason = "quarantined for this target until it is released"
         gates.append(Gate("quarantine", False, None, 0.0, reason))
     if limits.size_bytes is not None:
         size = _sound("size", variant.report.size_bytes, 1)

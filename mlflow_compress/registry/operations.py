@@ -16,10 +16,11 @@ from mlflow_compress.registry.decisions import (
     LoggedDecision,
 )
 from mlflow_compress.registry.descriptions import refresh
+from mlflow_compress.registry.known import existing, require_target
 from mlflow_compress.registry.promotion import decision_log, move_alias
-from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
+from mlflow_compress.registry.retry import PATIENCE, patiently
 from mlflow_compress.registry.tags import ALIAS_TAG, KEY, QUARANTINE, quarantine_of
-from mlflow_compress.registry.variants import RegistryState, read_state
+from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets.profile import PREVIOUS
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "newest_waiting",
     "quarantine",
     "reject",
-    "require_model",
     "rollback",
     "unquarantine",
 ]
@@ -155,6 +155,7 @@ def _begin_rollback(
 ) -> LoggedDecision:
     current = state.aliases.get(target)
     if current is None:
+        require_target(state, target)
         raise ConfigError(f"target {target!r} has no version of {state.name!r} to roll back from")
     goal = to if to is not None else state.aliases.get(target + PREVIOUS)
     if to is None and not (goal != current and _may_be(state, goal, target)):
@@ -354,7 +355,10 @@ def reject(client: Any, name: str, target: str, *, patience: float = PATIENCE) -
 def _waiting(log: DecisionLog, name: str, target: str) -> LoggedDecision:
     asked = newest_waiting(log.read(target))
     if asked is None:
-        raise ConfigError(f"no promotion to {target!r} of {name!r} waits for approval")
+        others = ", ".join(sorted(log.waiting_targets() - {target})) or "none"
+        raise ConfigError(
+            f"no promotion to {target!r} of {name!r} waits for approval (waiting: {others})"
+        )
     return asked
 
 
@@ -366,25 +370,6 @@ def newest_waiting(known: list[LoggedDecision]) -> LoggedDecision | None:
         if decision.status == "FINISHED":
             return None
     return None
-
-
-def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None:
-    """Refuse a registered model that is not there.
-
-    Raises:
-        ConfigError: there is no such registered model.
-        UnreachableError: the server does not answer.
-    """
-    existing(client, name, patience)
-
-
-def existing(client: Any, name: str, patience: float) -> RegistryState:
-    """Read a registered model that has to be there."""
-    state = read_state(client, name, patience=patience)
-    if not state.exists:
-        uri = without_password(str(client.tracking_uri))
-        raise ConfigError(f"there is no registered model {name!r} in {uri}")
-    return state
 
 
 def _require_version(state: RegistryState, version: int) -> None:

@@ -217,7 +217,8 @@ class _Promotion:
         what = f"ask for the promotion to {target.name!r}"
         asked = self._do(what, lambda: log.ask(decision, target, state.variants))
         told = {"waiting": "waits for approval", "approved": "was approved for another state"}
-        reason = f"{decision.reason}; {told.get(asked.approval, 'was rejected')}"
+        said = told.get(asked.approval, "was rejected")
+        reason = f"the promotion to version {decision.version} {said}: {decision.reason}"
         return replace(decision, outcome="kept", version=decision.incumbent, reason=reason)
 
     def _record(

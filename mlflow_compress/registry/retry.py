@@ -59,6 +59,17 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def _cause(error: OSError) -> str:
+    """Return what the system said, such as ``Connection refused``; requests wraps it four times."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror if inner.filename is None else one_line(inner)
+        first = inner.args[0] if inner.args and isinstance(inner.args[0], BaseException) else None
+        inner = getattr(inner, "reason", None) or first or inner.__cause__ or inner.__context__
+    return one_line(error)
+
+
 def without_password(uri: str) -> str:
     """Return a URI as it may be shown."""
     return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", uri)
@@ -91,7 +102,7 @@ def patiently(
     except CompressError:
         raise
     except OSError as error:
-        raise UnreachableError(f"cannot {what}: {one_line(error)}") from error
+        raise UnreachableError(f"cannot {what}: {_cause(error)}") from error
     except Exception as error:
         if getattr(error, "error_code", None) is None:
             raise

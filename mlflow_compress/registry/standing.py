@@ -5,7 +5,8 @@ from typing import Any
 
 from mlflow_compress.records import Latency, Report
 from mlflow_compress.registry.decisions import EMULATED, ROLLED_BACK, DecisionLog, LoggedDecision
-from mlflow_compress.registry.operations import existing, newest_waiting
+from mlflow_compress.registry.known import existing, known_targets
+from mlflow_compress.registry.operations import newest_waiting
 from mlflow_compress.registry.retry import PATIENCE, patiently
 from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE, read_number
 from mlflow_compress.registry.variants import RegistryState
@@ -30,7 +31,7 @@ class TargetStatus:
         run_id: the run of that decision.
         reason: its reason.
         previous: the version that a rollback goes to.
-        quarantined: versions that were rolled back for this target.
+        quarantined: versions that are kept from this target.
         waiting: the version that waits for approval, or None.
         by_hand: whether something other than promotion moved or removed the alias.
         deleted: the version that promotion had put the alias on, when it was deleted and took
@@ -87,12 +88,10 @@ def standing(
     Raises:
         UnreachableError: the server does not answer.
     """
-    promoted = {t.removeprefix(ALIAS_TAG) for t in state.tags if t.startswith(ALIAS_TAG)}
-    aliases = {alias for alias in state.aliases if not alias.endswith(PREVIOUS)}
     log = DecisionLog(client, state.name)
     asked = patiently("look for what waits for approval", log.waiting_targets, patience)
     found = []
-    for target in sorted(promoted | aliases | asked):
+    for target in sorted(known_targets(state) | asked):
         known = history(client, state.name, target, patience=patience)
         found.append((_status_of(state, target, known), known))
     return found

@@ -67,7 +67,12 @@ def test_missing_and_wrong_files(files):
     assert run(cli, "pack", files / "nothing.onnx", "-o", files / "p.onnx").exit_code == 4
     (files / "text.onnx").write_text("no model at all")
     assert run(cli, "pack", files / "text.onnx", "-o", files / "p.onnx").exit_code == 2
-    assert run(cli, "verify", files / "text.onnx").exit_code == 1
+    for command in ("verify", "inspect", "unpack"):
+        extra = ("-o", files / "u.onnx") if command == "unpack" else ()
+        for name in ("text.onnx", "m.onnx"):
+            done = run(cli, command, files / name, *extra)
+            assert done.exit_code == 1
+            assert done.output.startswith(f"error: {files / name}: not a ")
 
 
 @pytest.mark.parametrize("command", ["pack", "unpack", "compress"])

@@ -261,6 +261,8 @@ def test_a_config_names_the_model_and_the_targets(project):
 
 BAD_INPUT = [
     (("status", "lenet-edgy"), "there is no registered model 'lenet-edgy' in sqlite:///"),
+    (("status", "lenet-edgy"), "(did you mean 'lenet-edge'?)"),
+    (("status", "x"), "(those with variants: lenet-edge)"),
     (("status", "models:/lenet-edge"), "such as lenet-edge, or a compress.yaml, got 'models:/"),
     (("status", "none.yaml"), "config none.yaml: No such file"),
     (("promote", NAME), "with --target (a shipped profile's name or"),
@@ -269,11 +271,14 @@ BAD_INPUT = [
     (("promote", "lenet-edgy", "--target", "browser"), "no registered model 'lenet-edgy'"),
     (("history", NAME, "--target", "pj"), "no decision for target 'pj' of 'lenet-edge' (targ"),
     (("rollback", NAME, "--target", "p'i"), "--target \"p'i\" cannot be a target's name: only"),
-    (("rollback", NAME, "--target", "car"), "has no version of 'lenet-edge' to roll back from"),
+    (("rollback", NAME, "--target", "car"), "'lenet-edge' has no target 'car' (targets: pi)"),
+    (("rollback", NAME, "--target", "browser"), "has no version of 'lenet-edge' to roll back from"),
     (("rollback", NAME, "--target", "pi", "--to", "9"), "no version 9 (versions: 1, 2)"),
     (("unquarantine", NAME, "1", "--target", "pi"), "is not quarantined for 'pi'"),
     (("quarantine", NAME, "7", "--target", "pi"), "has no version 7"),
+    (("quarantine", NAME, "1", "--target", "pj"), "'lenet-edge' has no target 'pj' (targets: pi)"),
     (("approve", NAME, "--target", "pi"), "no promotion to 'pi' of 'lenet-edge' waits"),
+    (("approve", NAME, "--target", "pi"), "(waiting: none)"),
 ]
 
 

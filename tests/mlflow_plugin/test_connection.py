@@ -22,7 +22,8 @@ def test_a_dead_server(dead_port):
     uri = f"http://127.0.0.1:{dead_port}"
     with pytest.raises(UnreachableError) as caught:
         connect(uri, patience=0.2)
-    assert str(caught.value).startswith(f"cannot reach tracking server {uri}: ")
+    told = "Connection refused: start it, or name another one with"
+    assert str(caught.value).startswith(f"cannot reach tracking server {uri}: {told}")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 5
 

@@ -117,6 +117,11 @@ def test_what_does_not_exist(registered, client, tmp_path, uri):
     assert caught.value.exit_code == 4
 
 
+def test_a_misspelt_alias_is_told(registered, client, tmp_path):
+    with pytest.raises(SourceNotFoundError, match="did you mean 'champion'"):
+        resolve("models:/lenet@champ", tmp_path, client=client)
+
+
 def test_an_artifact_of_a_run_that_is_not_there(registered, client, tmp_path):
     with pytest.raises(SourceNotFoundError, match="nothing"):
         resolve(f"runs:/{registered[0].run_id}/nothing", tmp_path, client=client)

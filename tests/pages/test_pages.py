@@ -58,6 +58,7 @@ def test_everything_comes_from_the_server_and_may_be_kept(address, visitor):
         asset = requests.get(f"{address}{path}", timeout=60)
         assert asset.status_code == 200
         assert "immutable" in asset.headers["cache-control"]
+    assert requests.get(f"{address}/compress/", timeout=60).url == f"{address}/compress"
     assert requests.get(f"{address}/compress/static/../x", timeout=60).status_code == 404
 
 
@@ -166,5 +167,5 @@ def test_without_being_allowed_nothing_can_be_posted(monkeypatch):
     monkeypatch.delenv("MLFLOW_COMPRESS_ALLOW_PROMOTION", raising=False)
     routes = with_pages(FastAPI()).router.routes
     ours = [route for route in routes if route.path.startswith("/compress")]
-    assert len(ours) == 3
+    assert len(ours) == 4
     assert {method for route in ours for method in route.methods} == {"GET", "HEAD"}

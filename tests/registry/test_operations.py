@@ -60,11 +60,18 @@ def test_a_quarantine_by_hand(client, promoted):
         rollback(client, NAME, "pi", to=3)
 
 
+def test_a_version_is_kept_from_a_shipped_target_before_it_gets_there(client, promoted):
+    quarantine(client, NAME, 1, "browser")
+    there = {one.target: one for one in status(client, NAME)}
+    assert (there["browser"].version, there["browser"].quarantined) == (None, (1,))
+    assert not there["browser"].by_hand
+
+
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
         (lambda c: rollback(c, "nothing", "pi"), "there is no registered model 'nothing'"),
-        (lambda c: rollback(c, NAME, "car"), "target 'car' has no version of 'lenet-edge'"),
+        (lambda c: rollback(c, NAME, "car"), "'lenet-edge' has no target 'car' .targets: pi"),
         (lambda c: rollback(c, NAME, "pi", to=9), r"has no version 9 \(versions: 1, 2, 3\)"),
         (lambda c: rollback(c, NAME, "pi", to=3), "target 'pi' is on version 3 already"),
         (lambda c: quarantine(c, NAME, 9, "pi"), "has no version 9"),
@@ -154,7 +161,7 @@ def test_a_promotion_waits_for_approval(client, add):
     add("a", 40_000)
     decision = promote_pi(client, require_approval=True)
     assert (decision.outcome, decision.version) == ("kept", None)
-    assert decision.reason.endswith("; waits for approval")
+    assert decision.reason.startswith("the promotion to version 1 waits for approval: ")
     assert aliases(client) == {}
     (asked,) = status(client, NAME)
     assert (asked.target, asked.version, asked.waiting) == ("pi", None, 1)
@@ -180,7 +187,7 @@ def test_a_rejected_promotion_is_not_asked_for_again(client, promoted, add):
     reject(client, NAME, "pi")
     decision = promote_pi(client, require_approval=True)
     assert (decision.outcome, decision.version) == ("kept", 3)
-    assert decision.reason.endswith("; was rejected")
+    assert " was rejected: " in decision.reason
     assert aliases(client)["pi"] == 3
     assert [d.outcome for d in history(client, NAME, "pi")].count("pending") == 1
 

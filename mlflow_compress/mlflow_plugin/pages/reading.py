@@ -12,7 +12,7 @@ from mlflow_compress.mlflow_plugin.pages.caller import PATIENCE, Caller
 from mlflow_compress.mlflow_plugin.pages.points import trials_behind
 from mlflow_compress.records import Report, Trial, Variant, from_dict
 from mlflow_compress.registry.decisions import LoggedDecision
-from mlflow_compress.registry.operations import existing
+from mlflow_compress.registry.known import existing
 from mlflow_compress.registry.retry import is_transient, patiently
 from mlflow_compress.registry.standing import TargetStatus, standing
 from mlflow_compress.registry.tags import ALIAS_TAG, VARIANTS_TAG

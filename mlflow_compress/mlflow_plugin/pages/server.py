@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 import anyio
 from mlflow.exceptions import MlflowException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from mlflow_compress.errors import CompressError, ConfigError, SourceNotFoundError, UnreachableError
@@ -80,6 +80,7 @@ def with_pages(app: Any, auth: bool = False) -> "FastAPI":
 
     routes = [
         Route(home, page(views.index), methods=["GET"]),
+        Route(f"{home}/", lambda request: RedirectResponse(home), methods=["GET"]),
         Route(f"{home}/static/{{name}}", _asset, methods=["GET"]),
         Route(f"{home}/models/{{name}}", page(views.model), methods=["GET"]),
     ]

@@ -1,0 +1,85 @@
+"""Registered models and targets that have to be there, and what a misspelt name may have meant."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow_compress.errors import ConfigError
+from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
+from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE, VARIANTS_TAG, quoted
+from mlflow_compress.registry.variants import RegistryState, read_state
+from mlflow_compress.targets import shipped_names
+from mlflow_compress.targets.profile import PREVIOUS, alias_problem
+
+__all__ = ["existing", "hint", "known_targets", "require_model", "require_name", "require_target"]
+
+_SHOWN = 10
+
+
+def hint(name: str, known: Iterable[str], what: str) -> str:
+    """Return the name that may have been meant, or what there is: ``did you mean 'pi'?``."""
+    names = sorted(known)
+    if near := difflib.get_close_matches(name, names, n=1):
+        return f"did you mean {near[0]!r}?"
+    more = ", …" if len(names) > _SHOWN else ""
+    return f"{what}: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+
+
+def known_targets(state: RegistryState) -> set[str]:
+    """Return the targets that have or had a version, or that one is kept from."""
+    tags = [*state.tags, *(tag for tags in state.version_tags.values() for tag in tags)]
+    named = {tag.removeprefix(ALIAS_TAG) for tag in tags if tag.startswith(ALIAS_TAG)}
+    kept = {tag.removeprefix(QUARANTINE) for tag in tags if tag.startswith(QUARANTINE)}
+    targets = {one for one in named | kept if not alias_problem(one)}
+    return targets | {alias for alias in state.aliases if not alias.endswith(PREVIOUS)}
+
+
+def require_target(state: RegistryState, target: str) -> None:
+    """Refuse a target that nobody has heard of: not a shipped profile either.
+
+    Raises:
+        ConfigError: it is most likely misspelt.
+    """
+    known = known_targets(state)
+    if target not in {*known, *shipped_names()}:
+        told = hint(target, known, "targets")
+        raise ConfigError(f"{state.name!r} has no target {target!r} ({told})")
+
+
+def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None:
+    """Refuse a registered model that is not there.
+
+    Raises:
+        ConfigError: there is no such registered model.
+        UnreachableError: the server does not answer.
+    """
+    existing(client, name, patience)
+
+
+def existing(client: Any, name: str, patience: float) -> RegistryState:
+    """Read a registered model that has to be there."""
+    state = read_state(client, name, patience=patience)
+    if not state.exists:
+        uri = without_password(str(client.tracking_uri))
+        raise ConfigError(f"there is no registered model {name!r} in {uri}")
+    return state
+
+
+def require_name(client: Any, name: str, patience: float = PATIENCE) -> None:
+    """Refuse a registered model that is not there.
+
+    Raises:
+        ConfigError: there is none of this name.
+        UnreachableError: the server does not answer.
+    """
+
+    def named(query: str) -> list[str]:
+        models = patiently(
+            f"look for {name!r}", lambda: client.search_registered_models(query), patience
+        )
+        return [one.name for one in models]
+
+    if name not in named(f"name = {quoted(name)}"):
+        told = hint(name, named(f"tags.`{VARIANTS_TAG}` = 'yes'"), "those with variants")
+        uri = without_password(str(client.tracking_uri))
+        raise ConfigError(f"there is no registered model {name!r} in {uri} ({told})")
