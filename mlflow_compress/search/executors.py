@@ -9,6 +9,7 @@ import importlib
 import os
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -180,6 +181,8 @@ class Process(Executor):
         """Start the processes, or find those that were started before."""
         from loky import get_reusable_executor
 
+        # of one that was idle while the others trained: loky starts another, nothing is lost
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
         self._pool = get_reusable_executor(
             max_workers=self.workers,
             timeout=60,
