@@ -59,14 +59,17 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+_DEEPEST = 100
+
+
 def _cause(error: OSError) -> str:
     """Return what the system said, such as ``Connection refused``; requests wraps it four times."""
-    inner: BaseException | None = error
-    while inner is not None:
+    waiting: list[object] = [error]
+    for inner in waiting:
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror if inner.filename is None else one_line(inner)
-        first = inner.args[0] if inner.args and isinstance(inner.args[0], BaseException) else None
-        inner = getattr(inner, "reason", None) or first or inner.__cause__ or inner.__context__
+        if isinstance(inner, BaseException) and len(waiting) < _DEEPEST:
+            waiting += [*inner.args, getattr(inner, "reason", None), inner.__cause__]
     return one_line(error)
 
 

@@ -1,4 +1,5 @@
 import pytest
+import requests
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.errors import CompressError, SourceError, UnreachableError
@@ -63,6 +64,35 @@ def test_what_is_refused_for_good_is_not_tried_again():
 def test_a_disk_that_cannot_be_written_is_out_of_reach_at_once():
     with pytest.raises(UnreachableError, match="read-only"):
         patiently("work", failing(1, PermissionError("read-only")), 5)
+
+
+def wrapped(inner, reason=None):
+    """Return a connection error as requests makes them, around another."""
+    between = RuntimeError("max retries exceeded", inner)
+    between.reason = reason
+    return requests.ConnectionError(between)
+
+
+def in_a_circle():
+    error = requests.ConnectionError("round and round")
+    error.__cause__ = wrapped(error)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (wrapped(None, ConnectionRefusedError(111, "Connection refused")), "Connection refused"),
+        (wrapped(ConnectionResetError(104, "Connection reset")), "Connection reset"),
+        (wrapped(None, "a text"), "max retries exceeded"),
+        (wrapped(UnicodeError("label too long"), "label too long"), "label too long"),
+        (in_a_circle(), "round and round"),
+    ],
+)
+def test_what_the_system_said_is_told_however_deep_it_is(error, told):
+    with pytest.raises(UnreachableError, match=f"cannot reach it: .*{told}") as caught:
+        patiently("reach it", failing(10**6, error), 0.01, first_wait=0.001)
+    assert "\n" not in str(caught.value)
 
 
 def test_errors_of_this_project_pass_through():
