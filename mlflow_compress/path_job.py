@@ -276,12 +276,16 @@ def _check_alike(evaluation: Dataset, images: nas.Images) -> None:
             f"them, got {told}"
         )
     labels = np.asarray(evaluation.labels)
-    if labels.shape != (evaluation.rows,) or not (
-        (labels >= 0).all() and (labels < images.classes).all()
-    ):
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"data.evaluation: the labels must be one of 0 to {images.classes - 1} for each row, "
-            f"as in data.train, got {labels.min():g} to {labels.max():g} of {list(labels.shape)}"
+            "data.evaluation: labels must be one class number per row, got "
+            f"{labels.dtype} of {list(labels.shape)}"
+        )
+    strange = labels[(labels < 0) | (labels >= images.classes)]
+    if strange.size:
+        raise DataError(
+            f"data.evaluation: labels must be from 0 to {images.classes - 1}, as in data.train, "
+            f"got {strange[0]}"
         )
 
 

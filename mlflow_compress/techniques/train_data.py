@@ -44,7 +44,8 @@ class TrainData:
         """Check that there is something to train and to validate on.
 
         Raises:
-            DataError: fewer than two rows, or labels that are not one class number per row.
+            DataError: fewer than two rows, or labels that are not one class number (from 0) per
+                row.
         """
         if self.loader is None and self.rows < 2:
             raise DataError("data.train: training needs at least two rows")
@@ -54,6 +55,8 @@ class TrainData:
                 f"data.train: labels must be one class number per row, got {labels.dtype} of "
                 f"{list(labels.shape)}; leave them out to learn from the source alone"
             )
+        if labels is not None and (labels < 0).any():
+            raise DataError(f"data.train: labels must be class numbers from 0, got {labels.min()}")
 
     @property
     def rows(self) -> int:

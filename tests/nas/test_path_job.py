@@ -240,8 +240,11 @@ def test_rows_without_labels_are_refused(config, here, tmp_path):
             r"images of \[1, 12, 12\].*\[1, 16, 16\]",
         ),
         ({"image": np.zeros((20, 1, 12, 12), np.uint8)}, "uint8"),
-        ({"labels": np.full(20, 9)}, "0 to 3 .*got 9 to 9"),
-        ({"labels": np.zeros((20, 3), int)}, r"for each row.*of \[20, 3\]"),
+        ({"labels": np.full(20, 9)}, "from 0 to 3, as in data.train, got 9"),
+        ({"labels": np.zeros((20, 3), int)}, r"per row, got int64 of \[20, 3\]"),
+        ({"labels": np.full(20, "a")}, "per row, got <U1"),
+        ({"labels": np.full(20, np.nan)}, "per row, got float64"),
+        ({"labels": np.full(20, -1)}, "got -1"),
     ],
 )
 def test_evaluation_rows_of_another_kind_are_refused_before_the_search(

@@ -318,6 +318,8 @@ def test_data_that_do_not_fit_are_refused(source, data, change, message):
 def test_labels_must_be_class_numbers(data):
     with pytest.raises(DataError, match="one class number per row, got float64 of"):
         replace(data, labels=np.zeros((3000, 2)))
+    with pytest.raises(DataError, match="class numbers from 0, got -1"):
+        replace(data, labels=data.labels - 1)
 
 
 def test_a_loss_that_is_no_number_is_an_error(source, data):
