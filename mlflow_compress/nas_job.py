@@ -216,8 +216,8 @@ def specialize(
     loaded = _load(config.data.train)
     images = nas.Images.split(TrainData(loaded.inputs, loaded.labels, loaded.digest))
     names = {target.name for target in targets}
-    job_config = _job_config(config, uri, names, [config.space.subnet()])
-    plan = make_plan(job_config, _rows(config, loaded))
+    rows = _rows(config, loaded)
+    make_plan(_job_config(config, uri, names, [config.space.subnet()]), rows)
     runs = NasRuns(config.experiment or config.name, config.tracking_uri)
     with ScratchFolder() as folder:
         found = resolve(uri, folder, client=connect(config.tracking_uri))
@@ -227,7 +227,7 @@ def specialize(
                 f"source {uri!r} is no supernet: train one with mlflow-compress nas train"
             )
         net = nas.Supernet.read(file)
-        measure.check_fits(plan.evaluation, techniques.normalize(net.largest()))
+        measure.check_fits(rows["evaluation"], techniques.normalize(net.largest()))
         desk = Desk(config, net, images, runs, tell)
         run_id = runs.start(
             "nas-specialize",
@@ -246,13 +246,13 @@ def specialize(
     fitting = [result for result in results if result.fits]
     outcome = None
     if fitting:
-        outcome = _run_recipes(config, found.uri, fitting, loaded, watcher)
+        outcome = _run_recipes(config, found.uri, fitting, rows, watcher)
     return Specialized(found.uri, tuple(results), outcome, dict(desk.agreement))
 
 
 def _run_recipes(
-    config: NasConfig, uri: str, results: Sequence[TargetResult], loaded: measure.Dataset,
-    watcher: job.Watcher | None,
+    config: NasConfig, uri: str, results: Sequence[TargetResult],
+    rows: Mapping[str, measure.Dataset], watcher: job.Watcher | None,
 ) -> job.Outcome:  # fmt: skip
     """Run the subnets through the recipes by the job that every source goes through."""
     chosen = [
@@ -263,7 +263,7 @@ def _run_recipes(
         )
     ]  # fmt: skip
     job_config = _job_config(config, uri, {result.target for result in results}, chosen)
-    return job.run(job_config, datasets=_rows(config, loaded), watcher=watcher)
+    return job.run(job_config, datasets=rows, watcher=watcher)
 
 
 def _job_config(
@@ -307,9 +307,12 @@ def _job_config(
 
 
 def _rows(config: NasConfig, loaded: measure.Dataset) -> dict[str, measure.Dataset]:
-    """Return the rows that the recipes calibrate on, and those that they train on if they do."""
-    # the rows that a file begins with may be of one class
-    rows = {"calibration": loaded.take(nas.mixed_rows(loaded.rows))}
+    """Return the rows to score on, to calibrate on, and to train on if a recipe does."""
+    rows = {
+        "evaluation": _load(config.data.evaluation),
+        # the rows that a file begins with may be of one class
+        "calibration": loaded.take(nas.mixed_rows(loaded.rows)),
+    }
     corners = Space.parse(config.specialize.recipes, "specialize.recipes").corners()
     if any(techniques.needs_training(recipe) for _, recipe in corners):
         rows["train"] = loaded

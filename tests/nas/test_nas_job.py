@@ -162,7 +162,7 @@ def test_every_recipe_is_tried_on_rows_drawn_from_all(project, monkeypatch, reci
     rows = Dataset({"image": np.zeros((9000, 1, 12, 12), np.float32)}, np.arange(9000) // 3000)
     nas_job._run_recipes(
         config.model_copy(update={"specialize": options}), "models:/bars/1",
-        [result], rows, None,
+        [result], nas_job._rows(config, rows), None,
     )  # fmt: skip
     ((job_config, given),) = asked
     assert job_config.search.trials == trials

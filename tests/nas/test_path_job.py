@@ -243,7 +243,7 @@ def test_rows_without_labels_are_refused(config, here, tmp_path):
         ({"labels": np.full(20, 9)}, "from 0 to 3, as in data.train, got 9"),
         ({"labels": np.zeros((20, 3), int)}, r"per row, got int64 of \[20, 3\]"),
         ({"labels": np.full(20, "a")}, "per row, got <U1"),
-        ({"labels": np.full(20, np.nan)}, "per row, got float64"),
+        ({"labels": np.full(20, 0.5)}, "per row, got float64"),
         ({"labels": np.full(20, -1)}, "got -1"),
     ],
 )
