@@ -108,7 +108,6 @@ def _promote_model(
     twice = next((one for one in names if names.count(one) > 1), None)
     if twice is not None:
         raise ConfigError(f"--target: {twice!r} is named twice")
-    registry.require_model(opened.client, opened.name)
     return registry.promote(opened.client, opened.name, profiles, **options)
 
 

@@ -80,7 +80,7 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
         UnreachableError: the server or store is not there.
     """
     from mlflow_compress.mlflow_plugin import connect
-    from mlflow_compress.registry.known import require_name
+    from mlflow_compress.registry import require_model
 
     config = None
     if _is_config(given):
@@ -95,10 +95,11 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
         )
     _check_there(tracking_uri)
     client = connect(tracking_uri)
-    if config is None:
-        require_name(client, given)
-        return Registered(given, client)
-    return Registered(config.register_as or _default_name(config.source, client), client, config)
+    name = given
+    if config is not None:
+        name = config.register_as or _default_name(config.source, client)
+    require_model(client, name)
+    return Registered(name, client, config)
 
 
 def _default_name(source: str, client: "MlflowClient") -> str:

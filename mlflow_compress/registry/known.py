@@ -11,7 +11,7 @@ from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import shipped_names
 from mlflow_compress.targets.profile import PREVIOUS, alias_problem
 
-__all__ = ["existing", "hint", "known_targets", "require_model", "require_name", "require_target"]
+__all__ = ["existing", "hint", "known_targets", "require_model", "require_target"]
 
 _SHOWN = 10
 
@@ -46,30 +46,23 @@ def require_target(state: RegistryState, target: str) -> None:
         raise ConfigError(f"{state.name!r} has no target {target!r} ({told})")
 
 
-def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None:
-    """Refuse a registered model that is not there.
-
-    Raises:
-        ConfigError: there is no such registered model.
-        UnreachableError: the server does not answer.
-    """
-    existing(client, name, patience)
-
-
 def existing(client: Any, name: str, patience: float) -> RegistryState:
-    """Read a registered model that has to be there."""
+    """Read a registered model that has to be there; who asks may not be allowed to see others."""
     state = read_state(client, name, patience=patience)
     if not state.exists:
-        uri = without_password(str(client.tracking_uri))
-        raise ConfigError(f"there is no registered model {name!r} in {uri}")
+        raise ConfigError(_absent(client, name))
     return state
 
 
-def require_name(client: Any, name: str, patience: float = PATIENCE) -> None:
-    """Refuse a registered model that is not there.
+def _absent(client: Any, name: str) -> str:
+    return f"there is no registered model {name!r} in {without_password(str(client.tracking_uri))}"
+
+
+def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None:
+    """Refuse a registered model that is not there, with what its name may have meant.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no such registered model.
         UnreachableError: the server does not answer.
     """
 
@@ -81,5 +74,4 @@ def require_name(client: Any, name: str, patience: float = PATIENCE) -> None:
 
     if name not in named(f"name = {quoted(name)}"):
         told = hint(name, named(f"tags.`{VARIANTS_TAG}` = 'yes'"), "those with variants")
-        uri = without_password(str(client.tracking_uri))
-        raise ConfigError(f"there is no registered model {name!r} in {uri} ({told})")
+        raise ConfigError(f"{_absent(client, name)} ({told})")

@@ -12,6 +12,7 @@ from mlflow_compress.errors import ConfigError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.pages.caller import PATIENCE, Caller, static_prefix
 from mlflow_compress.mlflow_plugin.pages.reading import limits_of
 from mlflow_compress.mlflow_plugin.pages.session import check_form
+from mlflow_compress.registry.known import existing
 from mlflow_compress.registry.retry import patiently
 from mlflow_compress.registry.tags import VARIANTS_TAG
 from mlflow_compress.targets import load_target, shipped_names
@@ -43,7 +44,7 @@ def act(request: Request, caller: Caller) -> Response:
     problem = alias_problem(target)
     if action not in _ACTIONS or problem:
         raise ConfigError(f"cannot {action!r} target {target!r}: {problem or 'no such action'}")
-    registry.require_model(caller.client, name, patience=PATIENCE)
+    existing(caller.client, name, PATIENCE)
     _require_edit(caller, name)
     _ACTIONS[action](caller, name, target, form.get("why", "")[:_LONGEST])
     home = f"{static_prefix()}/compress/models/{quote(name, safe='')}"
