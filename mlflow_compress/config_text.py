@@ -1,6 +1,5 @@
 """Configuration files as text: YAML read, keys overridden, and errors told in one line."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -8,7 +7,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mlflow_compress.errors import ConfigError
+from mlflow_compress.errors import ConfigError, nearest
 
 __all__ = ["checked", "read_yaml"]
 
@@ -111,8 +110,8 @@ def _path(loc: tuple[int | str, ...]) -> list[str]:
 def _did_you_mean(loc: tuple[int | str, ...], root: type[BaseModel]) -> str:
     path = _path(loc)
     names = list(_model_at(root, path[:-1]).model_fields)
-    close = difflib.get_close_matches(path[-1], names, n=1)
-    return f" (did you mean {close[0]}?)" if close else f"; known keys: {', '.join(names)}"
+    close = nearest(path[-1], names)
+    return f" (did you mean {close}?)" if close else f"; known keys: {', '.join(names)}"
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

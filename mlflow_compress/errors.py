@@ -3,7 +3,8 @@
 A message is one line that says what was wrong, with the value, and what to do about it.
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "SourceNotFoundError",
     "TechniqueError",
     "UnreachableError",
+    "nearest",
     "no_exit",
 ]
 
@@ -86,6 +88,11 @@ class MissingDependencyError(CompressError):
     """An optional library is needed here; the message names the extra to install (exit 2)."""
 
     exit_code = 2
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that a misspelt one most likely means, None when none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 @contextmanager

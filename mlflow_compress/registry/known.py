@@ -1,10 +1,9 @@
 """Registered models and targets that have to be there, and what a misspelt name may have meant."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from mlflow_compress.errors import ConfigError
+from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
 from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE, VARIANTS_TAG, quoted
 from mlflow_compress.registry.variants import RegistryState, read_state
@@ -19,8 +18,8 @@ _SHOWN = 10
 def hint(name: str, known: Iterable[str], what: str) -> str:
     """Return the name that may have been meant, or what there is: ``did you mean 'pi'?``."""
     names = sorted(known)
-    if near := difflib.get_close_matches(name, names, n=1):
-        return f"did you mean {near[0]!r}?"
+    if near := nearest(name, names):
+        return f"did you mean {near!r}?"
     more = ", …" if len(names) > _SHOWN else ""
     return f"{what}: {', '.join(names[:_SHOWN]) or 'none'}{more}"
 

@@ -4,7 +4,6 @@ A trial is a pure function of what it is given, so that it can run anywhere and 
 every trial needs (the source, the data) is shared once and reaches each worker once.
 """
 
-import difflib
 import importlib
 import os
 import threading
@@ -18,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mlflow_compress.errors import CompressError, ConfigError
+from mlflow_compress.errors import CompressError, ConfigError, nearest
 
 __all__ = [
     "Executor",
@@ -289,6 +288,6 @@ def get_executor(name: str, options: Options) -> Executor:
             made: Executor = entry.load()(options)
             return made
     names = executor_names()
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    close = nearest(name, names)
+    hint = f" (did you mean {close}?)" if close else ""
     raise ConfigError(f"search.executor: must be one of {', '.join(names)}, got {name!r}{hint}")

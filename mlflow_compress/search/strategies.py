@@ -4,7 +4,6 @@ The search owns one ask/tell loop. A strategy gives it a list of points to go th
 sampler that draws them, or draws them itself.
 """
 
-import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from mlflow_compress.errors import ConfigError
+from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.search.evolution import Tried, breed
 from mlflow_compress.search.space import Point, Space
 
@@ -183,6 +182,6 @@ def get_strategy(name: str) -> Strategy:
         if entry.name == name:
             return entry.load()()
     names = strategy_names()
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    close = nearest(name, names)
+    hint = f" (did you mean {close}?)" if close else ""
     raise ConfigError(f"search.strategy: must be one of {', '.join(names)}, got {name!r}{hint}")

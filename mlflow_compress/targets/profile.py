@@ -1,6 +1,5 @@
 """Edge device profiles: what a target can run, its limits, its objective."""
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from mlflow_compress.errors import ConfigError
+from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.targets.schema import TargetSchema, check_target
 
 __all__ = [
@@ -290,8 +289,8 @@ def _read(spec: str, base_dir: Path) -> tuple[dict[str, Any], Path]:
         path = base_dir / spec
     else:
         names = shipped_names()
-        near = difflib.get_close_matches(spec, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        near = nearest(spec, names)
+        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(names)}"
         raise ConfigError(f"unknown target {spec!r} ({hint}; or give a path to a .yaml)")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,13 +1,12 @@
 """The YAML of a target, checked: unknown keys refused, units parsed, one line per error."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from mlflow_compress.errors import ConfigError
+from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.targets.runnable import DTYPES
 from mlflow_compress.targets.units import parse_ms, parse_size
 
@@ -27,8 +26,8 @@ def _fraction(value: object) -> float:
 def _one_of(*allowed: str) -> Callable[[object], object]:
     def check(value: object) -> object:
         if value not in allowed:
-            near = difflib.get_close_matches(str(value), allowed, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            near = nearest(str(value), allowed)
+            hint = f" (did you mean {near!r}?)" if near else ""
             raise ValueError(f"must be one of {', '.join(allowed)}, got {value!r}{hint}")
         return value
 
@@ -157,8 +156,8 @@ def _one_line(error: ValidationError) -> str:
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
         names = _keys_at(where[:-1])
-        near = difflib.get_close_matches(where[-1], names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
+        near = nearest(where[-1], names)
+        hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(names)}"
         return f"unknown key '{'.'.join(where)}' ({hint})"
     if kind == "value_error":
         return f"{key} {context['error']}" if key else str(context["error"])

@@ -5,7 +5,6 @@ Its settings are a frozen dataclass with real types; nothing heavy is imported t
 """
 
 import dataclasses
-import difflib
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -16,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from mlflow_compress.errors import ConfigError, TechniqueError
+from mlflow_compress.errors import ConfigError, TechniqueError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,8 +165,8 @@ class Technique(ABC, Generic[S]):
 
 def closest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    match = nearest(word, known)
+    return f" (did you mean {match!r}?)" if match else ""
 
 
 def between(key: str, value: float, low: float, high: float) -> None:
