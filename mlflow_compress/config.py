@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mlflow_compress.config_text import checked, read_yaml
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.search.observer import WINDOW
 from mlflow_compress.targets.units import parse_size
 
@@ -45,6 +46,21 @@ class DataRef(_Strict):
     name: str | None = Field(default=None, description="what the dataset is called in MLflow")
 
 
+def _check_output(value: Any) -> Any:
+    from mlflow_compress.measure.outputs import check_given
+
+    if not isinstance(value, str | dict):
+        raise ValueError(f"must be a kind or a mapping with kind, got {value!r}")
+    try:
+        check_given("", value)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("output '': ")) from None
+    return value
+
+
+OutputSpec = Annotated[str | dict[str, Any], BeforeValidator(_check_output)]
+
+
 class DataConfig(_Strict):
     """What techniques may look at, and what variants are scored on."""
 
@@ -56,6 +72,11 @@ class DataConfig(_Strict):
     )
     evaluation: str | DataRef = Field(description="rows that source and variants are scored on")
     metric: str = Field(default="accuracy", description="a metric's name, or module:function")
+    outputs: dict[str, OutputSpec] = Field(
+        default={},
+        description="what outputs are, where that is not told rightly: classes, values, embedding, "
+        "boxes, sequence, state or ignore, or a mapping with kind and its settings",
+    )
 
     @staticmethod
     def ref(value: str | DataRef) -> DataRef:
@@ -93,7 +114,7 @@ class SearchConfig(_Strict):
     )
     seed: int = Field(default=0, ge=0)
     objectives: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="rate, accuracy, agreement, latency, reward"
+        default=None, min_length=1, description="rate, accuracy, fidelity, latency, reward"
     )
     sensitivity: Sensitivity = Field(
         default=False,

@@ -193,6 +193,7 @@ def _look_at_layers(
         scored,
         context,
         metric=evaluator.metric,
+        outputs=evaluator.outputs,
         by_layer=levels_of(bounds) if bounds else None,
         options={bound.of.technique: bound.of.options for bound in reversed(bounds)},
     )

@@ -29,6 +29,7 @@ from mlflow_compress.search import (
     TrialEvaluator,
     get_executor,
     get_strategy,
+    look_at_source,
     usual_workers,
 )
 from mlflow_compress.targets import Target, load_target
@@ -182,7 +183,7 @@ def _objectives(
     config: Config, targets: Sequence[Target], evaluation: measure.Dataset
 ) -> tuple[Objective, ...]:
     """Return what the search goes for: what is asked, or what fits the targets and the rows."""
-    quality = "agreement" if evaluation.labels is None else "accuracy"
+    quality = "fidelity" if evaluation.labels is None else "accuracy"
     rewarded = [target for target in targets if target.reward is not None]
     all_rewarded = bool(targets) and len(rewarded) == len(targets)
     default = ("reward",) if all_rewarded else ("rate", quality)
@@ -192,7 +193,7 @@ def _objectives(
             allowed = ", ".join((*OBJECTIVES, "reward"))
             raise ConfigError(f"search.objectives: must be among {allowed}, got {name!r}")
         if name == "accuracy" and evaluation.labels is None:
-            raise ConfigError("search.objectives: accuracy needs labels; use agreement")
+            raise ConfigError("search.objectives: accuracy needs labels; use fidelity")
         if name in ("latency", "reward") and config.search.latency_rounds == 0:
             raise ConfigError(f"search.objectives: {name} needs search.latency_rounds above 0")
         if name == "reward" and not rewarded:
@@ -215,12 +216,14 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
     digest = hashlib.sha256(normal.SerializeToString(deterministic=True))
     if supernet is not None:
         digest.update(supernet.data)
+    evaluation = measure.check_fits(plan.evaluation, normal)
     evaluator = TrialEvaluator(
         source=normal,
         uri=source.uri,
         source_digest=digest.hexdigest(),
         source_bytes=measure.weight_bytes(model),
-        evaluation=measure.check_fits(plan.evaluation, normal),
+        evaluation=evaluation,
+        outputs=look_at_source(model, normal, evaluation, config.data.outputs),
         calibration=None if calibration is None else measure.check_fits(calibration, normal),
         train=None if train is None else measure.check_fits(train, normal),
         work_dir=work_dir,

@@ -42,7 +42,7 @@ def _outcome(trial: Trial) -> str:
     if report.accuracy is not None:
         text += f", {100 * report.accuracy.value:.2f} %, drop {format_drop(report)} points"
     elif report.fidelity is not None:
-        text += f", {100 * report.fidelity.agreement:.2f} % agree with the source"
+        text += f", {report.fidelity.text} with the source"
     return text + (" (reused)" if trial.state == "reused" else "")
 
 

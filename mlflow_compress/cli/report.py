@@ -28,7 +28,7 @@ def report(run: str, output: Path, force: bool, tracking_uri: str | None) -> Non
     check_output(output, None, force)
     found = read_search(connect(tracking_uri), run)
     labelled = any(t.variant and t.variant.report.accuracy for t in found.trials)
-    objectives = ("rate", "accuracy" if labelled else "agreement")
+    objectives = ("rate", "accuracy" if labelled else "fidelity")
     page = html_report(
         found.trials,
         title=found.name,

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from mlflow_compress.records import Recipe, Report
+from mlflow_compress.records import Fidelity, Recipe, Report
 from mlflow_compress.search.observer import Epoch
 
 __all__ = ["epoch_metrics", "recipe_params", "report_metrics"]
@@ -47,9 +47,18 @@ def report_metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
         quality["accuracy_drop_low"] = report.accuracy.drop_interval.low
         quality["accuracy_drop_high"] = report.accuracy.drop_interval.high
     if report.fidelity is not None:
-        quality["agreement"] = report.fidelity.agreement
-        quality["kl_nats"] = report.fidelity.kl
+        quality |= _fidelity_metrics(report.fidelity)
     return _finite(numbers), _finite(quality)
+
+
+def _fidelity_metrics(fidelity: Fidelity) -> dict[str, float]:
+    """Return the numbers of all outputs: ``fidelity.logits.agreement`` and the like."""
+    numbers = {"agreement": fidelity.agreement, "kl_nats": fidelity.kl, "fidelity": fidelity.score}
+    found = {name: value for name, value in numbers.items() if value is not None}
+    for output in fidelity.outputs:
+        for name, value in output.measures.items():
+            found[f"fidelity.{_text(output.output)}.{name}"] = value
+    return found
 
 
 def epoch_metrics(epoch: Epoch) -> dict[str, float]:
@@ -66,7 +75,12 @@ def epoch_metrics(epoch: Epoch) -> dict[str, float]:
 
 def _place(device: str, threads: int) -> str:
     """Return the end of a metric's name; MLflow takes few characters in it."""
-    return f".{re.sub(r'[^A-Za-z0-9_.-]+', '_', device)}.{threads}"
+    return f".{_text(device)}.{threads}"
+
+
+def _text(name: str) -> str:
+    """Return a text as the names of metrics take it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -1,12 +1,10 @@
 """What the rooms hand to each other: plain, frozen, JSON-able records."""
 
+from mlflow_compress.records.basics import DatasetRef, Interval
 from mlflow_compress.records.kinds import (
     Accuracy,
-    DatasetRef,
     Decision,
-    Fidelity,
     Gate,
-    Interval,
     Latency,
     LayerReport,
     Memory,
@@ -20,20 +18,25 @@ from mlflow_compress.records.kinds import (
     Trial,
     Variant,
 )
+from mlflow_compress.records.outputs import KINDS, Fidelity, Kind, Output, OutputFidelity
 from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
 
 __all__ = [
+    "KINDS",
     "Accuracy",
     "DatasetRef",
     "Decision",
     "Fidelity",
     "Gate",
     "Interval",
+    "Kind",
     "Latency",
     "LayerReport",
     "Memory",
     "Needs",
     "OperatorTime",
+    "Output",
+    "OutputFidelity",
     "Profile",
     "Recipe",
     "Report",

@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mlflow_compress.records.basics import DatasetRef, Interval
+from mlflow_compress.records.outputs import Fidelity
 from mlflow_compress.records.plain import canonical_json, digest_of, to_dict
 
 __all__ = [
     "Accuracy",
-    "DatasetRef",
     "Decision",
-    "Fidelity",
     "Gate",
-    "Interval",
     "Latency",
     "LayerReport",
     "Memory",
@@ -32,24 +31,6 @@ __all__ = [
 ]
 
 Profile = Literal["portable", "compact"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval, both ends included."""
-
-    low: float
-    high: float
-    level: float = 0.95
-
-
-@dataclass(frozen=True)
-class DatasetRef:
-    """Named rows of a named dataset; ``digest`` is the project's own full sha256."""
-
-    name: str
-    digest: str
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -180,21 +161,6 @@ class Accuracy:
     def source_score(self) -> float:
         """The source's :attr:`score`."""
         return self.source if self.higher_is_better else 1.0 - self.source
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Closeness of the variant's outputs to the source's; needs no labels.
-
-    Attributes:
-        agreement: share of rows with the same top-1 class, 0 to 1.
-        kl: mean KL divergence of the variant's distribution from the source's, nats.
-        dataset: the rows it was measured on.
-    """
-
-    agreement: float
-    kl: float
-    dataset: DatasetRef
 
 
 @dataclass(frozen=True)

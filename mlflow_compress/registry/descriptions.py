@@ -77,7 +77,7 @@ def _cells(variant: Variant | None) -> list[str]:
     if report.accuracy is not None:
         quality = f"{100 * report.accuracy.value:.2f} %"
     elif report.fidelity is not None:
-        quality = f"{100 * report.fidelity.agreement:.2f} % agree"
+        quality = report.fidelity.text
     return [f"{report.rate:.1f}x", quality, format_size(report.size_bytes), variant.recipe.label]
 
 

@@ -88,8 +88,12 @@ def _shown(report: Report) -> dict[str, str]:
         tags["accuracy_drop"] = _number(report.accuracy.drop)
         tags["accuracy_drop_high"] = _number(report.accuracy.drop_interval.high)
     if report.fidelity is not None:
-        tags["agreement"] = _number(report.fidelity.agreement)
-        tags["kl"] = _number(report.fidelity.kl)
+        fidelity = {
+            "agreement": report.fidelity.agreement,
+            "kl": report.fidelity.kl,
+            "fidelity": report.fidelity.score,
+        }
+        tags |= {name: _number(value) for name, value in fidelity.items() if value is not None}
     if report.latency:
         tags["latency_p50_ms"] = _number(report.latency[0].p50)
     if report.memory_bytes is not None:

@@ -163,7 +163,7 @@ def _loss(variant: Variant) -> float | None:
     if report.accuracy is not None:
         return 100 * report.accuracy.drop
     if report.fidelity is not None:
-        return 100 * (1 - report.fidelity.agreement)
+        return 100 * (1 - report.fidelity.quality)
     return None
 
 

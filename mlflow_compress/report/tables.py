@@ -68,11 +68,11 @@ def format_slower(report: Report) -> str:
 
 
 def format_quality(report: Report) -> str:
-    """Return the accuracy, or without labels the agreement with the source: ``94.60 %``."""
+    """Return the accuracy, or without labels the closeness to the source: ``94.60 %``."""
     if report.accuracy is not None:
         return f"{100 * report.accuracy.value:.2f} %"
     if report.fidelity is not None:
-        return f"{100 * report.fidelity.agreement:.2f} % agree"
+        return report.fidelity.text
     return "-"
 
 

@@ -27,6 +27,7 @@ from mlflow_compress.search.goals import violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
 from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.seeding import bind, levels_of, seed_points, shrink
+from mlflow_compress.search.source import check_same, look_at_source
 from mlflow_compress.search.space import Point, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
 from mlflow_compress.search.study import Evaluator, run_search
@@ -58,12 +59,14 @@ __all__ = [
     "Tried",
     "allocate",
     "bind",
+    "check_same",
     "executor_names",
     "front",
     "get_executor",
     "get_strategy",
     "hypervolume",
     "levels_of",
+    "look_at_source",
     "objective_values",
     "run_search",
     "seed_points",

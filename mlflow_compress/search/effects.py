@@ -7,16 +7,19 @@ takes the level with the least loss plus price times bytes, and the price is wha
 is what the layer takes once it is entropy-coded, not its number of bits.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from mlflow_compress import measure
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.records import Recipe, Step
+from mlflow_compress.measure.outputs import Evidence, Rows
+from mlflow_compress.records import Output, Recipe, Step
 from mlflow_compress.search.space import layers_text
 from mlflow_compress.techniques import Context, apply_recipe, validate_recipe
 from mlflow_compress.techniques.onnx_graph import float_weights
@@ -42,9 +45,10 @@ class Effect:
         technique: ``prune``, ``share`` or ``weight_only``; empty for the layer as it is.
         level: its sparsity, clusters or bits.
         bytes: what the layer takes, entropy-coded, with the table of its values.
-        agreement: share of rows with the source's top-1 class, 0 to 1; NaN without classes.
-        kl: mean KL divergence of the outputs from the source's, nats; NaN without classes.
+        agreement: least share of rows with the source's class, 0 to 1; NaN without classes.
+        kl: largest mean KL divergence of an output from the source's, nats; NaN without classes.
         accuracy: the metric's value, NaN without labels.
+        error: largest normalised error of an output of numbers; NaN without one.
     """
 
     layer: str
@@ -54,6 +58,12 @@ class Effect:
     agreement: float
     kl: float
     accuracy: float
+    error: float = math.nan
+
+    @property
+    def loss(self) -> float:
+        """What a layer costs: its KL divergence, or its error where there are no classes."""
+        return self.error if math.isnan(self.kl) else self.kl
 
 
 def sensitivity(
@@ -63,6 +73,7 @@ def sensitivity(
     levels: Mapping[str, Sequence[float]] = LEVELS,
     *,
     metric: str = "accuracy",
+    outputs: Sequence[Output] | None = None,
     by_layer: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     options: Mapping[str, str] = {},
 ) -> tuple[Effect, ...]:
@@ -75,6 +86,7 @@ def sensitivity(
         context: what techniques may use.
         levels: levels by technique: ``prune``, ``share`` or ``weight_only``.
         metric: the accuracy metric, where there are labels.
+        outputs: what the source's outputs are; told by what it gives for these rows when None.
         by_layer: the levels of each layer, in place of ``levels``; others are left out.
         options: further settings by technique, such as ``method=rtn``.
 
@@ -86,11 +98,14 @@ def sensitivity(
         TechniqueError: a technique cannot be applied to a layer.
     """
     reference = measure.run(measure.open_session(source), evaluation)
+    if outputs is None:
+        outputs = measure.tell_outputs(Evidence(source, reference, evaluation.labels))
+    judge = _Judge(source, reference, evaluation, metric, tuple(outputs))
     effects: list[Effect] = []
     for weight in float_weights(source, min_size=_SMALLEST):
         if by_layer is not None and weight.name not in by_layer:
             continue
-        effects.append(_effect(source, weight.name, "", 0, source, reference, evaluation, metric))
+        effects.append(_effect(judge, source, weight.name, "", 0))
         for technique, tried in (levels if by_layer is None else by_layer[weight.name]).items():
             for level in tried:
                 told = {"layers": f"{weight.name}={level:.12g}"}
@@ -99,42 +114,48 @@ def sensitivity(
                 step = Step(f"{technique}_layers", told)
                 made = apply_recipe(source, Recipe((step,)), context)
                 origin = {new for new, old in made.origin.items() if old == weight.name}
-                effects.append(
-                    _effect(
-                        made.model, weight.name, technique, level, source, reference,
-                        evaluation, metric, origin,
-                    )
-                )  # fmt: skip
+                effects.append(_effect(judge, made.model, weight.name, technique, level, origin))
     return tuple(effects)
 
 
+class _Judge(NamedTuple):
+    """What a model is compared with, and on what."""
+
+    source: ModelProto
+    reference: Mapping[str, Rows]
+    evaluation: measure.Dataset
+    metric: str
+    outputs: tuple[Output, ...]
+
+
 def _effect(
+    judge: _Judge,
     model: ModelProto,
     layer: str,
     technique: str,
     level: float,
-    source: ModelProto,
-    reference: Mapping[str, np.ndarray],
-    evaluation: measure.Dataset,
-    metric: str,
-    parts: set[str] = frozenset(),  # type: ignore[assignment]
+    parts: Set[str] = frozenset(),
 ) -> Effect:
-    outputs = reference
-    if model is not source:
+    outputs, evaluation = judge.reference, judge.evaluation
+    if model is not judge.source:
         outputs = measure.run(measure.open_session(model), evaluation)
-    fidelity = measure.measure_fidelity(outputs, reference, evaluation)
-    accuracy = float("nan")
+    fidelity = measure.measure_fidelity(
+        outputs, judge.reference, judge.outputs, evaluation, level=None
+    )
+    accuracy = math.nan
     if evaluation.labels is not None:
-        accuracy = measure.score(outputs, evaluation, metric)
+        accuracy = measure.score(outputs, evaluation, judge.metric)
+    errors = [one.measures["error"] for one in fidelity.outputs if "error" in one.measures]
     stored = [t for t in model.graph.initializer if t.name in parts or t.name == layer]
     return Effect(
         layer,
         technique,
         level,
         sum(_coded_bytes(numpy_helper.to_array(tensor)) for tensor in stored),
-        float("nan") if fidelity is None else fidelity.agreement,
-        float("nan") if fidelity is None else fidelity.kl,
+        math.nan if fidelity.agreement is None else fidelity.agreement,
+        math.nan if fidelity.kl is None else fidelity.kl,
         accuracy,
+        max(errors, default=math.nan),
     )
 
 
@@ -159,7 +180,8 @@ def sensitivity_rows(effects: Sequence[Effect]) -> list[dict[str, object]]:
 def allocate(effects: Sequence[Effect], budget: int) -> Recipe:
     """Return the recipe that shares ``budget`` bytes out among the layers with the least loss.
 
-    The loss of a layer is the KL divergence that it makes alone; KLs of layers are taken to add up.
+    The loss of a layer is the KL divergence that it makes alone, or the error where the model has
+    no classes; losses of layers are taken to add up.
 
     Args:
         effects: from :func:`sensitivity`, with the layers as they are.
@@ -177,8 +199,8 @@ def allocation(effects: Sequence[Effect], budget: int) -> dict[str, Effect]:
     choices: dict[str, list[Effect]] = defaultdict(list)
     for effect in effects:
         choices[effect.layer].append(effect)
-    if not choices or any(effect.kl != effect.kl for effect in effects):
-        raise ConfigError("allocate: the model has no layers or no classes to compare")
+    if not choices or any(math.isnan(effect.loss) for effect in effects):
+        raise ConfigError("allocate: the model has no layers, or no outputs to compare")
     least = sum(min(effect.bytes for effect in layer) for layer in choices.values())
     if least > budget:
         raise ConfigError(
@@ -199,7 +221,7 @@ def allocation(effects: Sequence[Effect], budget: int) -> dict[str, Effect]:
 
 def _at_price(choices: Mapping[str, Sequence[Effect]], price: float) -> dict[str, Effect]:
     return {
-        layer: min(options, key=lambda one: (one.kl + price * one.bytes, one.bytes))
+        layer: min(options, key=lambda one: (one.loss + price * one.bytes, one.bytes))
         for layer, options in choices.items()
     }
 
@@ -212,10 +234,10 @@ def _spend_rest(
     while True:
         left = budget - _bytes(chosen)
         gains = [
-            ((chosen[one.layer].kl - one.kl) / max(one.bytes - chosen[one.layer].bytes, 1), one)
+            ((chosen[one.layer].loss - one.loss) / max(one.bytes - chosen[one.layer].bytes, 1), one)
             for options in choices.values()
             for one in options
-            if one.kl < chosen[one.layer].kl and one.bytes - chosen[one.layer].bytes <= left
+            if one.loss < chosen[one.layer].loss and one.bytes - chosen[one.layer].bytes <= left
         ]
         if not gains:
             return chosen

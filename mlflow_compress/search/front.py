@@ -15,9 +15,9 @@ def _accuracy(variant: Variant) -> float:
     return math.nan if accuracy is None else accuracy.score
 
 
-def _agreement(variant: Variant) -> float:
+def _fidelity(variant: Variant) -> float:
     fidelity = variant.report.fidelity
-    return math.nan if fidelity is None else fidelity.agreement
+    return math.nan if fidelity is None else fidelity.quality
 
 
 def _speed(variant: Variant) -> float:
@@ -28,10 +28,12 @@ def _speed(variant: Variant) -> float:
 OBJECTIVES: Mapping[str, Callable[[Variant], float]] = {
     "rate": lambda variant: variant.report.rate,
     "accuracy": _accuracy,
-    "agreement": _agreement,
+    "fidelity": _fidelity,
+    "agreement": _fidelity,
     "latency": _speed,
 }
-"""What a search can go for, each as a number of which more is better."""
+"""What a search can go for, each as a number of which more is better. ``agreement`` is what
+``fidelity`` was called when outputs were classes only."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ Objective = str | Reward
 
 def _quality(variant: Variant) -> float:
     value = _accuracy(variant)
-    return _agreement(variant) if math.isnan(value) else value
+    return _fidelity(variant) if math.isnan(value) else value
 
 
 def objective_values(variant: Variant, objectives: Sequence[Objective]) -> tuple[float, ...]:

@@ -13,26 +13,43 @@ import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
-from mlflow_compress import measure, packed
+from mlflow_compress import measure, packed, techniques
+from mlflow_compress.errors import CompressError, TechniqueError
+from mlflow_compress.measure.outputs import Rows
 from mlflow_compress.records import (
     Accuracy,
+    Fidelity,
     Latency,
     Memory,
+    Output,
+    Profile,
     Recipe,
     Report,
     Trial,
     Variant,
     digest_of,
+    to_dict,
 )
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
+from mlflow_compress.search.source import check_same
 from mlflow_compress.targets import Target, measure_on, needs_of
 from mlflow_compress.targets.devices import Measurement
 from mlflow_compress.techniques import Context, RecipeResult, Subnets
+from mlflow_compress.techniques.onnx_graph import at_opset, opset
 from mlflow_compress.techniques.train_data import Epoch, TrainData
 
 __all__ = ["Made", "TrialEvaluator"]
+
+RULE = 2
+"""By which rule outputs are judged: 1 looked at the first one alone."""
+
+_MARGINS = 2048
+"""At most so many calibration rows say how sure the source is of its classes."""
+
+_CHECKED = 64
+"""So many rows are looked at when a step is checked that must not change anything."""
 
 _VERSIONS = ("mlflow-compress", "onnx", "onnxruntime", "numpy")
 
@@ -63,6 +80,7 @@ class TrialEvaluator:
         source_digest: sha256 of the source's ONNX bytes.
         source_bytes: bytes of the source's weights as stored.
         evaluation: the rows that variants are scored on.
+        outputs: what the source's outputs are, and so how they are judged.
         calibration: the rows that techniques may look at, or None.
         train: the rows that techniques may train on, or None.
         work_dir: folder that the packed files are written to.
@@ -84,6 +102,7 @@ class TrialEvaluator:
     source_bytes: int
     evaluation: measure.Dataset
     work_dir: Path
+    outputs: tuple[Output, ...]
     calibration: measure.Dataset | None = None
     train: measure.Dataset | None = None
     metric: str = "accuracy"
@@ -107,6 +126,8 @@ class TrialEvaluator:
                 "metric": self.metric,
                 "threads": list(self.threads),
                 "latency_rounds": self.latency_rounds,
+                "rule": RULE,
+                "outputs": [_judged(output) for output in self.outputs],
             }
             | ({"timed_on": [t.measured_on for t in self.timed_on]} if self.timed_on else {})
         )
@@ -170,6 +191,7 @@ class TrialEvaluator:
         with threadpool_limits(1):
             applied = apply_chain(self.source, recipe, context, self.cache, self._made_from)
         result = applied.result
+        self._check_harmless(recipe, result.model)
         path = self.work_dir / f"{key[:16]}.onnx"
         made = packed.pack(result.model, recipe.profile)
         packed.save(made, path)
@@ -250,9 +272,15 @@ class TrialEvaluator:
         report = replace(
             variant.report,
             accuracy=self._accuracy(outputs),
-            fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
+            fidelity=self.fidelity(outputs),
         )
         return replace(variant, report=report)
+
+    def fidelity(self, outputs: Mapping[str, Rows]) -> Fidelity:
+        """Compare a model's outputs on the evaluation rows with the source's."""
+        return measure.measure_fidelity(
+            outputs, self._source_outputs, self.outputs, self.evaluation, margins=self._margins
+        )
 
     @property
     def fixed_batch(self) -> int | None:
@@ -279,6 +307,66 @@ class TrialEvaluator:
         """The source's outputs on the evaluation rows, computed once per search."""
         return measure.run(self._source_sessions[1], self.evaluation)
 
+    @cached_property
+    def _margins(self) -> Mapping[str, Rows]:
+        """The source's outputs that are classes, on calibration rows too: how sure it is of them.
+
+        They are the source's alone, so that rows which techniques have seen tell as much.
+        """
+        known = self._source_outputs
+        scored = [output.name for output in self.outputs if output.kind == "classes"]
+        if self.calibration is None or not scored:
+            return known
+        more = measure.run(self._source_sessions[1], self.calibration.head(_MARGINS))
+        return {
+            name: np.concatenate([known[name], more[name]])
+            for name in scored
+            if isinstance(known[name], np.ndarray) and known[name].shape[1:] == more[name].shape[1:]
+        } | {name: known[name] for name in known if name not in scored}
+
+    @cached_property
+    def _checks(self) -> dict[str | int, str]:
+        """What was found of steps that must not change anything, by profile and by opset."""
+        return {}
+
+    def _check_harmless(self, recipe: Recipe, model: onnx.ModelProto) -> None:
+        """Check once that packing, and raising the opset as the recipe does, change nothing.
+
+        Raises:
+            TechniqueError: they do; names the step and the output.
+        """
+        version = opset(model)
+        if version > opset(self.source) and version not in self._checks:
+            self._checks[version] = self._harm(
+                f"raising the opset to {version}", lambda: at_opset(self.source, version)
+            )
+        if recipe.profile not in self._checks:
+            self._checks[recipe.profile] = self._harm(
+                f"packing in the {recipe.profile} profile", lambda: self._packed(recipe.profile)
+            )
+        for step in (version, recipe.profile):
+            if self._checks.get(step):
+                raise TechniqueError(self._checks[step])
+
+    def _harm(self, step: str, change: Callable[[], onnx.ModelProto | bytes]) -> str:
+        rows = self.evaluation.head(_CHECKED)
+        source = {name: output[: rows.rows] for name, output in self._source_outputs.items()}
+        try:
+            check_same(
+                source, measure.run(measure.open_session(change()), rows), self.outputs, step
+            )
+        except CompressError as error:
+            return str(error)
+        return ""
+
+    def _packed(self, profile: Profile) -> bytes:
+        """Return the source, packed and unpacked as whoever runs it does."""
+        applied = techniques.apply_recipe(self.source, Recipe((), profile), techniques.Context())
+        made = packed.pack(applied.model, profile)
+        if profile == "portable":
+            return made.SerializeToString()
+        return packed.unpack(made).SerializeToString()
+
     def _report(self, report: Report, path: Path, screen: Screen | None) -> Report:
         """Return the report of the file's sizes with what is measured on rows."""
         session = packed.load(path, threads=1)
@@ -288,7 +376,7 @@ class TrialEvaluator:
         return replace(
             report,
             accuracy=self._accuracy(outputs),
-            fidelity=measure.measure_fidelity(outputs, self._source_outputs, self.evaluation),
+            fidelity=self.fidelity(outputs),
         )
 
     def _look(self, screen: Screen, report: Report, session: measure.Runnable) -> None:
@@ -308,7 +396,9 @@ class TrialEvaluator:
                 accuracy = measure.measure_accuracy(
                     outputs, source, some, self.metric, level=LEVEL, seed=self.seed
                 )
-            fidelity = measure.measure_fidelity(outputs, source, some)
+            fidelity = measure.measure_fidelity(
+                outputs, source, self.outputs, some, level=LEVEL, margins=self._margins
+            )
             reference = self._source_score if scored else math.nan
             if reason := screen.hopeless(report, accuracy, fidelity, reference):
                 raise DroppedError(reason, replace(report, accuracy=accuracy, fidelity=fidelity))
@@ -373,3 +463,8 @@ class TrialEvaluator:
             threads=threads,
             seed=self.seed,
         )
+
+
+def _judged(output: Output) -> dict[str, Any]:
+    """Return what of an output decides how it is judged, as plain data."""
+    return to_dict(replace(output, reason="", is_given=False))

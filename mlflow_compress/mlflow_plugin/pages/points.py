@@ -103,8 +103,9 @@ def _report(metrics: Mapping[str, float]) -> Report:
         accuracy = Accuracy(
             "accuracy", metrics["accuracy"], metrics["accuracy_source"], drop, interval, _UNNAMED
         )
-    if "agreement" in metrics:
-        fidelity = Fidelity(metrics["agreement"], metrics.get("kl_nats", 0.0), _UNNAMED)
+    if "agreement" in metrics or "fidelity" in metrics:
+        agreement, kl, score = (metrics.get(n) for n in ("agreement", "kl_nats", "fidelity"))
+        fidelity = Fidelity(agreement, kl, _UNNAMED, score=score)
     if "latency_ratio" in metrics:
         p50, ratio = metrics["latency_p50_ms"], metrics["latency_ratio"]
         high = metrics["latency_ratio_high"]

@@ -1,0 +1,155 @@
+"""Values: the error's power over the variance of the source's output, per channel.
+
+Channels of one scale are pooled: a small one among them is noise of the large ones. Where scales
+differ, as in a head that gives a price and an age, or in a detector's raw output of pixels and
+scores, each group of like channels is judged by itself, and the worst one counts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlflow_compress.measure.outputs.rows import Rows, broken_rows, cleaned, pairs
+from mlflow_compress.records import Output
+
+__all__ = ["ValueRows", "channel_axis", "compare_values"]
+
+_APART = 10.0
+"""Standard deviations that differ by so much are of different scales."""
+
+_FEW = 0.02
+"""A group with a smaller share of the channels is no scale of its own: dead units have many."""
+
+_MANY = 64
+"""Channels; of fewer, in an output of [rows, channels], each is judged by itself."""
+
+_CONSTANT = 1e-6
+"""Least variance of a channel, as a share of its power: errors of a constant are relative to it."""
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class ValueRows:
+    """What each row says.
+
+    Attributes:
+        errors: power of the error summed over a row's places, [rows, groups].
+        powers: power of the source's deviation from its channels' means, [rows, groups].
+        broken: rows that are not finite, [rows] of bool.
+    """
+
+    errors: np.ndarray
+    powers: np.ndarray
+    broken: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The normalised error of the group that is furthest off; infinite when a row is broken."""
+        if self.broken.any() or not np.isfinite(self.errors).all():
+            return float("inf")
+        return float((self.errors.sum(axis=0) / self.powers.sum(axis=0)).max(initial=0.0))
+
+    @property
+    def worst(self) -> int:
+        """Which group that is."""
+        with np.errstate(invalid="ignore"):
+            return int((self.errors.sum(axis=0) / self.powers.sum(axis=0)).argmax())
+
+
+def channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return the axis of an output of [rows, ...] that channels are likely along, or None."""
+    if len(shape) == 2:
+        return 1
+    candidates = [axis for axis in (1, len(shape) - 1) if shape[axis] > 1]
+    return min(candidates, key=lambda axis: shape[axis], default=None) if len(shape) > 2 else None
+
+
+def compare_values(spec: Output, variant: Rows, source: Rows) -> ValueRows:
+    """Compare values row by row; a row of another shape is infinitely wrong."""
+    blocks, left = [], 0
+    for pair in pairs(variant, source):
+        if pair is None:
+            left += 1
+        else:
+            blocks.append(_block(spec, *pair))
+    if not blocks:
+        return ValueRows(np.full((left, 1), np.inf), np.ones((left, 1)), np.zeros(left, bool))
+    sums = [np.concatenate([block[index] for block in blocks]) for index in range(5)]
+    errors, counts, totals, squares, broken = sums
+    size = np.maximum(counts.sum(axis=0), 1)
+    means = totals.sum(axis=0) / size
+    mean_power = squares.sum(axis=0) / size
+    variances = np.maximum(mean_power - means**2, 0)
+    # sum over a row's places of (x - mean)^2, from its sums
+    powers = squares - 2 * means * totals + counts * means**2
+    floor = _CONSTANT * mean_power + _TINY
+    powers = np.maximum(powers, 0) + counts * np.maximum(floor - variances, 0)
+    bounds = np.stack([block[5] for block in blocks])
+    probable = (bounds[..., 0].min(axis=0) >= 0) & (bounds[..., 1].max(axis=0) <= 1)
+    groups = _groups(np.sqrt(np.maximum(variances, floor)), probable, spec)
+    with np.errstate(invalid="ignore"):  # an infinite error is of no group, and counts for all
+        errors, powers = errors @ groups, powers @ groups
+    if left:
+        errors = np.concatenate([errors, np.full((left, errors.shape[1]), np.inf)])
+        powers = np.concatenate([powers, np.ones((left, powers.shape[1]))])
+        broken = np.concatenate([broken, np.zeros(left, bool)])
+    return ValueRows(errors, powers, broken)
+
+
+def _block(
+    spec: Output, given: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return per row and channel: error, count, sum and sum of squares; broken rows; the bounds."""
+    broken = broken_rows(given, wanted)
+    one, other, left_out = cleaned(given, wanted)
+    one, other = _channels_last(spec, one), _channels_last(spec, other)
+    present = 1.0 - _channels_last(spec, left_out.astype(np.float64))
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = ((one - other) ** 2).sum(axis=1)
+    errors = np.where(np.isnan(errors), np.inf, errors)
+    flat = other.reshape(-1, other.shape[-1])
+    low = flat.min(axis=0, initial=0.0)
+    high = flat.max(axis=0, initial=0.0)
+    return (
+        errors,
+        present.sum(axis=1),
+        other.sum(axis=1),
+        (other**2).sum(axis=1),
+        broken,
+        np.stack([low, high], axis=-1),
+    )
+
+
+def _channels_last(spec: Output, array: np.ndarray) -> np.ndarray:
+    """Return [rows, places, channels]."""
+    if spec.axis is None or array.ndim < 2:
+        return array.reshape(len(array), -1, 1)
+    moved = np.moveaxis(array, spec.axis, -1)
+    return moved.reshape(len(array), -1, moved.shape[-1])
+
+
+def _groups(spreads: np.ndarray, probable: np.ndarray, spec: Output) -> np.ndarray:
+    """Return which group each channel is in, [channels, groups] of 0 and 1.
+
+    Args:
+        spreads: standard deviations, [channels].
+        probable: which channels lie between 0 and 1, as probabilities do, [channels].
+        spec: the output; its setting ``each`` judges every channel by itself.
+    """
+    channels = len(spreads)
+    if spec.settings.get("each") and channels <= _MANY:
+        return np.eye(channels)
+    numbers = np.zeros(channels, np.int64)
+    rest = np.flatnonzero(~probable)
+    if len(rest):
+        order = rest[np.argsort(-spreads[rest], kind="stable")]
+        scales = np.log(np.maximum(spreads[order], _TINY))
+        begins = np.concatenate([[True], -np.diff(scales) > np.log(_APART)])
+        group = np.cumsum(begins)
+        for number in range(2, int(group[-1]) + 1):
+            if (group == number).sum() < _FEW * channels:
+                group[group == number] = number - 1
+        numbers[order] = group
+    kept, numbers = np.unique(numbers, return_inverse=True)
+    return np.eye(len(kept))[numbers]
