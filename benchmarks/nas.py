@@ -29,8 +29,7 @@ from mlflow_compress.config import parse_config
 from mlflow_compress.mlflow_plugin import connect, resolve
 from mlflow_compress.nas_config import NasConfig, load_nas_config
 from mlflow_compress.registry import read_variants
-from mlflow_compress.registry.gates import latency_for
-from mlflow_compress.targets import load_target
+from mlflow_compress.targets import latency_for, load_target
 from mlflow_compress.techniques.train_data import TrainData
 
 EXAMPLE = Path(__file__).parents[1] / "examples/nas_edge"
@@ -158,7 +157,7 @@ def promoted(bench: Bench, outcome: job.Outcome) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"target": target.name, "outcome": decision.outcome}
         found = variants.get(decision.version or -1)
         if found is not None:
-            latency = latency_for(found, target)
+            latency = latency_for(found.report, target)
             row |= {
                 "recipe": found.recipe.label,
                 "test": found.report.accuracy.value if found.report.accuracy else None,

@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from mlflow_compress.records import Latency, Variant
-from mlflow_compress.registry.gates import latency_for
-from mlflow_compress.targets import Target, format_size
+from mlflow_compress.targets import Target, format_size, latency_for
 
 __all__ = [
     "best_of",
@@ -84,7 +83,7 @@ def _usable(latency: Latency | None) -> bool:
 
 def strictly_faster(one: Variant, other: Variant, target: Target) -> bool:
     """Say whether ``one`` is faster beyond the intervals; overlapping intervals are a tie."""
-    a, b = latency_for(one, target), latency_for(other, target)
+    a, b = latency_for(one.report, target), latency_for(other.report, target)
     if a is None or b is None or not _usable(a) or not _usable(b):
         return False
     return a.ratio_interval.high < b.ratio_interval.low
@@ -108,7 +107,7 @@ def dominates(one: Variant, other: Variant, target: Target) -> bool:
 
 def _reward(variant: Variant, target: Target) -> float:
     """MnasNet, section 3, equation 2: accuracy * (latency / T) ** w."""
-    latency, reward = latency_for(variant, target), target.reward
+    latency, reward = latency_for(variant.report, target), target.reward
     if latency is None or reward is None or not latency.p50 > 0:
         return -math.inf
     score = quality(variant)
@@ -170,7 +169,7 @@ def improvement(challenger: Variant, incumbent: Variant, target: Target) -> floa
     if not comparable(challenger, incumbent, target):
         return 0.0
     if target.objective == "latency":
-        a, b = latency_for(challenger, target), latency_for(incumbent, target)
+        a, b = latency_for(challenger.report, target), latency_for(incumbent.report, target)
         if a is None or b is None:
             return 0.0
         if strictly_faster(challenger, incumbent, target):
@@ -195,5 +194,5 @@ def objective_text(variant: Variant, target: Target) -> str:
 
 
 def _latency_text(variant: Variant, target: Target) -> str:
-    latency = latency_for(variant, target)
+    latency = latency_for(variant.report, target)
     return "latency unknown" if latency is None else f"latency {latency.ratio:.2f}x the source's"

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
+from mlflow_compress.targets.limits import Limit, Look, bound_of, limits_of
 from mlflow_compress.targets.profile import (
     AccuracyLimits,
     Execution,
@@ -13,6 +14,7 @@ from mlflow_compress.targets.profile import (
     shipped_names,
     target_data,
 )
+from mlflow_compress.targets.readings import Reading, latency_for
 from mlflow_compress.targets.runnable import is_limited, lacks, needs_of, why_not
 from mlflow_compress.targets.units import format_ms, format_size, parse_ms, parse_size
 
@@ -33,17 +35,23 @@ __all__ = [
     "DeviceFacts",
     "Execution",
     "Finding",
+    "Limit",
     "Limits",
+    "Look",
     "Measurement",
+    "Reading",
     "Reward",
     "Target",
     "Timings",
+    "bound_of",
     "compare",
     "device_for",
     "format_ms",
     "format_size",
     "is_limited",
     "lacks",
+    "latency_for",
+    "limits_of",
     "load_target",
     "loads_opset",
     "measure_many",

@@ -1,0 +1,374 @@
+"""What a target limits: the one list that gates, search, screening and the others read.
+
+A limit knows its bound, how to read the number that it bounds from a report, the best that this
+number may still turn out when only some rows were seen, and how far beyond the bound it is. To add
+one, add its field to :class:`~mlflow_compress.targets.profile.Target` and an entry to ``_KINDS``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
+
+from mlflow_compress.records import Accuracy, Fidelity, Gate, Report
+from mlflow_compress.targets.profile import Target
+from mlflow_compress.targets.readings import (
+    Reading,
+    read_accuracy,
+    read_drop,
+    read_fidelity,
+    read_latency,
+    read_memory,
+    read_size,
+)
+from mlflow_compress.targets.units import format_ms, format_size
+
+__all__ = [
+    "QUALITY_SCALE",
+    "Limit",
+    "LimitKind",
+    "Look",
+    "bound_of",
+    "limits_of",
+    "upper",
+]
+
+Source = Literal["file", "device", "labels", "rows"]
+"""What a number is read from: the packed file, a device, rows with labels, or any rows."""
+
+QUALITY_SCALE = 0.1
+"""An accuracy, drop or agreement that is so far beyond its bound is as bad as a file that is too
+large by a factor of about e."""
+
+_LEAST_SCALE = 0.01
+"""Of a bound that may be 0, so that the share of it which an excess is has a meaning."""
+
+# 0.95 - 0.945 is 0.005 and a little more in binary; a limit of 0.005 means the decimal number.
+_SLACK = 1e-9
+
+_RELATIONS = {
+    "most": {True: "at most", False: "more than"},
+    "least": {True: "at least", False: "less than"},
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a variant from some rows only.
+
+    Attributes:
+        accuracy: on these rows, with its drop's interval at ``level``; None when not scored.
+        fidelity: on the same rows, or None.
+        level: of the intervals whose better ends count.
+        source: the source's metric on all rows, NaN when it is not known.
+        doubt: a measure without an interval may turn out better by this factor.
+    """
+
+    accuracy: Accuracy | None
+    fidelity: Fidelity | None
+    level: float
+    source: float = math.nan
+    doubt: float = math.inf
+
+
+def upper(share: float, rows: int, level: float) -> float:
+    """Return the upper end of a share's interval at a confidence level (Wilson, 1927)."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = share + z * z / (2 * rows)
+    spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    return (middle + spread) / (1 + z * z / rows)
+
+
+def _best_accuracy(look: Look) -> float | None:
+    accuracy = look.accuracy
+    if accuracy is None or not accuracy.higher_is_better:
+        return None
+    if math.isfinite(look.source):
+        return look.source - accuracy.drop_interval.low
+    return upper(accuracy.value, accuracy.dataset.rows, look.level)
+
+
+def _best_drop(look: Look) -> float | None:
+    return None if look.accuracy is None else look.accuracy.drop_interval.low
+
+
+def _best_agreement(look: Look) -> float | None:
+    fidelity = look.fidelity
+    if fidelity is None:
+        return None
+    return upper(fidelity.agreement, fidelity.dataset.rows, look.level)
+
+
+def _best_kl(look: Look) -> float | None:
+    if look.fidelity is None or math.isinf(look.doubt):
+        return None
+    return look.fidelity.kl / look.doubt
+
+
+def _none(look: Look) -> None:
+    """What is read from a file or on a device is not estimated from rows."""
+
+
+def _read_least_accuracy(report: Report, target: Target, rows: str | None) -> Reading:
+    """Return the accuracy where a target names the least; of an error that would be its worst."""
+    accuracy = report.accuracy
+    if accuracy is None or accuracy.higher_is_better:
+        return read_accuracy(report, rows)
+    reason = f"{accuracy.metric} is an error, where less is better: limit max_drop instead"
+    return Reading(None, reason)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.4g} points"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:g} %"
+
+
+@dataclass(frozen=True)
+class LimitKind:
+    """A bound that a target may set, and everything that follows from it.
+
+    Attributes:
+        key: where it is in a target's YAML, such as ``accuracy.max_drop``.
+        name: of its gate, such as ``accuracy_drop``.
+        sense: ``most`` for an upper bound, ``least`` for a lower one.
+        source: what has to be there to read the number.
+        bound: returns a target's bound, None when it sets none.
+        read: returns the number of a report for a target, on rows of a digest (None: any).
+        optimistic: returns the best the number may turn out, None when nothing is known of it.
+        show: returns a value with its unit.
+        phrase: the limit in words, with ``{}`` for the bound; and how that is written.
+        scale: for a bound, the excess that counts as 1; None when files and devices are compared,
+            by the factor between value and bound.
+        has_interval: whether a look at some rows bounds the number, by an interval.
+    """
+
+    key: str
+    name: str
+    sense: Literal["most", "least"]
+    source: Source
+    bound: Callable[[Target], float | None]
+    read: Callable[[Report, Target, str | None], Reading]
+    show: Callable[[float], str]
+    phrase: tuple[str, Callable[[float], str]]
+    scale: Callable[[float], float] | None = None
+    optimistic: Callable[[Look], float | None] = _none
+    has_interval: bool = False
+
+
+def _own_size(bound: float) -> float:
+    return max(bound, _LEAST_SCALE)
+
+
+def _quality(bound: float) -> float:
+    return QUALITY_SCALE
+
+
+_KINDS = (
+    LimitKind(
+        key="limits.size",
+        name="size",
+        sense="most",
+        source="file",
+        bound=lambda target: target.limits.size_bytes,
+        read=lambda report, target, rows: read_size(report),
+        show=format_size,
+        phrase=("at most {}", format_size),
+    ),
+    LimitKind(
+        key="limits.latency_p50",
+        name="latency_p50",
+        sense="most",
+        source="device",
+        bound=lambda target: target.limits.latency_p50_ms,
+        read=lambda report, target, rows: read_latency(report, target, "latency_p50"),
+        show=format_ms,
+        phrase=("median within {} ms", "{:g}".format),
+    ),
+    LimitKind(
+        key="limits.latency_p95",
+        name="latency_p95",
+        sense="most",
+        source="device",
+        bound=lambda target: target.limits.latency_p95_ms,
+        read=lambda report, target, rows: read_latency(report, target, "latency_p95"),
+        show=format_ms,
+        phrase=("95 % of calls within {} ms", "{:g}".format),
+    ),
+    LimitKind(
+        key="limits.memory",
+        name="memory",
+        sense="most",
+        source="device",
+        bound=lambda target: target.limits.memory_bytes,
+        read=lambda report, target, rows: read_memory(report, target),
+        show=format_size,
+        phrase=("memory up to {}", format_size),
+    ),
+    LimitKind(
+        key="accuracy.min",
+        name="accuracy",
+        sense="least",
+        source="labels",
+        bound=lambda target: target.accuracy.min,
+        read=_read_least_accuracy,
+        show=_plain,
+        phrase=("accuracy {} or more", _percent),
+        scale=_quality,
+        optimistic=_best_accuracy,
+        has_interval=True,
+    ),
+    LimitKind(
+        key="accuracy.max_drop",
+        name="accuracy_drop",
+        sense="most",
+        source="labels",
+        bound=lambda target: target.accuracy.max_drop,
+        read=lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
+        show=_points,
+        phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
+        scale=_quality,
+        optimistic=_best_drop,
+        has_interval=True,
+    ),
+    LimitKind(
+        key="accuracy.min_agreement",
+        name="agreement",
+        sense="least",
+        source="rows",
+        bound=lambda target: target.accuracy.min_agreement,
+        read=lambda report, target, rows: read_fidelity(report, rows, "agreement"),
+        show=_plain,
+        phrase=("{} or more rows as the source", _percent),
+        scale=_quality,
+        optimistic=_best_agreement,
+        has_interval=True,
+    ),
+    LimitKind(
+        key="accuracy.max_kl",
+        name="kl",
+        sense="most",
+        source="rows",
+        bound=lambda target: target.accuracy.max_kl,
+        read=lambda report, target, rows: read_fidelity(report, rows, "kl"),
+        show=lambda value: f"{value:.4g} nats",
+        phrase=("KL divergence up to {} nats", "{:g}".format),
+        scale=_own_size,
+        optimistic=_best_kl,
+    ),
+)
+"""In the order in which gates are shown."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound that a target sets on one number.
+
+    Attributes:
+        kind: which number, and how it is read and shown.
+        target: whose limit it is.
+        bound: the bound, in the number's own unit.
+    """
+
+    kind: LimitKind
+    target: Target
+    bound: float
+
+    @property
+    def name(self) -> str:
+        """The name of its gate."""
+        return self.kind.name
+
+    @property
+    def key(self) -> str:
+        """Where it is in the target's YAML."""
+        return self.kind.key
+
+    @property
+    def source(self) -> Source:
+        """What the number is read from."""
+        return self.kind.source
+
+    @property
+    def text(self) -> str:
+        """The limit in words, such as ``at most 60 kB``."""
+        words, show = self.kind.phrase
+        return words.format(show(self.bound))
+
+    def read(self, report: Report, rows: str | None = None) -> Reading:
+        """Return the number of a report, or why there is none.
+
+        Args:
+            report: the numbers of a variant.
+            rows: digest of today's evaluation rows; what was measured on others is stale.
+        """
+        return self.kind.read(report, self.target, rows)
+
+    def excess(self, value: float) -> float:
+        """Return how far a value is beyond the bound; 0 or less when it is within.
+
+        The unit is about the same for all limits: see :data:`QUALITY_SCALE`.
+        """
+        beyond = self._beyond(value)
+        if self.kind.scale is not None:
+            return beyond / self.kind.scale(self.bound)
+        if self.bound <= 0:
+            return math.copysign(math.inf, beyond) if beyond else 0.0
+        share = beyond / self.bound
+        return math.log1p(share) if share > 0 else share
+
+    def passes(self, value: float) -> bool:
+        """Say whether a value is within the bound; NaN never is."""
+        return self._beyond(value) <= 0
+
+    def is_out_of_reach(self, look: Look) -> bool:
+        """Say whether the limit is broken even at the best that a look leaves room for."""
+        best = self.kind.optimistic(look)
+        return best is not None and self._beyond(best) > 0
+
+    def gate(self, report: Report, rows: str | None = None) -> Gate:
+        """Check a report; a number that does not count fails, and the gate says why."""
+        reading = self.read(report, rows)
+        if reading.value is None:
+            return Gate(self.name, False, None, float(self.bound), reading.problem)
+        passed = self.passes(reading.value)
+        reason = "" if passed else self._compared(reading.value)
+        return Gate(self.name, passed, reading.value, float(self.bound), reason)
+
+    def verdict(self, report: Report) -> str:
+        """Return one line that says how a report stands to the limit, met or not."""
+        reading = self.read(report)
+        if reading.value is None:
+            return reading.problem
+        return f"{self.name.replace('_', ' ')} {self._compared(reading.value)}"
+
+    def within(self, share: float) -> "Limit":
+        """Return the limit with only a share of its bound to use."""
+        return replace(self, bound=self.bound * share)
+
+    def _beyond(self, value: float) -> float:
+        """Return what a value is beyond the bound, in its unit; rounding is no excess."""
+        beyond = value - self.bound if self.kind.sense == "most" else self.bound - value
+        return min(beyond, 0.0) if beyond <= _SLACK else beyond
+
+    def _compared(self, value: float) -> str:
+        relation = _RELATIONS[self.kind.sense][self.passes(value)]
+        return f"{self.kind.show(value)} is {relation} {self.kind.show(self.bound)}"
+
+
+def limits_of(target: Target) -> tuple[Limit, ...]:
+    """Return every limit that a target sets, in the order of its gates."""
+    bounds = ((kind, kind.bound(target)) for kind in _KINDS)
+    return tuple(Limit(kind, target, bound) for kind, bound in bounds if bound is not None)
+
+
+def bound_of(target: Target, name: str) -> float | None:
+    """Return the bound of a target's limit by the name of its gate, None when it has none."""
+    return next((limit.bound for limit in limits_of(target) if limit.name == name), None)

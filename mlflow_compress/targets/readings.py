@@ -1,0 +1,197 @@
+"""Numbers read out of a variant's report for a target: a sound value, or why there is none.
+
+Everything here fails closed. A number that is missing, not finite, impossible, or measured on
+other rows is no value.
+"""
+
+import math
+from dataclasses import dataclass
+
+from mlflow_compress.records import Accuracy, DatasetRef, Latency, Report
+from mlflow_compress.targets.profile import Target
+
+__all__ = [
+    "Reading",
+    "latency_for",
+    "read_accuracy",
+    "read_drop",
+    "read_fidelity",
+    "read_latency",
+    "read_latency_ratio",
+    "read_memory",
+    "read_size",
+    "sound",
+]
+
+# What an interval's level may fall short of the asked confidence by: rounding, nothing more.
+_LEVEL_SLACK = 1e-9
+
+_NO_LABELS = "accuracy was not measured (data without labels?)"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A number of a report, or why there is none.
+
+    Attributes:
+        value: the number, None when there is none that counts.
+        problem: why there is none, in one line; empty when there is one.
+        is_measured: False when nothing was measured at all, so that it may still come.
+    """
+
+    value: float | None
+    problem: str = ""
+    is_measured: bool = True
+
+
+def _missing(problem: str) -> Reading:
+    return Reading(None, problem, is_measured=False)
+
+
+def sound(name: str, value: object, low: float, high: float = math.inf) -> Reading:
+    """Refuse what is missing, no number, not finite, or outside ``[low, high]``."""
+    if value is None:
+        return _missing(f"{name} was not measured")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Reading(None, f"{name} is no number: {value!r}")
+    if not math.isfinite(value):
+        return Reading(None, f"{name} is {value}")
+    if not low <= value <= high:
+        return Reading(None, f"{name} is {value:g}, which cannot be")
+    return Reading(float(value))
+
+
+def _stale(name: str, dataset: DatasetRef, rows: str | None) -> Reading | None:
+    if rows is None or dataset.digest == rows:
+        return None
+    text = f"{name}: measured on other rows ({dataset.digest[:12]} and not {rows[:12]})"
+    return Reading(None, text)
+
+
+def read_size(report: Report) -> Reading:
+    """Return the bytes of the variant's file."""
+    return sound("size", report.size_bytes, 1)
+
+
+def read_memory(report: Report, target: Target) -> Reading:
+    """Return peak memory where the target runs; of several measurements the largest counts."""
+    if target.measured_on == "local":
+        return sound("memory", report.memory_bytes, 1)
+    found = [memory.bytes for memory in report.memory if memory.device == target.measured_on]
+    if not found:
+        return _missing(f"memory was not measured on {target.measured_on}")
+    return sound("memory", max(found), 1)
+
+
+def latency_for(report: Report, target: Target) -> Latency | None:
+    """Return the latency as measured where and how the target runs, or None.
+
+    A measurement counts when its device is the target's ``measured_on`` (any device that is
+    no ssh or cmd address counts as local) and its threads are the target's. Of several, the
+    slowest counts. None counts where the target's providers are not those of this machine's
+    measurements.
+    """
+    if target.unmeasured_providers:
+        return None
+    here = target.measured_on == "local"
+    found = [
+        latency
+        for latency in report.latency
+        if latency.threads == target.execution.threads
+        and (
+            not latency.device.startswith(("ssh://", "cmd:"))
+            if here
+            else latency.device == target.measured_on
+        )
+    ]
+    return max(found, key=lambda latency: (_worst(latency.p50), latency.device), default=None)
+
+
+def _worst(value: float) -> float:
+    return value if isinstance(value, int | float) and math.isfinite(value) else math.inf
+
+
+def _unmeasured(label: str, target: Target) -> Reading:
+    how = f"{target.execution.threads} thread(s)"
+    if target.unmeasured_providers:
+        how = ", ".join(target.unmeasured_providers)
+    return _missing(f"{label} was not measured on {target.measured_on} with {how}")
+
+
+def _above_zero(name: str, value: object) -> Reading:
+    reading = sound(name, value, 0)
+    return Reading(None, f"{name} is 0, which cannot be") if reading.value == 0 else reading
+
+
+def read_latency(report: Report, target: Target, name: str) -> Reading:
+    """Return milliseconds per call where the target runs: ``latency_p50`` or ``latency_p95``."""
+    latency = latency_for(report, target)
+    if latency is None:
+        return _unmeasured(name, target)
+    return _above_zero(name, latency.p50 if name == "latency_p50" else latency.p95)
+
+
+def read_latency_ratio(report: Report, target: Target) -> Reading:
+    """Return variant / source, when all numbers that latencies are ordered by are sound."""
+    latency = latency_for(report, target)
+    if latency is None:
+        return _unmeasured("latency", target)
+    interval = latency.ratio_interval
+    for value in (latency.p50, latency.ratio, interval.low, interval.high):
+        reading = _above_zero("latency", value)
+        if reading.value is None:
+            return reading
+    if not interval.low <= interval.high:
+        return Reading(None, "the latency's interval is upside down")
+    return Reading(latency.ratio)
+
+
+def read_accuracy(report: Report, rows: str | None) -> Reading:
+    """Return the metric's value."""
+    accuracy = report.accuracy
+    if accuracy is None:
+        return _missing(_NO_LABELS)
+    return _stale("accuracy", accuracy.dataset, rows) or sound(
+        "accuracy", accuracy.value, 0, _largest(accuracy)
+    )
+
+
+def read_drop(report: Report, rows: str | None, confidence: float | None) -> Reading:
+    """Return the drop, or the upper bound of its interval when the target asks for confidence."""
+    accuracy = report.accuracy
+    if accuracy is None:
+        return _missing(_NO_LABELS)
+    stale = _stale("accuracy drop", accuracy.dataset, rows)
+    if stale is not None:
+        return stale
+    most = _largest(accuracy)
+    drop = sound("accuracy drop", accuracy.drop, -most, most)
+    if drop.value is None or confidence is None:
+        return drop
+    interval = accuracy.drop_interval
+    high = sound("upper bound of the accuracy drop", interval.high, -most, most)
+    if high.value is None:
+        return high
+    if not interval.level >= confidence - _LEVEL_SLACK:
+        return Reading(
+            None, f"the drop's interval is at level {interval.level:g}, {confidence:g} is asked"
+        )
+    # A bound below the drop itself would be a broken interval; the worse of the two counts.
+    return Reading(max(drop.value, high.value))
+
+
+def _largest(accuracy: Accuracy) -> float:
+    return 1 if accuracy.higher_is_better else math.inf  # an error may be of any size
+
+
+def read_fidelity(report: Report, rows: str | None, name: str) -> Reading:
+    """Return closeness to the source without labels: ``agreement`` (0 to 1) or ``kl`` (nats)."""
+    fidelity = report.fidelity
+    if fidelity is None:
+        return _missing(f"{name} was not measured")
+    stale = _stale(name, fidelity.dataset, rows)
+    if stale is not None:
+        return stale
+    if name == "agreement":
+        return sound(name, fidelity.agreement, 0, 1)
+    return sound(name, fidelity.kl, 0)
