@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow_compress.records import Latency, Trial, Variant
-from mlflow_compress.targets import Target
+from mlflow_compress.targets import Target, latency_for
 
 __all__ = ["OBJECTIVES", "Objective", "Reward", "front", "hypervolume", "objective_values"]
 
@@ -58,9 +58,7 @@ class Reward:
 
     def latency(self, variant: Variant) -> Latency | None:
         """Return a variant's latency where the target is measured, or None."""
-        place, threads = self.target.measured_on, self.target.execution.threads
-        found = variant.report.latency
-        return next((x for x in found if (x.device, x.threads) == (place, threads)), None)
+        return latency_for(variant.report, self.target)
 
 
 Objective = str | Reward

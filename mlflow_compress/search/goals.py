@@ -10,18 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_compress.records import Variant
 from mlflow_compress.search.front import Objective, Reward, hypervolume, objective_values
-from mlflow_compress.targets import Target, is_limited, lacks
+from mlflow_compress.targets import QUALITY_SCALE, Target, is_limited, lacks, limits_of
 
-__all__ = ["ALLOWANCE", "told_quality", "told_rate", "told_values", "violations", "volume"]
+__all__ = [
+    "ALLOWANCE",
+    "keeps_all",
+    "told_quality",
+    "told_rate",
+    "told_values",
+    "violations",
+    "volume",
+]
 
-ALLOWANCE = 0.1
+ALLOWANCE = QUALITY_SCALE
 """A drop of accuracy or agreement, as a fraction, beyond which a variant counts for nothing."""
 
 _BEYOND = 0.02
 """The share of a drop beyond the allowance that samplers are told, so that less is still more."""
 
 _BROKEN = 1.0
-"""Violation of a limit by what is no number: as far off as twice the limit."""
+"""Violation of a limit by what is no number, or can't be read: as far off as ten points."""
 
 
 def told_rate(rate: float) -> float:
@@ -121,32 +129,26 @@ def violations(variant: Variant, targets: Sequence[Target]) -> Mapping[str, floa
 
 
 def _of_target(variant: Variant, target: Target) -> dict[str, float]:
-    report, limits, bounds = variant.report, target.limits, target.accuracy
+    report = variant.report
     found: dict[str, float] = {}
     if set(target.execution.profiles) < {"portable", "compact"}:
         found["profile"] = -1.0 if variant.recipe.profile in target.execution.profiles else 1.0
     if is_limited(target) and report.needs is not None:
         found["runtime"] = 1.0 if lacks(report.needs, target) else -1.0
-    if limits.size_bytes is not None:
-        found["size"] = math.log(max(report.size_bytes, 1) / limits.size_bytes)
-    if limits.memory_bytes is not None and report.memory_bytes is not None:
-        found["memory"] = report.memory_bytes / limits.memory_bytes - 1
-    threads = target.execution.threads
-    latency = next((x for x in report.latency if x.threads == threads), None)
-    if latency is not None:
-        for name, limit in (("p50", limits.latency_p50_ms), ("p95", limits.latency_p95_ms)):
-            if limit is not None and target.measured_on == "local":
-                found[name] = getattr(latency, name) / limit - 1
-    accuracy, fidelity = report.accuracy, report.fidelity
-    if bounds.min is not None and accuracy is not None:
-        found["accuracy"] = (bounds.min - accuracy.score) / ALLOWANCE
-    if bounds.max_drop is not None and accuracy is not None:
-        drop = accuracy.drop
-        if bounds.confidence is not None:  # promotion looks at the worse of the two as well
-            drop = max(drop, accuracy.drop_interval.high)
-        found["drop"] = (drop - bounds.max_drop) / ALLOWANCE
-    if bounds.min_agreement is not None and fidelity is not None:
-        found["agreement"] = (bounds.min_agreement - fidelity.agreement) / ALLOWANCE
-    if bounds.max_kl is not None and fidelity is not None:
-        found["kl"] = (fidelity.kl - bounds.max_kl) / max(bounds.max_kl, 0.01)
-    return {name: value if math.isfinite(value) else _BROKEN for name, value in found.items()}
+    for limit in limits_of(target):
+        reading = limit.read(report)
+        if reading.is_measured:
+            excess = math.nan if reading.value is None else limit.excess(reading.value)
+            found[limit.name] = excess if math.isfinite(excess) else _BROKEN
+    return found
+
+
+def keeps_all(variant: Variant, target: Target) -> bool:
+    """Say whether a variant is known to keep every limit; what was not measured is not known."""
+    report = variant.report
+    known = not is_limited(target) or report.needs is not None
+    return (
+        known
+        and all(limit.read(report).is_measured for limit in limits_of(target))
+        and all(value <= 0 for value in _of_target(variant, target).values())
+    )

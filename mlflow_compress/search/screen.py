@@ -5,19 +5,19 @@ until every target has a variant that keeps all of its limits: until then each m
 worth something, the one that comes closest most of all.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist
 
 import numpy as np
 
 from mlflow_compress.errors import CompressError
-from mlflow_compress.records import Accuracy, Fidelity, Needs, Recipe, Report, Trial, Variant
+from mlflow_compress.records import Accuracy, Fidelity, Needs, Recipe, Report, Trial
 from mlflow_compress.search.front import Objective
-from mlflow_compress.search.goals import told_quality, told_rate, told_values, violations
-from mlflow_compress.targets import Target, format_size, lacks
+from mlflow_compress.search.goals import keeps_all, told_quality, told_rate, told_values
+from mlflow_compress.targets import Limit, Look, Target, is_out_of_reach, lacks, limits_of, upper
 
-__all__ = ["LEVEL", "DroppedError", "Screen", "draw_rows", "upper"]
+__all__ = ["LEVEL", "DroppedError", "Screen", "draw_rows"]
 
 LEVEL = 0.999
 """Level of the intervals whose better end is compared with the limits; several are looked at."""
@@ -56,7 +56,7 @@ class Screen:
         if trial.variant is None:
             return
         for target in list(self._open.values()):
-            if _keeps_all(trial.variant, target):
+            if keeps_all(trial.variant, target):
                 del self._open[target.name]
         values = told_values(trial.variant, self._objectives)
         if not any(map(math.isnan, values)):
@@ -84,19 +84,18 @@ class Screen:
             return ""
         return "runtime: " + "; ".join(reasons)
 
-    def too_large(self, size: int) -> str:
-        """Say which limit a file of so many bytes breaks for all targets, empty when not."""
-        limits = [target.limits.size_bytes for target in self._targets]
-        if not self.is_on or any(limit is None or size <= limit for limit in limits):
+    def too_large(self, report: Report) -> str:
+        """Say which limit of a file's size every target breaks, empty when one takes it."""
+        broken = [_broken_by_file(report, target) for target in self._targets]
+        if not self.is_on or not all(broken):
             return ""
-        most = max(limit for limit in limits if limit is not None)
-        return f"{format_size(size)} is more than {format_size(most)}, the most any target takes"
+        loosest = max(itertools.chain(*broken), key=lambda limit: limit.bound)
+        return f"{loosest.verdict(report)}, the most any target takes"
 
     def looks(self, rows: int) -> Iterator[int]:
         """Yield the numbers of rows, growing, at which to call :meth:`hopeless`."""
         bounded = all(
-            any(x is not None for x in (b.min, b.max_drop, b.min_agreement))
-            for b in (target.accuracy for target in self._targets)
+            any(limit.kind.has_interval for limit in limits_of(target)) for target in self._targets
         )
         look = _FIRST
         while self.is_on and bounded and look <= _LAST * rows:
@@ -116,17 +115,13 @@ class Screen:
             fidelity: on the same rows, or None.
             source: the source's accuracy on all rows, NaN without labels.
         """
+        look = Look(accuracy, fidelity, LEVEL, source)
+        if not all(is_out_of_reach(target, look) for target in self._targets):
+            return ""
         drop = -math.inf if accuracy is None else accuracy.drop_interval.low
-        agreement = 1.0 if fidelity is None else upper(fidelity.agreement, fidelity.dataset.rows)
-        for target in self._targets:
-            bounds = target.accuracy
-            misses = (
-                bounds.max_drop is not None and drop > bounds.max_drop,
-                bounds.min is not None and source - drop < bounds.min,
-                bounds.min_agreement is not None and agreement < bounds.min_agreement,
-            )
-            if not any(misses):
-                return ""
+        agreement = 1.0
+        if fidelity is not None:
+            agreement = upper(fidelity.agreement, fidelity.dataset.rows, LEVEL)
         best = {"accuracy": -drop, "agreement": agreement - 1.0}
         if not self._is_beaten(report, best):
             return ""
@@ -158,25 +153,7 @@ def draw_rows(rows: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 0xF1257]).permutation(rows)
 
 
-def _keeps_all(variant: Variant, target: Target) -> bool:
-    """Whether a variant is known to keep every limit of a target."""
-    limits, bounds, report = target.limits, target.accuracy, variant.report
-    timed = limits.latency_p50_ms is not None or limits.latency_p95_ms is not None
-    if timed and (target.measured_on != "local" or not report.latency):
-        return False
-    if limits.memory_bytes is not None and report.memory_bytes is None:
-        return False
-    if (bounds.min is not None or bounds.max_drop is not None) and report.accuracy is None:
-        return False
-    asks_fidelity = bounds.min_agreement is not None or bounds.max_kl is not None
-    if asks_fidelity and report.fidelity is None:
-        return False
-    return all(value <= 0 for value in violations(variant, [target]).values())
-
-
-def upper(share: float, rows: int) -> float:
-    """Return the upper end of a share's interval at :data:`LEVEL` (Wilson, 1927)."""
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    middle = share + z * z / (2 * rows)
-    spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    return (middle + spread) / (1 + z * z / rows)
+def _broken_by_file(report: Report, target: Target) -> list[Limit]:
+    """Return the limits that a packed file breaks, whatever is measured later."""
+    limits = (limit for limit in limits_of(target) if limit.source == "file")
+    return [limit for limit in limits if not limit.gate(report).passed]

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlflow_compress.records import Accuracy, DatasetRef, Fidelity, Interval
 from mlflow_compress.search.dimensions import Choice, Dimension
 from mlflow_compress.search.effects import Effect, allocation
 from mlflow_compress.search.moves import place_of, value_at
 from mlflow_compress.search.per_layer import layers_by_pattern
-from mlflow_compress.search.screen import LEVEL, upper
+from mlflow_compress.search.screen import LEVEL
 from mlflow_compress.search.space import ALTERNATIVE, LayerDimension, Point, Space
-from mlflow_compress.targets import Target
+from mlflow_compress.targets import Look, Target, is_out_of_reach
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -132,26 +133,20 @@ def _breaks_all(
     effect: Effect, source: float, targets: Sequence[Target], rows: int, metric: str
 ) -> bool:
     """Whether an effect at its best breaks a limit of every target; with no target, never."""
-    drop, best = -math.inf, math.inf
-    if effect.accuracy == effect.accuracy and (metric == "accuracy" or metric.startswith("top-")):
+    dataset = DatasetRef("", "", rows)
+    accuracy = fidelity = None
+    if not math.isnan(effect.accuracy) and (metric == "accuracy" or metric.startswith("top-")):
         drop = source - effect.accuracy
         # A row counts in a paired drop only where the two answers differ.
         differ = 1 - effect.agreement if metric == "accuracy" else 1.0
         spread = math.sqrt(max(differ - drop * drop, 0) / rows)
-        drop -= NormalDist().inv_cdf((1 + LEVEL) / 2) * spread
-        best = upper(effect.accuracy, rows)
-    agreement = upper(effect.agreement, rows) if effect.agreement == effect.agreement else 1.0
-    for target in targets:
-        limits = target.accuracy
-        misses = (
-            limits.max_drop is not None and drop > limits.max_drop,
-            limits.min is not None and best < limits.min,
-            limits.min_agreement is not None and agreement < limits.min_agreement,
-            limits.max_kl is not None and effect.kl > _KL_MARGIN * limits.max_kl,
-        )
-        if not any(misses):
-            return False
-    return bool(targets)
+        spread *= NormalDist().inv_cdf((1 + LEVEL) / 2)
+        interval = Interval(drop - spread, drop + spread, LEVEL)
+        accuracy = Accuracy(metric, effect.accuracy, source, drop, interval, dataset)
+    if not math.isnan(effect.agreement):
+        fidelity = Fidelity(effect.agreement, effect.kl, dataset)
+    look = Look(accuracy, fidelity, LEVEL, doubt=_KL_MARGIN)
+    return bool(targets) and all(is_out_of_reach(target, look) for target in targets)
 
 
 def _without(bound: Bound, hopeless: Sequence[bool]) -> Dimension:

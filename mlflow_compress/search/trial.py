@@ -381,7 +381,7 @@ class TrialEvaluator:
 
     def _look(self, screen: Screen, report: Report, session: measure.Runnable) -> None:
         """Look at the size, then at more and more rows, and end where no target can take it."""
-        if reason := screen.too_large(report.size_bytes):
+        if reason := screen.too_large(report):
             raise DroppedError(reason, report)
         # Intervals of other metrics are no bounds on so few rows.
         scored = self.metric == "accuracy" or self.metric.startswith("top-")

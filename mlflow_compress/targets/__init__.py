@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
-from mlflow_compress.targets.limits import Limit, Look, bound_of, limits_of
+from mlflow_compress.targets.limits import (
+    QUALITY_SCALE,
+    Limit,
+    Look,
+    bound_of,
+    is_out_of_reach,
+    limits_of,
+    upper,
+)
 from mlflow_compress.targets.profile import (
     AccuracyLimits,
     Execution,
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "QUALITY_SCALE",
     "AccuracyLimits",
     "DeviceFacts",
     "Execution",
@@ -49,6 +58,7 @@ __all__ = [
     "format_ms",
     "format_size",
     "is_limited",
+    "is_out_of_reach",
     "lacks",
     "latency_for",
     "limits_of",
@@ -63,6 +73,7 @@ __all__ = [
     "read_facts",
     "shipped_names",
     "target_data",
+    "upper",
     "verify",
     "why_not",
 ]

@@ -30,6 +30,7 @@ __all__ = [
     "LimitKind",
     "Look",
     "bound_of",
+    "is_out_of_reach",
     "limits_of",
     "upper",
 ]
@@ -367,6 +368,11 @@ def limits_of(target: Target) -> tuple[Limit, ...]:
     """Return every limit that a target sets, in the order of its gates."""
     bounds = ((kind, kind.bound(target)) for kind in _KINDS)
     return tuple(Limit(kind, target, bound) for kind, bound in bounds if bound is not None)
+
+
+def is_out_of_reach(target: Target, look: Look) -> bool:
+    """Say whether any limit of a target is broken at the best that a look leaves room for."""
+    return any(limit.is_out_of_reach(look) for limit in limits_of(target))
 
 
 def bound_of(target: Target, name: str) -> float | None:
