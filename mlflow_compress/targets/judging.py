@@ -112,9 +112,7 @@ def _scale(measure: Measure):  # type: ignore[no-untyped-def]
     return lambda bound: max(abs(bound), _LEAST_SCALE)
 
 
-def _read(
-    report: Report, target: Target, rows: str | None, name: str, measure: Measure
-) -> Reading:
+def _read(report: Report, target: Target, rows: str | None, name: str, measure: Measure) -> Reading:
     """Return a measure of an output: the worse end of its interval where confidence is asked."""
     fidelity = report.fidelity
     if fidelity is None:

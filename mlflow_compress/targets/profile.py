@@ -15,6 +15,7 @@ from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.targets.schema import TargetSchema, check_target
 
 __all__ = [
+    "FIDELITY_BOUNDS",
     "AccuracyLimits",
     "Execution",
     "Limits",
@@ -74,17 +75,35 @@ class Limits:
     memory_bytes: int | None = None
 
 
+FIDELITY_BOUNDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "agreement": ("min_agreement", ("classes",)),
+    "kl": ("max_kl", ("classes",)),
+    "error": ("max_error", ("values", "state")),
+    "cosine": ("min_cosine", ("embedding",)),
+    "map": ("min_map", ("boxes",)),
+    "edits": ("max_edits", ("sequence",)),
+}
+"""By measure: the key of :class:`AccuracyLimits` that bounds it, and of which kinds of outputs."""
+
+
 @dataclass(frozen=True)
 class AccuracyLimits:
     """How good a variant has to be; None is no limit.
 
+    An output that none of them speaks of keeps the default of its kind.
+
     Attributes:
         min: least accuracy, 0 to 1.
         max_drop: largest drop from the source on the same rows, 0 to 1.
-        confidence: when set, the upper bound of the drop's interval at this level is what
-            ``max_drop`` limits, not the drop itself.
-        min_agreement: least share of rows with the source's top-1 class; needs no labels.
-        max_kl: largest mean KL divergence from the source's outputs, nats; needs no labels.
+        confidence: when set, the worse end of a number's interval at this level is what is
+            limited, not the number itself.
+        min_agreement: least share of rows with the source's class, of each output of classes.
+        max_kl: largest mean KL divergence from the source's, nats, of each output of classes.
+        max_error: largest normalised error of each output of values, and of states.
+        min_cosine: least mean cosine similarity of each embedding.
+        min_map: least mean average precision against the source's own boxes.
+        max_edits: most edits per symbol of each sequence.
+        limits: by output and measure, bounds on that output.
     """
 
     min: float | None = None
@@ -92,12 +111,37 @@ class AccuracyLimits:
     confidence: float | None = None
     min_agreement: float | None = None
     max_kl: float | None = None
+    max_error: float | None = None
+    min_cosine: float | None = None
+    min_map: float | None = None
+    max_edits: float | None = None
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def any(self) -> bool:
-        """Whether anything bounds how wrong a variant may be."""
-        bounds = (self.min, self.max_drop, self.min_agreement, self.max_kl)
-        return any(bound is not None for bound in bounds)
+        """Whether anything that is said bounds how wrong a variant may be."""
+        return (
+            self.asks_labels
+            or bool(self.limits)
+            or any(self.bound_on(measure) is not None for measure in FIDELITY_BOUNDS)
+        )
+
+    @property
+    def asks_labels(self) -> bool:
+        """Whether a limit is on what only labels tell."""
+        return self.min is not None or self.max_drop is not None
+
+    def bound_on(self, measure: str) -> float | None:
+        """Return the bound on a measure of every output that has it, None when there is none."""
+        bounds: Mapping[str, float | None] = {
+            "agreement": self.min_agreement,
+            "kl": self.max_kl,
+            "error": self.max_error,
+            "cosine": self.min_cosine,
+            "map": self.min_map,
+            "edits": self.max_edits,
+        }
+        return bounds[measure]
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,18 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.measure.outputs.kinds import MEASURES
 from mlflow_compress.targets.runnable import DTYPES
 from mlflow_compress.targets.units import parse_ms, parse_size
 
@@ -21,6 +30,15 @@ def _fraction(value: object) -> float:
         hint = f" (did you mean {value / 100:g}?)" if 1 < value <= 100 else ""
         raise ValueError(f"must be between 0 and 1, got {value!r}{hint}")
     return float(value)
+
+
+def _measures(bounds: dict[str, float]) -> dict[str, float]:
+    for name in bounds:
+        if name not in MEASURES:
+            near = nearest(name, tuple(MEASURES))
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(MEASURES)}"
+            raise ValueError(f"names no measure: {name!r} ({hint})")
+    return bounds
 
 
 def _one_of(*allowed: str) -> Callable[[object], object]:
@@ -53,9 +71,14 @@ def _versions(value: object) -> object:
 Size = Annotated[int, BeforeValidator(parse_size)]
 Milliseconds = Annotated[float, BeforeValidator(parse_ms)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
+NotNegative = Annotated[float, Field(ge=0)]
 PackedProfile = Annotated[str, BeforeValidator(_one_of("portable", "compact"))]
 TensorType = Annotated[str, BeforeValidator(_one_of(*DTYPES.values()))]
 Goal = Annotated[str, BeforeValidator(_one_of("size", "latency", "accuracy", "rate", "reward"))]
+
+
+CONFIDENCE = 0.95
+"""Level of the intervals whose worse end is limited, where a target names none."""
 
 
 class _Strict(BaseModel):
@@ -81,13 +104,29 @@ class AccuracySchema(_Strict):
         default=None, description="largest drop from the source, 0 to 1"
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
-        default=None, description="limit the upper bound of the drop's interval at this level"
+        default=CONFIDENCE,
+        description="limit the worse end of the interval at this level; null limits the number",
     )
     min_agreement: Fraction | None = Field(
-        default=None, description="least top-1 agreement, 0 to 1"
+        default=None, description="least share of rows with the source's class, 0 to 1"
     )
-    max_kl: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="largest KL, nats"
+    max_kl: NotNegative | None = Field(
+        default=None, description="largest KL divergence of classes, nats"
+    )
+    max_error: NotNegative | None = Field(
+        default=None, description="largest error of values, over the variance of the source's"
+    )
+    min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        default=None, description="least mean cosine of embeddings, -1 to 1"
+    )
+    min_map: Fraction | None = Field(
+        default=None, description="least mean average precision against the source's boxes, 0 to 1"
+    )
+    max_edits: NotNegative | None = Field(
+        default=None, description="most edits per symbol of sequences"
+    )
+    limits: dict[str, Annotated[dict[str, float], AfterValidator(_measures)]] = Field(
+        default={}, description="of one output: bounds by measure, such as boxes: {recall: 0.98}"
     )
 
 
@@ -133,13 +172,12 @@ class TargetSchema(_Strict):
             raise ValueError(
                 "objective 'reward' and the section 'reward' (latency, weight) go together"
             )
-        if bounds.confidence is not None and bounds.max_drop is None:
-            raise ValueError("confidence bounds the drop: set max_drop too")
-        unbounded = (bounds.min, bounds.max_drop, bounds.min_agreement, bounds.max_kl)
-        if self.objective not in ("accuracy", "reward") and all(v is None for v in unbounded):
+        said = bounds.model_dump(exclude={"confidence"}, exclude_defaults=True)
+        if self.objective not in ("accuracy", "reward") and not said:
             raise ValueError(
                 f"objective {self.objective!r} with no accuracy limit would promote the smallest "
-                "wrong model: set accuracy.max_drop, min, min_agreement or max_kl"
+                "wrong model: set accuracy.max_drop, min, min_agreement, max_error or another "
+                "(docs/judging.md)"
             )
         return self
 
