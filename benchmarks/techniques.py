@@ -36,7 +36,8 @@ from mlflow_compress.measure import Dataset
 from mlflow_compress.measure.intervals import bootstrap_interval
 from mlflow_compress.measure.metrics import find_metric
 from mlflow_compress.records import Recipe, Step, Trial
-from mlflow_compress.smallest import Ladder, Limits, Smallest, ladders, smallest
+from mlflow_compress.smallest import Ladder, Smallest, ladders, smallest
+from mlflow_compress.targets import AccuracyLimits
 from mlflow_compress.techniques import Context, apply_recipe, normalize, validate_recipe
 from mlflow_compress.techniques.onnx_opset import raise_opset
 
@@ -202,7 +203,7 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
     ) -> Smallest:
         return smallest(
             task.model,
-            limits=Limits(max_drop=max_drop),
+            limits=AccuracyLimits(max_drop=max_drop),
             work_dir=Path(folder),
             calibration=calibration,
             evaluation=task.validation,

@@ -8,7 +8,7 @@ wins. The gate is checked on rows that no technique has looked at.
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -17,15 +17,13 @@ from mlflow_compress import measure, packed, techniques
 from mlflow_compress.errors import CompressError, ConfigError, DataError, TechniqueError
 from mlflow_compress.records import Gate, Profile, Recipe, Report, Step, Trial
 from mlflow_compress.search import TrialEvaluator
+from mlflow_compress.targets import AccuracyLimits, Limit, Target, limits_of
 
-__all__ = ["EFFORTS", "Ladder", "Limits", "Smallest", "ladders", "smallest", "split_rows", "write"]
+__all__ = ["EFFORTS", "Ladder", "Smallest", "check", "ladders", "smallest", "split_rows", "write"]
 
 EFFORTS = range(1, 6)
 
 _FOLD = Step("fold", {"names": True})
-
-_ROUNDING = 1e-9
-"""Ten rows of 5,000 are a drop of 0.002, though their difference in floating point is more."""
 
 _ROWS = (2048, 8192, 16384, 32768, 65536)
 """At most so many calibration rows are looked at, by effort; more rows make better fits."""
@@ -34,45 +32,9 @@ _HELD_BACK = 0.25
 """Share of the calibration rows that gate the variants when there are no evaluation rows."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a variant must keep; None is no limit.
-
-    Attributes:
-        max_drop: largest drop of the metric, in its own unit (accuracy: 0.01 is one point).
-        min_agreement: least share of rows with the source's top-1 class, 0 to 1.
-        max_kl: largest mean KL divergence from the source's outputs, nats.
-    """
-
-    max_drop: float | None = None
-    min_agreement: float | None = None
-    max_kl: float | None = None
-
-    def gates(self, report: Report) -> tuple[Gate, ...]:
-        """Check a report; what is missing fails."""
-        accuracy, fidelity = report.accuracy, report.fidelity
-        drop = None if accuracy is None else accuracy.drop
-        agreement = None if fidelity is None else fidelity.agreement
-        kl = None if fidelity is None else fidelity.kl
-        found = []
-        for name, value, limit, sign in (
-            ("drop", drop, self.max_drop, 1),
-            ("agreement", agreement, self.min_agreement, -1),
-            ("kl", kl, self.max_kl, 1),
-        ):
-            if limit is not None:
-                passed = value is not None and sign * value <= sign * limit + _ROUNDING
-                found.append(Gate(name, passed, value, limit, _why(name, value, limit, passed)))
-        return tuple(found)
-
-
-def _why(name: str, value: float | None, limit: float, passed: bool) -> str:
-    if value is None:
-        return f"{name} could not be measured"
-    relation = {(True, True): "at least", (True, False): "below"}.get(
-        (name == "agreement", passed), "at most" if passed else "above"
-    )
-    return f"{name} {value:.4g} is {relation} {limit:g}"
+def check(report: Report, limits: Sequence[Limit]) -> tuple[Gate, ...]:
+    """Check a report against limits; each gate says how it stands, met or not."""
+    return tuple(replace(limit.gate(report), reason=limit.verdict(report)) for limit in limits)
 
 
 @dataclass(frozen=True)
@@ -213,7 +175,7 @@ def split_rows(calibration: measure.Dataset) -> tuple[measure.Dataset, measure.D
 def smallest(
     model: onnx.ModelProto,
     *,
-    limits: Limits,
+    limits: AccuracyLimits,
     work_dir: Path,
     calibration: measure.Dataset | None = None,
     evaluation: measure.Dataset | None = None,
@@ -232,7 +194,7 @@ def smallest(
         work_dir: an existing folder for the packed files of all trials.
         calibration: inputs that techniques may look at. Without ``evaluation`` every fourth row
             is held back for the gate.
-        evaluation: rows for the gate, with labels when ``limits.max_drop`` is set.
+        evaluation: rows for the gate, with labels when a limit needs them.
         metric: the accuracy metric's name, or ``module:function``.
         profile: ``portable`` or ``compact``.
         effort: 1 (seconds) to 5.
@@ -249,9 +211,12 @@ def smallest(
         if calibration is None:
             raise ConfigError("rows are needed to check the result: give --calibration")
         calibration, evaluation = split_rows(calibration)
-    if limits.max_drop is not None and evaluation.labels is None:
+    asked = limits_of(Target("compress", accuracy=limits))
+    labelled = next((limit.key for limit in asked if limit.source == "labels"), None)
+    if labelled is not None and evaluation.labels is None:
+        option = labelled.removeprefix("accuracy.").replace("_", "-")
         raise ConfigError(
-            f"--max-drop needs labels, and data {evaluation.name!r} has none: add an array "
+            f"--{option} needs labels, and data {evaluation.name!r} has none: add an array "
             "'labels', or use --min-agreement"
         )
     normal = techniques.normalize(model)
@@ -268,7 +233,7 @@ def smallest(
         seed=seed,
     )
     evaluator.check_source()
-    search = _Search(evaluator, limits, on_trial)
+    search = _Search(evaluator, asked, on_trial)
     lossless = [search.attempt(Recipe((), profile)), search.attempt(_folded(profile))]
     for ladder in plan or ladders(effort, profile, calibration is not None):
         search.climb(ladder)
@@ -290,7 +255,7 @@ class _Search:
     def __init__(
         self,
         evaluator: TrialEvaluator,
-        limits: Limits,
+        limits: Sequence[Limit],
         on_trial: Callable[[Trial, tuple[Gate, ...]], None] | None,
     ) -> None:
         self.trials: list[Trial] = []
@@ -311,7 +276,7 @@ class _Search:
             trial = Trial(number, key, recipe, "failed", error=text)
         else:
             trial = Trial(number, key, recipe, "complete", variant=variant, path=path)
-            self.gates[key] = self._limits.gates(variant.report)
+            self.gates[key] = check(variant.report, self._limits)
         self._known[key] = trial
         self.trials.append(trial)
         if self._on_trial is not None:

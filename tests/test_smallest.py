@@ -10,7 +10,8 @@ from onnx import numpy_helper
 from mlflow_compress import measure, packed
 from mlflow_compress.cli.main import cli
 from mlflow_compress.records import Accuracy, DatasetRef, Fidelity, Interval, Report
-from mlflow_compress.smallest import EFFORTS, Limits, ladders, split_rows
+from mlflow_compress.smallest import EFFORTS, check, ladders, split_rows
+from mlflow_compress.targets import AccuracyLimits, Target, limits_of
 from tests.tiny import tiny_model
 
 ROWS = DatasetRef("rows", "0" * 64, 100)
@@ -60,7 +61,7 @@ def test_with_labels_accuracy_is_the_gate(folder):
         "--calibration", "calibration.npz", "--evaluation", "evaluation.npz", "--max-drop", "0.1"
     )
     assert done.exit_code == 0, done.output
-    assert "gate: drop " in done.stdout
+    assert "gate: accuracy drop " in done.stdout
     assert "200 rows of evaluation" in done.stdout
     assert (folder / "out.onnx").stat().st_size < (folder / "in.onnx").stat().st_size
 
@@ -129,19 +130,19 @@ def report(drop=0.0, agreement=1.0, kl=0.0):
 @pytest.mark.parametrize(
     ("limits", "given", "passes"),
     [
-        (Limits(max_drop=0.01), report(drop=0.01), True),
-        (Limits(max_drop=0.01), report(drop=0.011), False),
-        (Limits(max_drop=0.002), report(drop=0.9 - 0.898), True),
-        (Limits(max_drop=0.01), report(drop=float("nan")), False),
-        (Limits(min_agreement=0.99), report(agreement=0.99), True),
-        (Limits(min_agreement=0.99), report(agreement=0.98), False),
-        (Limits(max_kl=0.1), report(kl=0.2), False),
-        (Limits(max_drop=0.01), Report(10, 100, 10.0, 1.0, ""), False),
-        (Limits(max_drop=0.01, min_agreement=0.99), report(agreement=0.5), False),
+        (AccuracyLimits(max_drop=0.01), report(drop=0.01), True),
+        (AccuracyLimits(max_drop=0.01), report(drop=0.011), False),
+        (AccuracyLimits(max_drop=0.002), report(drop=0.9 - 0.898), True),
+        (AccuracyLimits(max_drop=0.01), report(drop=float("nan")), False),
+        (AccuracyLimits(min_agreement=0.99), report(agreement=0.99), True),
+        (AccuracyLimits(min_agreement=0.99), report(agreement=0.98), False),
+        (AccuracyLimits(max_kl=0.1), report(kl=0.2), False),
+        (AccuracyLimits(max_drop=0.01), Report(10, 100, 10.0, 1.0, ""), False),
+        (AccuracyLimits(max_drop=0.01, min_agreement=0.99), report(agreement=0.5), False),
     ],
 )
 def test_gates_fail_closed(limits, given, passes):
-    gates = limits.gates(given)
+    gates = check(given, limits_of(Target("any", accuracy=limits)))
     assert all(gate.passed for gate in gates) is passes
     assert all(gate.reason for gate in gates)
 

@@ -88,12 +88,13 @@ def _load(source: Path) -> Any:
 
 def _limits(has_labels: bool, options: dict[str, Any]) -> Any:
     """Take the limits out of the options, with the default of what the rows allow."""
-    from mlflow_compress.smallest import Limits
+    from mlflow_compress.targets import AccuracyLimits
 
-    limits = Limits(*(options.pop(key) for key in ("max_drop", "min_agreement", "max_kl")))
-    if limits != Limits():
+    keys = ("max_drop", "min_agreement", "max_kl")
+    limits = AccuracyLimits(**{key: options.pop(key) for key in keys})
+    if limits.any:
         return limits
-    return Limits(max_drop=0.005) if has_labels else Limits(min_agreement=0.99)
+    return AccuracyLimits(max_drop=0.005) if has_labels else AccuracyLimits(min_agreement=0.99)
 
 
 def _show_trial(trial: Any, gates: Any) -> None:
