@@ -1,25 +1,39 @@
 """The smallest model that still does its job: one ONNX file in, one packed file out.
 
 No configuration, server or labels. A *ladder* is a list of recipes from gentle to strong; the
-strongest rung that passes the gate is found by bisection, and the smallest file of all ladders
-wins. The gate is checked on rows that no technique has looked at.
+strongest rung that passes the gate is found by bisection, on rows that no technique has looked at.
+The smallest file of all ladders is then confirmed on rows that had no part in choosing it either.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 
 from mlflow_compress import measure, packed, techniques
 from mlflow_compress.errors import CompressError, ConfigError, DataError, TechniqueError
-from mlflow_compress.records import Gate, Profile, Recipe, Report, Step, Trial
-from mlflow_compress.search import TrialEvaluator
-from mlflow_compress.targets import AccuracyLimits, Limit, Target, limits_of
+from mlflow_compress.records import Gate, Output, Profile, Recipe, Report, Step, Trial
+from mlflow_compress.search import TrialEvaluator, check_yardstick, look_at_source
+from mlflow_compress.targets import AccuracyLimits, Target, judge, limits_of
 
-__all__ = ["EFFORTS", "Ladder", "Smallest", "check", "ladders", "smallest", "split_rows", "write"]
+__all__ = [
+    "EFFORTS",
+    "Confirmed",
+    "Ladder",
+    "Smallest",
+    "Watcher",
+    "check",
+    "halves",
+    "ladders",
+    "smallest",
+    "split_rows",
+    "write",
+]
 
 EFFORTS = range(1, 6)
 
@@ -28,13 +42,31 @@ _FOLD = Step("fold", {"names": True})
 _ROWS = (2048, 8192, 16384, 32768, 65536)
 """At most so many calibration rows are looked at, by effort; more rows make better fits."""
 
-_HELD_BACK = 0.25
-"""Share of the calibration rows that gate the variants when there are no evaluation rows."""
+_GENTLE = (10.0, 8.0, 7.0, 6.0)
+"""Bits per weight with which the ladder of entropy_share begins."""
+
+_LEAST_ROWS = 8
+"""Calibration rows, when there are no others."""
 
 
-def check(report: Report, limits: Sequence[Limit]) -> tuple[Gate, ...]:
-    """Check a report against limits; each gate says how it stands, met or not."""
-    return tuple(replace(limit.gate(report), reason=limit.verdict(report)) for limit in limits)
+class Watcher:
+    """Is told how the search goes; the methods do nothing here."""
+
+    def outputs(self, outputs: Sequence[Output]) -> None:
+        """Hear what the source's outputs are."""
+
+    def trial(self, trial: Trial, gates: tuple[Gate, ...]) -> None:
+        """Hear of a trial and its gates on the rows that choose."""
+
+    def confirmed(self, trial: Trial, confirmed: "Confirmed") -> None:
+        """Hear what the rows that confirm said of a trial."""
+
+
+def check(target: Target, report: Report) -> tuple[Gate, ...]:
+    """Check a report against a target's limits; each gate says how it stands, met or not."""
+    return tuple(
+        replace(limit.gate(report), reason=limit.verdict(report)) for limit in judge(target, report)
+    )
 
 
 @dataclass(frozen=True)
@@ -50,31 +82,51 @@ class Smallest:
     """What the search came to.
 
     Attributes:
-        best: the smallest trial that passes every gate; the lossless one when no other does.
+        best: the smallest trial that was confirmed; the lossless one when no other was.
         is_lossless: whether only lossless packing passed.
         trials: everything tried, in order.
-        gates: the gates of each trial with a variant, by its key.
-        rows: the rows that the gates were checked on.
+        gates: the gates of each trial with a variant, by its key, on the rows that chose.
+        confirmed: what the rows that confirm said, by key, of the trials that were brought to them.
+        rows: the rows that confirmed.
+        outputs: what the outputs are, and so how they were judged.
     """
 
     best: Trial
     is_lossless: bool
     trials: tuple[Trial, ...]
     gates: dict[str, tuple[Gate, ...]] = field(repr=False)
+    confirmed: "dict[str, Confirmed]" = field(repr=False)
     rows: measure.Dataset = field(repr=False)
+    outputs: tuple[Output, ...] = ()
 
     @property
     def nearest_miss(self) -> Trial | None:
         """The largest trial that is smaller than the best and fails a gate: why not smaller."""
         size = _size(self.best)
-        missed = [
-            t
-            for t in self.trials
-            if t.variant is not None
-            and _size(t) < size
-            and not all(gate.passed for gate in self.gates[t.key])
-        ]
+        missed = [t for t in self.trials if _size(t) < size and not self.passes(t)]
         return max(missed, key=_size, default=None)
+
+    def passes(self, trial: Trial) -> bool:
+        """Whether every gate passed, on all rows that a trial was brought to."""
+        return all(gate.passed for gate in self.gates_of(trial)) and trial.variant is not None
+
+    def gates_of(self, trial: Trial) -> tuple[Gate, ...]:
+        """Return the gates of a trial on the rows that confirm, else on those that chose."""
+        confirmed = self.confirmed.get(trial.key)
+        return confirmed.gates if confirmed is not None else self.gates.get(trial.key, ())
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial on the rows that confirm: its numbers there, and its gates."""
+
+    report: Report
+    gates: tuple[Gate, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it keeps every limit."""
+        return all(gate.passed for gate in self.gates)
 
 
 def ladders(effort: int, profile: Profile, has_calibration: bool) -> tuple[Ladder, ...]:
@@ -88,6 +140,8 @@ def ladders(effort: int, profile: Profile, has_calibration: bool) -> tuple[Ladde
 
 def _plans(effort: int, has_calibration: bool) -> Iterator[tuple[str, list[tuple[Step, ...]]]]:
     counts = (6, 14, 30, 60, 120)[effort - 1]  # bisection: twice as many cost one trial more
+    yield "float16", [(Step("float16"),)]
+    yield "8 bits", [(Step("weight_only", {"bits": 8}),)]
     clusters = (256, 128, 64, 32, 16, 8, 4)[: 5 if effort == 1 else 7]
     if not has_calibration:
         yield "share", [(Step("share", {"clusters": n}),) for n in clusters]
@@ -101,7 +155,7 @@ def _plans(effort: int, has_calibration: bool) -> Iterator[tuple[str, list[tuple
     looks = {"rows": _ROWS[effort - 1]}
     yield (
         "entropy_share",
-        [(Step("entropy_share", {"bits": b, **looks}),) for b in _geometric(5.0, 0.15, counts)],
+        [(Step("entropy_share", {"bits": b, **looks}),) for b in _bits(counts)],
     )
     if effort == 1:
         return  # the strongest one alone: nothing else is as small as often
@@ -140,6 +194,11 @@ def _plans(effort: int, has_calibration: bool) -> Iterator[tuple[str, list[tuple
         )
 
 
+def _bits(count: int) -> list[float]:
+    """Return bits per weight from what hardly any output notices to what few bear."""
+    return [*_GENTLE, *_geometric(5.0, 0.15, count)]
+
+
 def _where(sparsity: float) -> float:
     """Return the bits per weight that it takes to say which are zero."""
     return -sum(p * math.log2(p) for p in (sparsity, 1 - sparsity))
@@ -153,23 +212,33 @@ def _geometric(high: float, low: float, count: int) -> list[float]:
     return [round(high * (low / high) ** (i / (count - 1)), 4) for i in range(count)]
 
 
-def split_rows(calibration: measure.Dataset) -> tuple[measure.Dataset, measure.Dataset]:
-    """Split calibration rows into those that techniques see and those that gate.
+def split_rows(
+    calibration: measure.Dataset,
+) -> tuple[measure.Dataset, measure.Dataset]:
+    """Split calibration rows into those that techniques see and those that are kept aside.
 
-    Every fourth row is held back, so that data sorted by class are split evenly.
+    Every other row is kept aside, so that data sorted by class are split evenly.
 
     Raises:
-        DataError: there are too few rows to hold any back.
+        DataError: there are too few rows to keep any aside.
     """
-    if calibration.rows < 8:
+    if calibration.rows < _LEAST_ROWS:
         raise DataError(
-            f"data {calibration.name!r}: {calibration.rows} rows are too few to hold some back for "
-            "the gate: give at least 8, or --evaluation"
+            f"data {calibration.name!r}: {calibration.rows} rows are too few to keep some aside "
+            f"for the gate: give at least {_LEAST_ROWS}, or --evaluation"
         )
-    step = round(1 / _HELD_BACK)
-    held = [i for i in range(calibration.rows) if i % step == step - 1]
-    seen = [i for i in range(calibration.rows) if i % step != step - 1]
-    return calibration.take(seen), calibration.take(held, name=f"{calibration.name}, held back")
+    rows = np.arange(calibration.rows)
+    kept = calibration.take(rows[1::2], name=f"{calibration.name}, kept aside")
+    return calibration.take(rows[::2]), kept
+
+
+def halves(rows: measure.Dataset) -> tuple[measure.Dataset, measure.Dataset]:
+    """Split rows into those that choose among variants and those that confirm the choice."""
+    numbers = np.arange(rows.rows)
+    return (
+        rows.take(numbers[::2], name=f"{rows.name}, to choose"),
+        rows.take(numbers[1::2], name=f"{rows.name}, to confirm"),
+    )
 
 
 def smallest(
@@ -179,53 +248,55 @@ def smallest(
     work_dir: Path,
     calibration: measure.Dataset | None = None,
     evaluation: measure.Dataset | None = None,
+    outputs: Mapping[str, str | Mapping[str, Any]] | None = None,
     metric: str = "accuracy",
     profile: Profile = "portable",
     effort: int = 3,
     plan: Sequence[Ladder] | None = None,
     seed: int = 0,
-    on_trial: Callable[[Trial, tuple[Gate, ...]], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> Smallest:
-    """Search for the smallest packed model that keeps within ``limits``.
+    """Search for the smallest packed model that keeps within ``limits`` on rows it never saw.
 
     Args:
-        model: the source.
+        model: the source, as it came.
         limits: what must be kept.
         work_dir: an existing folder for the packed files of all trials.
-        calibration: inputs that techniques may look at. Without ``evaluation`` every fourth row
-            is held back for the gate.
-        evaluation: rows for the gate, with labels when a limit needs them.
+        calibration: inputs that techniques may look at. Without ``evaluation`` every other row
+            is kept aside for the gate.
+        evaluation: rows for the gate, with labels when a limit needs them. Half of them choose,
+            half confirm.
+        outputs: what outputs are, by name, where that is not to be told.
         metric: the accuracy metric's name, or ``module:function``.
         profile: ``portable`` or ``compact``.
         effort: 1 (seconds) to 5.
         plan: what to try, in place of the ladders of ``effort``.
         seed: seeds everything random.
-        on_trial: called with each trial and its gates.
+        watcher: is told how it goes.
 
     Raises:
-        ConfigError: a limit needs labels that are not there.
+        ConfigError: a limit needs labels that are not there, or the rows cannot judge.
         DataError: the rows do not fit the model.
-        SourceError: onnxruntime does not run the model.
+        SourceError: onnxruntime does not run the model, or our form of it computes otherwise.
     """
     if evaluation is None:
         if calibration is None:
             raise ConfigError("rows are needed to check the result: give --calibration")
         calibration, evaluation = split_rows(calibration)
-    asked = limits_of(Target("compress", accuracy=limits))
-    labelled = next((limit.key for limit in asked if limit.source == "labels"), None)
-    if labelled is not None and evaluation.labels is None:
-        option = labelled.removeprefix("accuracy.").replace("_", "-")
-        raise ConfigError(
-            f"--{option} needs labels, and data {evaluation.name!r} has none: add an array "
-            "'labels', or use --min-agreement"
-        )
+    watcher = watcher or Watcher()
+    target = Target("compress", accuracy=limits)
+    _check_labels(target, evaluation)
     normal = techniques.normalize(model)
+    evaluation = measure.check_fits(evaluation, normal)
+    kinds = look_at_source(model, normal, evaluation, outputs)
+    watcher.outputs(kinds)
     evaluator = TrialEvaluator(
         source=normal,
         uri="",
         source_digest=hashlib.sha256(normal.SerializeToString(deterministic=True)).hexdigest(),
         source_bytes=measure.weight_bytes(model),
-        evaluation=measure.check_fits(evaluation, normal),
+        evaluation=evaluation,
+        outputs=kinds,
         calibration=None if calibration is None else measure.check_fits(calibration, normal),
         work_dir=work_dir,
         metric=metric,
@@ -233,16 +304,62 @@ def smallest(
         seed=seed,
     )
     evaluator.check_source()
-    search = _Search(evaluator, asked, on_trial)
+    check_yardstick(evaluator, [target])
+    choosing, confirming = (replace(evaluator, evaluation=half) for half in halves(evaluation))
+    search = _Search(choosing, target, watcher)
     lossless = [search.attempt(Recipe((), profile)), search.attempt(_folded(profile))]
     for ladder in plan or ladders(effort, profile, calibration is not None):
         search.climb(ladder)
-    passing = [t for t in search.trials if search.passes(t)]
-    best = min(passing or [t for t in lossless if t.variant is not None], key=_size, default=None)
-    if best is None:
+    best, confirmed = _confirm(search, lossless, confirming, target, watcher)
+    return Smallest(
+        best,
+        best in lossless,
+        tuple(search.trials),
+        search.gates,
+        confirmed,
+        confirming.evaluation,
+        kinds,
+    )
+
+
+def _check_labels(target: Target, evaluation: measure.Dataset) -> None:
+    labelled = next((limit.key for limit in limits_of(target) if limit.source == "labels"), None)
+    if labelled is not None and evaluation.labels is None:
+        option = labelled.removeprefix("accuracy.").replace("_", "-")
+        raise ConfigError(
+            f"--{option} needs labels, and data {evaluation.name!r} has none: add an array "
+            "'labels', or use --min-agreement"
+        )
+
+
+def _confirm(
+    search: "_Search",
+    lossless: Sequence[Trial],
+    confirming: TrialEvaluator,
+    target: Target,
+    watcher: Watcher,
+) -> tuple[Trial, dict[str, Confirmed]]:
+    """Bring the smallest trials that pass to rows that had no part in anything, until one passes.
+
+    Raises:
+        TechniqueError: not even lossless packing worked.
+    """
+    confirmed = {}
+    for trial in sorted(filter(search.passes, search.trials), key=_size):
+        if trial in lossless or trial.variant is None:
+            continue
+        report = confirming.rescore(trial.variant, Path(trial.path)).report
+        found = Confirmed(report, check(target, report))
+        confirmed[trial.key] = found
+        watcher.confirmed(trial, found)
+        if found.passed:
+            return trial, confirmed
+    best = min((t for t in lossless if t.variant is not None), key=_size, default=None)
+    if best is None or best.variant is None:
         raise TechniqueError(f"lossless packing failed: {lossless[0].error}")
-    is_lossless = best in lossless
-    return Smallest(best, is_lossless, tuple(search.trials), search.gates, evaluator.evaluation)
+    report = confirming.rescore(best.variant, Path(best.path)).report
+    confirmed[best.key] = Confirmed(report, check(target, report))
+    return best, confirmed
 
 
 def _folded(profile: Profile) -> Recipe:
@@ -255,12 +372,12 @@ class _Search:
     def __init__(
         self,
         evaluator: TrialEvaluator,
-        limits: Sequence[Limit],
-        on_trial: Callable[[Trial, tuple[Gate, ...]], None] | None,
+        target: Target,
+        watcher: Watcher,
     ) -> None:
         self.trials: list[Trial] = []
         self.gates: dict[str, tuple[Gate, ...]] = {}
-        self._evaluator, self._limits, self._on_trial = evaluator, limits, on_trial
+        self._evaluator, self._target, self._watcher = evaluator, target, watcher
         self._known: dict[str, Trial] = {}
 
     def attempt(self, recipe: Recipe) -> Trial:
@@ -276,11 +393,10 @@ class _Search:
             trial = Trial(number, key, recipe, "failed", error=text)
         else:
             trial = Trial(number, key, recipe, "complete", variant=variant, path=path)
-            self.gates[key] = check(variant.report, self._limits)
+            self.gates[key] = check(self._target, variant.report)
         self._known[key] = trial
         self.trials.append(trial)
-        if self._on_trial is not None:
-            self._on_trial(trial, self.gates.get(key, ()))
+        self._watcher.trial(trial, self.gates.get(key, ()))
         return trial
 
     def passes(self, trial: Trial) -> bool:

@@ -78,6 +78,15 @@ class OutputFidelity:
         return -1.0 if self.broken or not math.isfinite(value) else max(-1.0, value)
 
     @property
+    def best_quality(self) -> float:
+        """The quality at the better end of its interval; 1 where there is none."""
+        name, _ = _SHOWN[self.kind]
+        interval = self.intervals.get(name)
+        if self.broken or interval is None:
+            return -1.0 if self.broken else 1.0
+        return 1 - interval.low if name in _LESS_IS_BETTER else interval.high
+
+    @property
     def text(self) -> str:
         """What is shown of it where there is room for one number."""
         if self.broken:
@@ -127,6 +136,11 @@ class Fidelity:
             if value is not None:
                 return value
         return math.nan
+
+    @property
+    def best_quality(self) -> float:
+        """The quality at the better end of its interval."""
+        return min((one.best_quality for one in self.outputs), default=1.0)
 
     @property
     def text(self) -> str:

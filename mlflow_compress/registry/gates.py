@@ -1,10 +1,10 @@
 """The gates of a target: what it limits and needs, checked on one variant, failing closed."""
 
 from mlflow_compress.records import Gate, Report, Variant
-from mlflow_compress.targets import Target, is_limited, lacks, limits_of
+from mlflow_compress.targets import Target, is_limited, judge, lacks
 from mlflow_compress.targets.readings import (
     read_accuracy,
-    read_fidelity,
+    read_fidelity_score,
     read_latency_ratio,
     read_size,
     sound,
@@ -31,7 +31,7 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
     if target.name in variant.quarantined:
         reason = "quarantined for this target until it is released"
         gates.append(Gate("quarantine", False, None, 0.0, reason))
-    gates += [limit.gate(variant.report, rows) for limit in limits_of(target)]
+    gates += [limit.gate(variant.report, rows) for limit in judge(target, variant.report)]
     gates.append(_rankable(variant.report, target, rows))
     return tuple(gates)
 
@@ -64,9 +64,9 @@ def _rankable(report: Report, target: Target, rows: str | None) -> Gate:
     # Size is in every comparison of two variants, whatever the objective.
     readings = [read_size(report)]
     if objective in ("accuracy", "reward"):
-        # Without labels, agreement with the source stands for accuracy.
+        # Without labels, closeness to the source stands for accuracy.
         without = report.accuracy is None and report.fidelity is not None
-        quality = read_fidelity(report, rows, "agreement") if without else None
+        quality = read_fidelity_score(report, rows) if without else None
         readings.append(quality or read_accuracy(report, rows))
     if objective in ("latency", "reward"):
         readings.append(read_latency_ratio(report, target))

@@ -30,7 +30,7 @@ def generation(variant: Variant) -> int:
 
 
 def quality(variant: Variant) -> float:
-    """Return accuracy (of an error, 1 minus it), or agreement where no labels are, else -inf.
+    """Return accuracy (of an error, 1 minus it), or fidelity where no labels are, else -inf.
 
     Two of them can be compared when their :func:`yardstick` is the same.
     """
@@ -40,7 +40,7 @@ def quality(variant: Variant) -> float:
         if isinstance(value, int | float):
             value = report.accuracy.score
     elif report.fidelity is not None:
-        value = report.fidelity.agreement
+        value = report.fidelity.quality
     else:
         return -math.inf
     return value if isinstance(value, int | float) and math.isfinite(value) else -math.inf
@@ -50,16 +50,19 @@ def yardstick(variant: Variant) -> _Yardstick:
     """Return what :func:`quality` was measured with; those of different ones are not compared.
 
     Returns:
-        A class (0 for accuracy, 1 for agreement without labels, 2 for nothing), the metric's name
-        and the digest of its rows. It sorts: a variant with labels goes before one without. Two
+        A class (0 for accuracy, 1 for fidelity without labels, 2 for what an older rule judged, 3
+        for nothing), the metric's name and the digest of its rows. It sorts: a variant with labels goes before one without. Two
         metrics of one class go by name, which means no more than that it is always the same.
     """
     report = variant.report
+    if report.fidelity is not None and not report.fidelity.is_whole:
+        metric = "agreement" if report.accuracy is None else report.accuracy.metric
+        return (2, f"{metric} by the older rule", report.fidelity.dataset.digest)
     if report.accuracy is not None:
         return (0, report.accuracy.metric, report.accuracy.dataset.digest)
     if report.fidelity is not None:
-        return (1, "agreement", report.fidelity.dataset.digest)
-    return (2, "", "")
+        return (1, "fidelity", report.fidelity.dataset.digest)
+    return (3, "", "")
 
 
 def yardstick_text(variant: Variant) -> str:

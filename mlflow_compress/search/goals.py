@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_compress.records import Variant
 from mlflow_compress.search.front import Objective, Reward, hypervolume, objective_values
-from mlflow_compress.targets import QUALITY_SCALE, Target, is_limited, lacks, limits_of
+from mlflow_compress.targets import QUALITY_SCALE, Target, is_limited, judge, lacks
 
 __all__ = [
     "ALLOWANCE",
@@ -71,10 +71,16 @@ def _reward(value: float, goal: Reward, variant: Variant) -> float:
 _SCALES: Mapping[str, Callable[[float, Variant], float]] = {
     "rate": lambda value, variant: told_rate(value),
     "accuracy": _accuracy,
+    "fidelity": lambda value, variant: told_quality(value - 1.0),
     "agreement": lambda value, variant: told_quality(value - 1.0),
     "latency": _speed,
 }
-_EXPECTED = {"accuracy": ALLOWANCE, "agreement": ALLOWANCE, "latency": math.log10(2)}
+_EXPECTED = {
+    "accuracy": ALLOWANCE,
+    "fidelity": ALLOWANCE,
+    "agreement": ALLOWANCE,
+    "latency": math.log10(2),
+}
 """What samplers are told in place of what was not measured: as good as the source."""
 
 
@@ -135,7 +141,7 @@ def _of_target(variant: Variant, target: Target) -> dict[str, float]:
         found["profile"] = -1.0 if variant.recipe.profile in target.execution.profiles else 1.0
     if is_limited(target) and report.needs is not None:
         found["runtime"] = 1.0 if lacks(report.needs, target) else -1.0
-    for limit in limits_of(target):
+    for limit in judge(target, report):
         reading = limit.read(report)
         if reading.is_measured:
             excess = math.nan if reading.value is None else limit.excess(reading.value)
@@ -149,6 +155,6 @@ def keeps_all(variant: Variant, target: Target) -> bool:
     known = not is_limited(target) or report.needs is not None
     return (
         known
-        and all(limit.read(report).is_measured for limit in limits_of(target))
+        and all(limit.read(report).is_measured for limit in judge(target, report))
         and all(value <= 0 for value in _of_target(variant, target).values())
     )

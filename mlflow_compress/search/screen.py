@@ -94,16 +94,18 @@ class Screen:
 
     def looks(self, rows: int) -> Iterator[int]:
         """Yield the numbers of rows, growing, at which to call :meth:`hopeless`."""
-        bounded = all(
-            any(limit.kind.has_interval for limit in limits_of(target)) for target in self._targets
-        )
         look = _FIRST
-        while self.is_on and bounded and look <= _LAST * rows:
+        while self.is_on and look <= _LAST * rows:
             yield look
             look *= _GROWTH
 
     def hopeless(
-        self, report: Report, accuracy: Accuracy | None, fidelity: Fidelity | None, source: float
+        self,
+        report: Report,
+        accuracy: Accuracy | None,
+        fidelity: Fidelity | None,
+        source: float,
+        read_by: Sequence[str] | None = None,
     ) -> str:
         """Say why a variant breaks every target's limits at the best, empty when it may not.
 
@@ -114,21 +116,20 @@ class Screen:
             accuracy: on some rows drawn at random, with its interval at :data:`LEVEL`, or None.
             fidelity: on the same rows, or None.
             source: the source's accuracy on all rows, NaN without labels.
+            read_by: the outputs that the metric reads; None without labels.
         """
-        look = Look(accuracy, fidelity, LEVEL, source)
+        look = Look(accuracy, fidelity, LEVEL, source, read_by=read_by)
         if not all(is_out_of_reach(target, look) for target in self._targets):
             return ""
         drop = -math.inf if accuracy is None else accuracy.drop_interval.low
-        agreement = 1.0
-        if fidelity is not None:
-            agreement = upper(fidelity.agreement, fidelity.dataset.rows, LEVEL)
-        best = {"accuracy": -drop, "agreement": agreement - 1.0}
+        closeness = 1.0 if fidelity is None else fidelity.best_quality
+        best = {"accuracy": -drop, "agreement": closeness - 1.0, "fidelity": closeness - 1.0}
         if not self._is_beaten(report, best):
             return ""
         rows = next(x.dataset.rows for x in (accuracy, fidelity) if x is not None)
-        if drop > 0:
+        if drop > 0 or fidelity is None:
             return f"loses {100 * drop:.2g} points at the least, by its first {rows} rows"
-        return f"agrees on {100 * agreement:.2f} % at the most, by its first {rows} rows"
+        return f"is too far from the source ({fidelity.text}), by its first {rows} rows"
 
     def _is_beaten(self, report: Report, best: dict[str, float]) -> bool:
         """Whether a measured variant is better on all objectives than this can be.

@@ -259,7 +259,7 @@ class TrialEvaluator:
             SourceError: onnxruntime does not load the source.
             DataError: the source does not run on the rows, or the labels do not fit the metric.
         """
-        self._accuracy(self._source_outputs)
+        self._accuracy(self.source_outputs)
 
     def rescore(self, variant: Variant, path: Path) -> Variant:
         """Return a variant of this source with accuracy and fidelity of these evaluation rows.
@@ -279,8 +279,15 @@ class TrialEvaluator:
     def fidelity(self, outputs: Mapping[str, Rows]) -> Fidelity:
         """Compare a model's outputs on the evaluation rows with the source's."""
         return measure.measure_fidelity(
-            outputs, self._source_outputs, self.outputs, self.evaluation, margins=self._margins
+            outputs, self.source_outputs, self.outputs, self.evaluation, margins=self._margins
         )
+
+    def judged(self, outputs: Mapping[str, Rows]) -> Report:
+        """Return a report of nothing but what outputs are worth, without intervals."""
+        fidelity = measure.measure_fidelity(
+            outputs, self.source_outputs, self.outputs, self.evaluation, level=None
+        )
+        return Report(0, 0, 0.0, 0.0, "", accuracy=self._accuracy(outputs), fidelity=fidelity)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -303,7 +310,7 @@ class TrialEvaluator:
         return sessions
 
     @cached_property
-    def _source_outputs(self) -> Mapping[str, np.ndarray]:
+    def source_outputs(self) -> Mapping[str, Rows]:
         """The source's outputs on the evaluation rows, computed once per search."""
         return measure.run(self._source_sessions[1], self.evaluation)
 
@@ -313,7 +320,7 @@ class TrialEvaluator:
 
         They are the source's alone, so that rows which techniques have seen tell as much.
         """
-        known = self._source_outputs
+        known = self.source_outputs
         scored = [output.name for output in self.outputs if output.kind == "classes"]
         if self.calibration is None or not scored:
             return known
@@ -350,7 +357,7 @@ class TrialEvaluator:
 
     def _harm(self, step: str, change: Callable[[], onnx.ModelProto | bytes]) -> str:
         rows = self.evaluation.head(_CHECKED)
-        source = {name: output[: rows.rows] for name, output in self._source_outputs.items()}
+        source = {name: output[: rows.rows] for name, output in self.source_outputs.items()}
         try:
             check_same(
                 source, measure.run(measure.open_session(change()), rows), self.outputs, step
@@ -390,7 +397,7 @@ class TrialEvaluator:
             rows = self._order[:count]
             some = self.evaluation.take(rows)
             outputs = measure.run(session, some)
-            source = {name: array[rows] for name, array in self._source_outputs.items()}
+            source = {name: array[rows] for name, array in self.source_outputs.items()}
             accuracy = None
             if scored:
                 accuracy = measure.measure_accuracy(
@@ -400,7 +407,8 @@ class TrialEvaluator:
                 outputs, source, self.outputs, some, level=LEVEL, margins=self._margins
             )
             reference = self._source_score if scored else math.nan
-            if reason := screen.hopeless(report, accuracy, fidelity, reference):
+            read_by = self._read_by if scored else None
+            if reason := screen.hopeless(report, accuracy, fidelity, reference, read_by):
                 raise DroppedError(reason, replace(report, accuracy=accuracy, fidelity=fidelity))
 
     @cached_property
@@ -409,7 +417,7 @@ class TrialEvaluator:
 
     @cached_property
     def _source_score(self) -> float:
-        return measure.score(self._source_outputs, self.evaluation, self.metric)
+        return measure.score(self.source_outputs, self.evaluation, self.metric)
 
     def _sizes(self, result: RecipeResult, path: Path) -> Report:
         """Return what the file itself says."""
@@ -434,7 +442,7 @@ class TrialEvaluator:
         if self.evaluation.labels is None:
             return None
         return measure.measure_accuracy(
-            outputs, self._source_outputs, self.evaluation, self.metric, seed=self.seed
+            outputs, self.source_outputs, self.evaluation, self.metric, seed=self.seed
         )
 
     def _measured_on(self, target: Target, variant: Variant, path: Path) -> Measurement:

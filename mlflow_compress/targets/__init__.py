@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
+from mlflow_compress.targets.judging import is_out_of_reach, judge, limits_for
 from mlflow_compress.targets.limits import (
     QUALITY_SCALE,
     Limit,
     Look,
     bound_of,
-    is_out_of_reach,
     limits_of,
     upper,
 )
@@ -59,8 +59,10 @@ __all__ = [
     "format_size",
     "is_limited",
     "is_out_of_reach",
+    "judge",
     "lacks",
     "latency_for",
+    "limits_for",
     "limits_of",
     "load_target",
     "loads_opset",

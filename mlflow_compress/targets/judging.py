@@ -5,57 +5,77 @@ are known once a variant was measured.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, RUINED, Measure
-from mlflow_compress.records import Accuracy, Interval, OutputFidelity, Report
+from mlflow_compress.records import Accuracy, Fidelity, Interval, OutputFidelity, Report
 from mlflow_compress.targets.limits import QUALITY_SCALE, Limit, LimitKind, Look, limits_of
 from mlflow_compress.targets.profile import FIDELITY_BOUNDS, Target
 from mlflow_compress.targets.readings import Reading, sound, stale
 
-__all__ = ["is_covered", "limits_for"]
+__all__ = ["is_out_of_reach", "judge", "limits_for"]
 
 _LEAST_SCALE = 0.01
 
 _BROKEN = Measure("broken", "most", "rows", "rows that are not finite", math.inf)
 
 
-def limits_for(target: Target, report: Report) -> tuple[Limit, ...]:
-    """Return every limit that a target sets on a model with a report's outputs.
+def judge(target: Target, report: Report) -> tuple[Limit, ...]:
+    """Return every limit that a target sets on a variant, by the outputs in its report."""
+    return limits_for(target, report.fidelity, _read_by(report.accuracy))
+
+
+def is_out_of_reach(target: Target, look: Look) -> bool:
+    """Say whether any limit of a target is broken at the best that a look leaves room for."""
+    limits = limits_for(target, look.fidelity, look.read_by)
+    return any(limit.is_out_of_reach(look) for limit in limits)
+
+
+def limits_for(
+    target: Target, fidelity: Fidelity | None, read_by: Sequence[str] | None = None
+) -> tuple[Limit, ...]:
+    """Return every limit that a target sets on a model with some outputs.
 
     An output that no limit of the target speaks of keeps the default of its kind, unless labels
     judge it. Whatever else is said, no output of numbers may be ruined (:data:`RUINED`), and none
     may have values that are not finite where the source's are.
+
+    Args:
+        target: the target.
+        fidelity: of the variant, which tells its outputs.
+        read_by: the outputs that the metric reads, none of them when that is not known; None when
+            there are no labels.
     """
-    fidelity = report.fidelity
     if fidelity is None or not fidelity.is_whole:
         return limits_of(target)
     fixed = [limit for limit in limits_of(target) if limit.name not in FIDELITY_BOUNDS]
+    covered = _covered(target, fidelity, read_by)
     outputs = [
         Limit(_kind_of(output, bound, len(fidelity.outputs) > 1), target, bound.value)
         for output in fidelity.outputs
-        for bound in _bounds(target, output, report)
+        for bound in _bounds(target, output, output.output in covered)
     ]
     return (*fixed, *outputs)
 
 
-def is_covered(target: Target, output: OutputFidelity, report: Report) -> bool:
-    """Say whether labels judge an output: the metric reads it, or another form of its decision."""
-    accuracy, fidelity = report.accuracy, report.fidelity
-    if accuracy is None or fidelity is None or not _by_labels(target):
-        return False
-    names = _read_by(accuracy)
-    decisions = {one.decision for one in fidelity.outputs if one.output in names and one.decision}
-    return not names or output.output in names or output.decision in decisions
+def _covered(target: Target, fidelity: Fidelity, read_by: Sequence[str] | None) -> set[str]:
+    """Return the outputs that labels judge: the metric reads them, or a form of their decision."""
+    by_labels = target.accuracy.asks_labels or target.objective in ("accuracy", "reward")
+    if read_by is None or not by_labels:
+        return set()
+    outputs = fidelity.outputs
+    decisions = {one.decision for one in outputs if one.output in read_by and one.decision}
+    return {
+        one.output
+        for one in outputs
+        if not read_by or one.output in read_by or one.decision in decisions
+    }
 
 
-def _by_labels(target: Target) -> bool:
-    return target.accuracy.asks_labels or target.objective in ("accuracy", "reward")
-
-
-def _read_by(accuracy: Accuracy) -> list[str]:
-    """Return the outputs that a metric reads; none when that is not known."""
+def _read_by(accuracy: Accuracy | None) -> Sequence[str] | None:
+    if accuracy is None:
+        return None
     return [name for name in accuracy.output.split(", ") if name]
 
 
@@ -68,7 +88,7 @@ class _Bound:
     key: str
 
 
-def _bounds(target: Target, output: OutputFidelity, report: Report) -> Iterator[_Bound]:
+def _bounds(target: Target, output: OutputFidelity, covered: bool) -> Iterator[_Bound]:
     wanted = target.accuracy
     own = wanted.limits.get(output.output, {})
     said = {name: (bound, f"accuracy.limits.{output.output}.{name}") for name, bound in own.items()}
@@ -76,7 +96,6 @@ def _bounds(target: Target, output: OutputFidelity, report: Report) -> Iterator[
         bound = wanted.bound_on(name)
         if bound is not None and output.kind in kinds:
             said.setdefault(name, (bound, f"accuracy.{key}"))
-    covered = is_covered(target, output, report)
     if not said and not covered:
         said = {n: (b, f"default of {output.kind}") for n, b in DEFAULTS[output.kind].items()}
     for name, (value, key) in said.items():
@@ -103,10 +122,12 @@ def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind
         scale=_scale(measure),
         optimistic=lambda look: _best(look, output.output, measure),
         has_interval=measure.name in output.intervals,
+        output=output.output,
+        measures=measure.name,
     )
 
 
-def _scale(measure: Measure):  # type: ignore[no-untyped-def]
+def _scale(measure: Measure) -> Callable[[float], float]:
     if measure.unit == "share" or measure.name in ("cosine", "cosine_low", "r2"):
         return lambda bound: QUALITY_SCALE
     return lambda bound: max(abs(bound), _LEAST_SCALE)

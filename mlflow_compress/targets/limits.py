@@ -6,7 +6,7 @@ one, add its field to :class:`~mlflow_compress.targets.profile.Target` and an en
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
@@ -30,7 +30,6 @@ __all__ = [
     "LimitKind",
     "Look",
     "bound_of",
-    "is_out_of_reach",
     "limits_of",
     "upper",
 ]
@@ -64,6 +63,7 @@ class Look:
         level: of the intervals whose better ends count.
         source: the source's metric on all rows, NaN when it is not known.
         doubt: a measure without an interval may turn out better by this factor.
+        read_by: the outputs that the metric reads; None when there are no labels.
     """
 
     accuracy: Accuracy | None
@@ -71,6 +71,7 @@ class Look:
     level: float
     source: float = math.nan
     doubt: float = math.inf
+    read_by: Sequence[str] | None = None
 
 
 def upper(share: float, rows: int, level: float) -> float:
@@ -96,15 +97,16 @@ def _best_drop(look: Look) -> float | None:
 
 def _best_agreement(look: Look) -> float | None:
     fidelity = look.fidelity
-    if fidelity is None:
+    if fidelity is None or fidelity.agreement is None:
         return None
     return upper(fidelity.agreement, fidelity.dataset.rows, look.level)
 
 
 def _best_kl(look: Look) -> float | None:
-    if look.fidelity is None or math.isinf(look.doubt):
+    fidelity = look.fidelity
+    if fidelity is None or fidelity.kl is None or math.isinf(look.doubt):
         return None
-    return look.fidelity.kl / look.doubt
+    return fidelity.kl / look.doubt
 
 
 def _none(look: Look) -> None:
@@ -149,6 +151,8 @@ class LimitKind:
         scale: for a bound, the excess that counts as 1; None when files and devices are compared,
             by the factor between value and bound.
         has_interval: whether a look at some rows bounds the number, by an interval.
+        output: the output that the number is of; empty when it is of the whole variant.
+        measures: the measure of that output.
     """
 
     key: str
@@ -162,6 +166,8 @@ class LimitKind:
     scale: Callable[[float], float] | None = None
     optimistic: Callable[[Look], float | None] = _none
     has_interval: bool = False
+    output: str = ""
+    measures: str = ""
 
 
 def _own_size(bound: float) -> float:
@@ -368,11 +374,6 @@ def limits_of(target: Target) -> tuple[Limit, ...]:
     """Return every limit that a target sets, in the order of its gates."""
     bounds = ((kind, kind.bound(target)) for kind in _KINDS)
     return tuple(Limit(kind, target, bound) for kind, bound in bounds if bound is not None)
-
-
-def is_out_of_reach(target: Target, look: Look) -> bool:
-    """Say whether any limit of a target is broken at the best that a look leaves room for."""
-    return any(limit.is_out_of_reach(look) for limit in limits_of(target))
 
 
 def bound_of(target: Target, name: str) -> float | None:

@@ -7,7 +7,7 @@ other rows is no value.
 import math
 from dataclasses import dataclass
 
-from mlflow_compress.records import Accuracy, DatasetRef, Latency, Report
+from mlflow_compress.records import Accuracy, DatasetRef, Fidelity, Latency, Report
 from mlflow_compress.targets.profile import Target
 
 __all__ = [
@@ -16,11 +16,13 @@ __all__ = [
     "read_accuracy",
     "read_drop",
     "read_fidelity",
+    "read_fidelity_score",
     "read_latency",
     "read_latency_ratio",
     "read_memory",
     "read_size",
     "sound",
+    "stale",
 ]
 
 # What an interval's level may fall short of the asked confidence by: rounding, nothing more.
@@ -61,11 +63,22 @@ def sound(name: str, value: object, low: float, high: float = math.inf) -> Readi
     return Reading(float(value))
 
 
-def _stale(name: str, dataset: DatasetRef, rows: str | None) -> Reading | None:
+def stale(name: str, dataset: DatasetRef, rows: str | None) -> Reading | None:
+    """Return why a number does not count that was measured on other rows, None when it does."""
     if rows is None or dataset.digest == rows:
         return None
     text = f"{name}: measured on other rows ({dataset.digest[:12]} and not {rows[:12]})"
     return Reading(None, text)
+
+
+_OLD_RULE = "was judged by an older rule, which looked at the first output alone; run the job again"
+
+
+def _unusable(name: str, report: Report, dataset: DatasetRef, rows: str | None) -> Reading | None:
+    """Return why a number that rows tell does not count, None when it does."""
+    if report.fidelity is not None and not report.fidelity.is_whole:
+        return Reading(None, f"{name} {_OLD_RULE}")
+    return stale(name, dataset, rows)
 
 
 def read_size(report: Report) -> Reading:
@@ -151,7 +164,7 @@ def read_accuracy(report: Report, rows: str | None) -> Reading:
     accuracy = report.accuracy
     if accuracy is None:
         return _missing(_NO_LABELS)
-    return _stale("accuracy", accuracy.dataset, rows) or sound(
+    return _unusable("accuracy", report, accuracy.dataset, rows) or sound(
         "accuracy", accuracy.value, 0, _largest(accuracy)
     )
 
@@ -161,9 +174,9 @@ def read_drop(report: Report, rows: str | None, confidence: float | None) -> Rea
     accuracy = report.accuracy
     if accuracy is None:
         return _missing(_NO_LABELS)
-    stale = _stale("accuracy drop", accuracy.dataset, rows)
-    if stale is not None:
-        return stale
+    other = _unusable("accuracy drop", report, accuracy.dataset, rows)
+    if other is not None:
+        return other
     most = _largest(accuracy)
     drop = sound("accuracy drop", accuracy.drop, -most, most)
     if drop.value is None or confidence is None:
@@ -184,14 +197,27 @@ def _largest(accuracy: Accuracy) -> float:
     return 1 if accuracy.higher_is_better else math.inf  # an error may be of any size
 
 
-def read_fidelity(report: Report, rows: str | None, name: str) -> Reading:
-    """Return closeness to the source without labels: ``agreement`` (0 to 1) or ``kl`` (nats)."""
+def _fidelity(report: Report, rows: str | None, name: str) -> Fidelity | Reading:
+    """Return the fidelity, or why it does not count."""
     fidelity = report.fidelity
     if fidelity is None:
         return _missing(f"{name} was not measured")
-    stale = _stale(name, fidelity.dataset, rows)
-    if stale is not None:
-        return stale
+    return _unusable(name, report, fidelity.dataset, rows) or fidelity
+
+
+def read_fidelity(report: Report, rows: str | None, name: str) -> Reading:
+    """Return closeness to the source without labels: ``agreement`` (0 to 1) or ``kl`` (nats)."""
+    fidelity = _fidelity(report, rows, name)
+    if isinstance(fidelity, Reading):
+        return fidelity
     if name == "agreement":
         return sound(name, fidelity.agreement, 0, 1)
     return sound(name, fidelity.kl, 0)
+
+
+def read_fidelity_score(report: Report, rows: str | None) -> Reading:
+    """Return the closeness of the output that is furthest from the source's; 1 is the source's."""
+    fidelity = _fidelity(report, rows, "fidelity")
+    if isinstance(fidelity, Reading):
+        return fidelity
+    return sound("fidelity", fidelity.quality, -1, 1)

@@ -1,0 +1,91 @@
+"""Tests the yardstick before it is used: what is worth nothing must not pass the gate.
+
+Rows that are all of one class, an output that is saturated, or a limit that is too wide let a model
+pass that always answers the same, or the source with its weights shuffled. What such a gate says of
+a variant means nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from mlflow_compress import measure
+from mlflow_compress.errors import CompressError, ConfigError
+from mlflow_compress.measure.outputs import Rows
+from mlflow_compress.measure.yardstick import constant_answers, shuffled
+from mlflow_compress.records import Report
+from mlflow_compress.search.trial import TrialEvaluator
+from mlflow_compress.targets import Limit, Target, judge
+
+__all__ = ["check_yardstick"]
+
+_LABELS = "the labels"
+
+
+def check_yardstick(evaluator: TrialEvaluator, targets: Sequence[Target]) -> None:
+    """Refuse rows, or limits, with which a target would take a model that is worth nothing.
+
+    Args:
+        evaluator: the source with the rows that variants are judged on.
+        targets: their limits are tried.
+
+    Raises:
+        ConfigError: names the target, the output, what passes, and what to do.
+    """
+    for worthless, outputs in _worthless(evaluator):
+        report = evaluator.judged(outputs)
+        for target in targets:
+            for output, limits in _by_output(target, report).items():
+                if all(limit.gate(report).passed for limit in limits):
+                    raise ConfigError(
+                        _refusal(evaluator, target, output, limits, report, worthless)
+                    )
+
+
+def _worthless(evaluator: TrialEvaluator) -> Iterator[tuple[str, Mapping[str, Rows]]]:
+    for outputs in constant_answers(evaluator.source_outputs, evaluator.outputs):
+        yield "a model that always answers the same", outputs
+    mixed = shuffled(evaluator.source, evaluator.seed)
+    if mixed is None:
+        return
+    try:
+        outputs = measure.run(measure.open_session(mixed), evaluator.evaluation)
+    except CompressError:
+        return  # what does not run passes nothing
+    yield "the source with its weights shuffled", outputs
+
+
+def _by_output(target: Target, report: Report) -> dict[str, list[Limit]]:
+    """Return the limits that judge each output; those that labels judge together are one."""
+    found: dict[str, list[Limit]] = defaultdict(list)
+    for limit in judge(target, report):
+        if limit.source == "labels":
+            found[_LABELS].append(limit)
+        elif limit.source == "rows" and limit.kind.output:
+            found[limit.kind.output].append(limit)
+    return {
+        output: limits
+        for output, limits in found.items()
+        if any(limit.kind.measures != "broken" for limit in limits)
+    }
+
+
+def _refusal(
+    evaluator: TrialEvaluator,
+    target: Target,
+    output: str,
+    limits: Sequence[Limit],
+    report: Report,
+    worthless: str,
+) -> str:
+    found = "; ".join(limit.verdict(report) for limit in limits)
+    rows = f"these {evaluator.evaluation.rows} rows"
+    if output == _LABELS:
+        return (
+            f"target {target.name!r} cannot judge on {rows}: {worthless} passes ({found}); give "
+            "rows that the source is better on, or a tighter limit"
+        )
+    return (
+        f"output {output!r} cannot be judged on {rows}: {worthless} passes ({found}); give rows "
+        f"that differ more or a tighter limit, say what the output is (data.outputs, or --output "
+        f"{output}=KIND), or leave it out (--output {output}=ignore)"
+    )
