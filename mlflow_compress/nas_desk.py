@@ -9,7 +9,7 @@ from mlflow_compress import nas
 from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.nas_config import NasConfig
 from mlflow_compress.report import shrink_figure, subnets_figure
-from mlflow_compress.targets import Execution, Target
+from mlflow_compress.targets import Execution, Target, bound_of
 
 __all__ = ["Desk", "TargetResult", "Tell"]
 
@@ -184,7 +184,7 @@ class Desk:
                 rows = [_row(target, s.found) | {"shrunk": s.kind, "bound": s.bound, "kept": s.kept}
                         for s in result.steps]  # fmt: skip
                 tables[f"shrink/{target.name}.json"] = rows
-                figure = shrink_figure(rows, target.name, _limit(target))
+                figure = shrink_figure(rows, target.name, bound_of(target, "latency_p50"))
                 self.runs.figure(run_id, figure, f"shrink/{target.name}.html")
             else:
                 tables["subnets/subnets.json"] += rows + self._sampled(target)
@@ -192,7 +192,7 @@ class Desk:
             self.runs.numbers(run_id, {f"nas.{target.name}.{k}": v for k, v in numbers.items()})
         rows = tables["subnets/subnets.json"]
         if rows:
-            limits = {target.name: _limit(target) for target in targets}
+            limits = {target.name: bound_of(target, "latency_p50") for target in targets}
             self.runs.figure(run_id, subnets_figure(rows, limits), "subnets/subnets.html")
         self.runs.tables(run_id, {file: rows for file, rows in tables.items() if rows})
         lines = [
@@ -216,7 +216,3 @@ class Desk:
 
 def _row(target: Target, found: nas.Found) -> dict[str, Any]:
     return {"target": target.name, **asdict(found), "subnet": str(found.subnet)}
-
-
-def _limit(target: Target) -> float | None:
-    return target.limits.latency_p50_ms

@@ -22,7 +22,7 @@ from mlflow_compress.measure import Dataset, load_dataset
 from mlflow_compress.mlflow_plugin.path_runs import PathRuns
 from mlflow_compress.path_config import PathConfig
 from mlflow_compress.records import digest_of
-from mlflow_compress.targets import Target
+from mlflow_compress.targets import Target, bound_of
 from mlflow_compress.techniques.base import parse_settings
 from mlflow_compress.techniques.train_data import TrainData
 
@@ -163,7 +163,7 @@ class _Job:
             self.images,
             table,
             self.settings,
-            limit=self.target.limits.latency_p50_ms,
+            limit=bound_of(self.target, "latency_p50"),
             seed=self.config.seed,
             watch=lambda epoch: self._hear(run_id, epochs, epoch, logged),
             checkpoint=marker.with_suffix(".pt"),
@@ -248,7 +248,7 @@ class _Job:
                 "settings": asdict(self.settings),
                 "target": [self.target.name, self.target.measured_on],
                 "execution": asdict(self.target.execution),
-                "limit": self.target.limits.latency_p50_ms,
+                "limit": bound_of(self.target, "latency_p50"),
                 "rows": self.rows.digest,
                 "seed": self.config.seed,
                 "torch": torch.__version__,

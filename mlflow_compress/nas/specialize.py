@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from mlflow_compress.nas.latency import LatencyTable
 from mlflow_compress.nas.predictor import Predictor
 from mlflow_compress.nas.space import Bounds, Space, Subnet
-from mlflow_compress.targets import Target
+from mlflow_compress.targets import Target, limits_of
+from mlflow_compress.targets.limits import Source
 
 __all__ = [
     "Evolution",
@@ -33,6 +34,9 @@ _TIGHTER = 0.93
 """The next margin, when no finalist keeps the limits as measured."""
 
 _ROUNDS = 3
+
+_KNOWN: tuple[Source, ...] = ("file", "device", "labels")
+"""What a subnet's numbers are read from; nothing is compared with a source's outputs here."""
 
 
 @dataclass(frozen=True)
@@ -102,27 +106,29 @@ class TargetSearch:
             for subnet, ms in zip(subnets, times, strict=True)
         ]
 
-    def excess(self, found: Found, margin: float = 1.0, *, quality: bool = True) -> float:
-        """Return by how much limits are broken, relative to each, summed; 0 is within.
+    def excess(
+        self, found: Found, margin: float = 1.0, sources: Sequence[Source] = _KNOWN
+    ) -> float:
+        """Return by how much limits are broken, summed; 0 is within. What is not known counts not.
 
         Args:
             found: the subnet.
             margin: share of the limits of latency and size that may be used.
-            quality: whether limits of accuracy count.
+            sources: limits on what is read from these count.
         """
-        limits, bounds = self.target.limits, self.target.accuracy
-        broken = [0.0]
-        times = [x for x in (limits.latency_p50_ms, limits.latency_p95_ms) if x is not None]
-        if times:
-            broken.append(found.ms / (margin * min(times)) - 1)
-        if limits.size_bytes is not None:
-            size = self.bytes_per_weight * found.weights
-            broken.append(size / (margin * limits.size_bytes) - 1)
-        if quality and bounds.min is not None:
-            broken.append(10 * (bounds.min - found.accuracy))
-        if quality and bounds.max_drop is not None:
-            broken.append(10 * (self.largest - bounds.max_drop - found.accuracy))
-        return sum(max(0.0, value) for value in broken)
+        values = {
+            "size": self.bytes_per_weight * found.weights,
+            "latency_p50": found.ms,
+            "latency_p95": found.ms,
+            "accuracy": found.accuracy,
+            "accuracy_drop": self.largest - found.accuracy,
+        }
+        limits = (
+            limit if limit.source == "labels" else limit.within(margin)
+            for limit in limits_of(self.target)
+            if limit.name in values and limit.source in sources
+        )
+        return sum(max(0.0, limit.excess(values[limit.name])) for limit in limits)
 
 
 def merit(target: Target, found: Found) -> float:
@@ -266,11 +272,11 @@ def shrink_path(
     tell(steps[0])
     for kind in order:
         for bound in _bounds(space, kind):
-            if search.excess(_last(steps).found, quality=False) == 0:
+            if search.excess(_last(steps).found, sources=("file", "device")) == 0:
                 return steps
             tried = replace(limits, **{kind: bound})
             found = search.found([space.subnet(tried)])[0]
-            kept = not _breaks_quality(search, found)
+            kept = search.excess(found, sources=("labels",)) == 0
             steps.append(ShrinkStep(kind, bound, found, kept))
             tell(steps[-1])
             if not kept:
@@ -281,11 +287,6 @@ def shrink_path(
 
 def _last(steps: Sequence[ShrinkStep]) -> ShrinkStep:
     return next(step for step in reversed(steps) if step.kept)
-
-
-def _breaks_quality(search: TargetSearch, found: Found) -> bool:
-    free = replace(found, ms=0.0, weights=0)
-    return search.excess(free) > 0
 
 
 def _bounds(space: Space, kind: str) -> list[int]:
