@@ -42,7 +42,7 @@ _FOLD = Step("fold", {"names": True})
 _ROWS = (2048, 8192, 16384, 32768, 65536)
 """At most so many calibration rows are looked at, by effort; more rows make better fits."""
 
-_GENTLE = (10.0, 8.0, 7.0, 6.0)
+_GENTLE = (8.0, 7.0, 6.0)
 """Bits per weight with which the ladder of entropy_share begins."""
 
 _LEAST_ROWS = 8

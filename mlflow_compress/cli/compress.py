@@ -1,12 +1,14 @@
 """``mlflow-compress compress``: one ONNX file in, the smallest that keeps its job out."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+from mlflow_compress.records import Gate, Output, Report, Trial
 from mlflow_compress.scratch import ScratchFolder
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _FRACTION = click.FloatRange(0, 1)
     "--calibration",
     metavar="DATA",
     help="Inputs that techniques may look at (.npz keyed by input name, .csv, .parquet, or "
-    "module:function). Without --evaluation every fourth row is held back to check the result.",
+    "module:function). Without --evaluation half of the rows are kept aside to check the result.",
 )
 @click.option("--evaluation", metavar="DATA", help="Rows to check the result on, with labels.")
 @click.option("--metric", default="accuracy", show_default=True, help="Or module:function.")
@@ -33,9 +35,24 @@ _FRACTION = click.FloatRange(0, 1)
 @click.option(
     "--min-agreement",
     type=_FRACTION,
-    help="Least share of rows with the source's top class [0.99 without labels].",
+    help="Least share of rows with the source's class, of outputs that are classes.",
 )
 @click.option("--max-kl", type=click.FloatRange(0), help="Largest KL divergence, nats.")
+@click.option(
+    "--limit",
+    "limits",
+    metavar="[OUTPUT.]MEASURE=BOUND",
+    multiple=True,
+    help="Limit another measure, such as error=0.001 or boxes.recall=0.98 (docs/judging.md).",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    metavar="OUTPUT=KIND[,key:value…]",
+    multiple=True,
+    help="What an output is, where that is not told rightly: classes, values, embedding, boxes, "
+    "sequence, state, ignore.",
+)
 @click.option(
     "--profile",
     type=click.Choice(["portable", "compact"]),
@@ -49,29 +66,32 @@ _FRACTION = click.FloatRange(0, 1)
 @FORCE
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
-    force: bool, **options: Any,
+    limits: tuple[str, ...], kinds: tuple[str, ...], force: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make IN.onnx as small as it gets while it still does its job.
 
-    Needs no configuration, server or labels: with labelled rows the metric may drop by
-    --max-drop, without labels the result has to agree with IN.onnx on rows that were not used to
-    make it. Exits with 3 when nothing but lossless packing passes; that result is then written.
+    Needs no configuration, server or labels. Every output is judged by what it is, against
+    IN.onnx, on rows that had no part in making or choosing the result; with labelled rows the
+    metric may drop by --max-drop. Exits with 3 when nothing but lossless packing passes; that
+    result is then written.
     """
     from mlflow_compress.measure import load_dataset
+    from mlflow_compress.measure.outputs import parse_text
     from mlflow_compress.smallest import smallest, write
 
     check_output(output, source, force)
     model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation)
-    limits = _limits(rows is not None and rows.labels is not None, options)
+    wanted = _limits(rows is not None and rows.labels is not None, limits, options)
     with ScratchFolder() as folder:
         found = smallest(
             model,
-            limits=limits,
+            limits=wanted,
             work_dir=Path(folder),
             calibration=None if calibration is None else load_dataset(calibration),
             evaluation=rows,
-            on_trial=_show_trial,
+            outputs=dict(map(parse_text, kinds)),
+            watcher=_lines(),
             **options,
         )
         write(found.best, output)
@@ -86,48 +106,88 @@ def _load(source: Path) -> Any:
     return resolve(str(source), ".").model
 
 
-def _limits(has_labels: bool, options: dict[str, Any]) -> Any:
+def _limits(has_labels: bool, more: Sequence[str], options: dict[str, Any]) -> Any:
     """Take the limits out of the options, with the default of what the rows allow."""
-    from mlflow_compress.targets import AccuracyLimits
+    from mlflow_compress.targets import target_limits
 
-    keys = ("max_drop", "min_agreement", "max_kl")
-    limits = AccuracyLimits(**{key: options.pop(key) for key in keys})
-    if limits.any:
-        return limits
-    return AccuracyLimits(max_drop=0.005) if has_labels else AccuracyLimits(min_agreement=0.99)
+    said = {key: options.pop(key) for key in ("max_drop", "min_agreement", "max_kl")}
+    said = {key: value for key, value in said.items() if value is not None}
+    if has_labels and not said and not more:
+        said["max_drop"] = 0.005
+    return target_limits(said, more)
 
 
-def _show_trial(trial: Any, gates: Any) -> None:
+def _lines() -> Any:
+    """Return a watcher that writes a line for each thing it hears."""
     from mlflow_compress.report.tables import format_bytes
+    from mlflow_compress.smallest import Confirmed, Watcher
 
-    if trial.variant is None:
-        click.echo(f"  {trial.recipe.label}: {trial.error}", err=True)
-        return
-    report = trial.variant.report
-    verdict = "; ".join(gate.reason for gate in gates)
-    passed = "passes" if all(gate.passed for gate in gates) else "fails"
-    size = format_bytes(report.size_bytes)
-    click.echo(f"  {trial.recipe.label}: {report.rate:.1f}x, {size}, {passed}: {verdict}", err=True)
+    class Lines(Watcher):
+        def outputs(self, outputs: Sequence[Output]) -> None:
+            for output in outputs:
+                why = f", as {output.reason}" if output.reason else ""
+                click.echo(f"output `{output.name}`: {output.label}{why}", err=True)
+
+        def trial(self, trial: Trial, gates: tuple[Gate, ...]) -> None:
+            if trial.variant is None:
+                click.echo(f"  {trial.recipe.label}: {trial.error}", err=True)
+                return
+            report = trial.variant.report
+            passed = "passes" if all(gate.passed for gate in gates) else "fails"
+            size = format_bytes(report.size_bytes)
+            text = f"{report.rate:.1f}x, {size}, {passed}: {_told(gates)}"
+            click.echo(f"  {trial.recipe.label}: {text}", err=True)
+
+        def confirmed(self, trial: Trial, confirmed: Confirmed) -> None:
+            verdict = "confirmed" if confirmed.passed else "not confirmed"
+            text = f"{trial.recipe.label}: {verdict} on other rows: {_told(confirmed.gates)}"
+            click.echo(text, err=True)
+
+    return Lines()
+
+
+def _told(gates: Sequence[Gate]) -> str:
+    """Return what failed, or everything when nothing did."""
+    return "; ".join(gate.reason for gate in [g for g in gates if not g.passed] or gates)
 
 
 def _explain(found: "Smallest", source: Path, output: Path) -> None:
-    from mlflow_compress.report.tables import format_bytes, format_drop, format_quality
+    from mlflow_compress.report.tables import format_bytes
 
     report = found.best.variant.report  # type: ignore[union-attr]
-    rows = f"{found.rows.rows} rows of {found.rows.name}"
     click.echo(
         f"{output}: {format_bytes(report.size_bytes)}, {report.rate:.1f} times smaller than the "
         f"weights of {source.name}"
     )
     click.echo(f"made by: {found.best.recipe.label}, the smallest of {len(found.trials)} tried")
-    drop = f", drop {format_drop(report)} points [95 %]" if report.accuracy else ""
-    click.echo(f"checked on {rows}: {format_quality(report)}{drop}")
-    for gate in found.gates.get(found.best.key, ()):
+    click.echo(f"confirmed on {found.rows.rows} rows that had no part in making or choosing it:")
+    for line in _numbers(found.confirmed[found.best.key].report):
+        click.echo(f"  {line}")
+    for gate in found.gates_of(found.best):
         click.echo(f"gate: {gate.reason}")
     missed = found.nearest_miss
     if missed is not None and missed.variant is not None:
-        failed = "; ".join(gate.reason for gate in found.gates[missed.key] if not gate.passed)
         size = format_bytes(missed.variant.report.size_bytes)
-        click.echo(f"next smaller: {missed.recipe.label}, {size}: {failed}")
+        click.echo(f"next smaller: {missed.recipe.label}, {size}: {_told(found.gates_of(missed))}")
     if found.is_lossless:
         click.echo("no lossy recipe passed the gate: this is the lossless result")
+
+
+def _numbers(report: Report) -> Iterator[str]:
+    """Yield each output's numbers, with their intervals, and the metric's."""
+    from mlflow_compress.measure.outputs import MEASURES
+    from mlflow_compress.report.tables import format_drop, format_quality
+
+    if report.accuracy is not None:
+        drop = f"drop {format_drop(report)} points [95 %]"
+        yield f"{report.accuracy.metric}: {format_quality(report)}, {drop}"
+    for output in () if report.fidelity is None else report.fidelity.outputs:
+        shown = []
+        for name, value in output.measures.items():
+            text = f"{name} {MEASURES[name].show(value)}"
+            interval = output.intervals.get(name)
+            if interval is not None:
+                ends = (MEASURES[name].show(end) for end in (interval.low, interval.high))
+                text += " [{}, {}]".format(*ends)
+            shown.append(text)
+        yield f"{output.output}: {', '.join(shown)}"

@@ -412,6 +412,12 @@ class TrialEvaluator:
                 raise DroppedError(reason, replace(report, accuracy=accuracy, fidelity=fidelity))
 
     @cached_property
+    def _read_by(self) -> tuple[str, ...]:
+        """The outputs that the metric reads, none when it does not say so."""
+        accuracy = self._accuracy(self.source_outputs)
+        return () if accuracy is None else tuple(filter(None, accuracy.output.split(", ")))
+
+    @cached_property
     def _order(self) -> np.ndarray:
         return draw_rows(self.evaluation.rows, self.seed)
 

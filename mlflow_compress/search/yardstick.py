@@ -86,6 +86,6 @@ def _refusal(
         )
     return (
         f"output {output!r} cannot be judged on {rows}: {worthless} passes ({found}); give rows "
-        f"that differ more or a tighter limit, say what the output is (data.outputs, or --output "
-        f"{output}=KIND), or leave it out (--output {output}=ignore)"
+        f"that differ more or a tighter limit, say what the output is (data.outputs, or --kind "
+        f"{output}=KIND), or leave it out (--kind {output}=ignore)"
     )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
-from mlflow_compress.targets.judging import is_out_of_reach, judge, limits_for
+from mlflow_compress.targets.judging import is_out_of_reach, judge, limits_for, target_limits
 from mlflow_compress.targets.limits import (
     QUALITY_SCALE,
     Limit,
@@ -75,6 +75,7 @@ __all__ = [
     "read_facts",
     "shipped_names",
     "target_data",
+    "target_limits",
     "upper",
     "verify",
     "why_not",

@@ -5,16 +5,18 @@ are known once a variant was measured.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, RUINED, Measure
 from mlflow_compress.records import Accuracy, Fidelity, Interval, OutputFidelity, Report
 from mlflow_compress.targets.limits import QUALITY_SCALE, Limit, LimitKind, Look, limits_of
-from mlflow_compress.targets.profile import FIDELITY_BOUNDS, Target
+from mlflow_compress.targets.profile import FIDELITY_BOUNDS, AccuracyLimits, Target, load_target
 from mlflow_compress.targets.readings import Reading, sound, stale
 
-__all__ = ["is_out_of_reach", "judge", "limits_for"]
+__all__ = ["is_out_of_reach", "judge", "limits_for", "target_limits"]
 
 _LEAST_SCALE = 0.01
 
@@ -30,6 +32,44 @@ def is_out_of_reach(target: Target, look: Look) -> bool:
     """Say whether any limit of a target is broken at the best that a look leaves room for."""
     limits = limits_for(target, look.fidelity, look.read_by)
     return any(limit.is_out_of_reach(look) for limit in limits)
+
+
+def target_limits(said: Mapping[str, float], more: Sequence[str]) -> AccuracyLimits:
+    """Return limits from a command line's options and ``[OUTPUT.]MEASURE=BOUND`` texts.
+
+    Args:
+        said: by the keys of a target's section ``accuracy``.
+        more: a bound on a measure of one output, or of all outputs that have it.
+
+    Raises:
+        ConfigError: one line that names the text, and what is allowed.
+    """
+    data: dict[str, Any] = dict(said)
+    for text in more:
+        name, equals, bound = text.rpartition("=")
+        output, _, measure = name.rpartition(".")
+        if not equals or not measure:
+            raise ConfigError(
+                f"--limit {text!r}: write [OUTPUT.]MEASURE=BOUND, such as error=0.001 or "
+                "boxes.recall=0.98"
+            )
+        try:
+            value = float(bound)
+        except ValueError:
+            raise ConfigError(f"--limit {text!r}: {bound!r} is no number") from None
+        if output:
+            data.setdefault("limits", {}).setdefault(output, {})[measure] = value
+        elif measure in FIDELITY_BOUNDS:
+            data[FIDELITY_BOUNDS[measure][0]] = value
+        else:
+            near = nearest(measure, tuple(MEASURES))
+            hint = f" (did you mean {near!r}?)" if near and near != measure else ""
+            raise ConfigError(
+                f"--limit {text!r}: of all outputs {', '.join(FIDELITY_BOUNDS)} can be limited, "
+                f"got {measure!r}{hint}; name the output for another: OUTPUT.{measure}={bound}"
+            )
+    target = {"name": "compress", "objective": "accuracy", "accuracy": data}
+    return load_target(target).accuracy
 
 
 def limits_for(

@@ -176,5 +176,5 @@ def test_the_command_line_says_the_same():
         {"kind": "boxes", "format": "cxcywh", "scores": 4, "threshold": 0.3, "nms": False},
     )
     for text in ("logits", "=classes", "y=", "y=boxes,4"):
-        with pytest.raises(ConfigError, match="--output"):
+        with pytest.raises(ConfigError, match="--kind"):
             parse_text(text)

@@ -45,14 +45,14 @@ def parse_text(text: str) -> tuple[str, dict[str, Any]]:
     kind, *pairs = rest.split(",")
     if not equals or not name or not kind:
         raise ConfigError(
-            f"--output {text!r}: write NAME=KIND, such as logits=classes or "
+            f"--kind {text!r}: write NAME=KIND, such as logits=classes or "
             "output0=boxes,format:cxcywh,scores:4"
         )
     found: dict[str, Any] = {"kind": kind}
     for pair in pairs:
         key, colon, value = pair.partition(":")
         if not colon:
-            raise ConfigError(f"--output {text!r}: {pair!r} must be key:value")
+            raise ConfigError(f"--kind {text!r}: {pair!r} must be key:value")
         found[key] = _value(value)
     return name, found
 
