@@ -22,7 +22,7 @@ from mlflow_compress.registry.order import (
     yardstick,
     yardstick_text,
 )
-from mlflow_compress.targets import Target
+from mlflow_compress.targets import Target, bound_of
 
 __all__ = ["best_for", "check", "closest", "decide", "feasible", "gap_text", "todays_rows"]
 
@@ -187,7 +187,7 @@ def _regresses(new: Variant, old: Variant, target: Target) -> bool:
 
     Numbers of different metrics or rows are not compared: each has passed its own gates.
     """
-    allowed = target.accuracy.max_drop
+    allowed = bound_of(target, "accuracy_drop")
     if allowed is None or new.report.accuracy is None or yardstick(new) != yardstick(old):
         return False
     return quality(old) - quality(new) > allowed

@@ -33,7 +33,7 @@ def test_the_list_and_the_page_show_what_is_there(address, visitor):
         "kiosk",
         "is the best of",
         "prune 0.5 · share 16",
-        "at most 2.0 kB",
+        "at most 2 kB",
         "w1",
     ):
         assert text in page, text

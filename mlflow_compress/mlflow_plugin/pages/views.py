@@ -24,7 +24,7 @@ from mlflow_compress.mlflow_plugin.pages.session import (
 )
 from mlflow_compress.records import Variant
 from mlflow_compress.registry.tags import read_number
-from mlflow_compress.targets import Target, shipped_names
+from mlflow_compress.targets import Target, bound_of, limits_of, shipped_names
 
 __all__ = ["failure", "index", "limit_lines", "model"]
 
@@ -116,15 +116,16 @@ def limit_lines(page: ModelPage) -> list[reporting.LimitLines]:
         newest = next(reversed(page.variants), None)
         if one.limits is None or newest is None:
             continue
-        size, wanted, report = one.limits.limits.size_bytes, one.limits.accuracy, newest.report
-        losses = []
+        target, report = one.limits, newest.report
+        size, losses = bound_of(target, "size"), list[float]()
         if report.accuracy is not None:
-            if wanted.max_drop is not None:
-                losses.append(100 * wanted.max_drop)
-            if wanted.min is not None:
-                losses.append(100 * (report.accuracy.source - wanted.min))
-        elif wanted.min_agreement is not None:
-            losses.append(100 * (1 - wanted.min_agreement))
+            drop, least = bound_of(target, "accuracy_drop"), bound_of(target, "accuracy")
+            if drop is not None:
+                losses.append(100 * drop)
+            if least is not None:
+                losses.append(100 * (report.accuracy.source - least))
+        elif (agreement := bound_of(target, "agreement")) is not None:
+            losses.append(100 * (1 - agreement))
         rate = report.source_bytes / size if size else None
         if rate is not None or losses:
             loss = min(losses) if losses else None
@@ -136,19 +137,8 @@ def _limits_text(target: Target | None) -> str:
     """Return what a target allows, in a line."""
     if target is None:
         return "not known here"
-    limits, wanted = target.limits, target.accuracy
-    parts = (
-        (limits.size_bytes, lambda v: f"at most {reporting.format_bytes(v)}"),
-        (limits.latency_p50_ms, lambda v: f"median within {v:g} ms"),
-        (limits.latency_p95_ms, lambda v: f"95 % of calls within {v:g} ms"),
-        (limits.memory_bytes, lambda v: f"memory up to {reporting.format_bytes(v)}"),
-        (wanted.min, lambda v: f"accuracy {100 * v:g} % or more"),
-        (wanted.max_drop, lambda v: f"at most {100 * v:g} points lost"),
-        (wanted.min_agreement, lambda v: f"{100 * v:g} % or more rows as the source"),
-        (wanted.max_kl, lambda v: f"KL divergence up to {v:g} nats"),
-    )
-    told = [say(value) for value, say in parts if value is not None]
-    return f"{'; '.join(told) or 'no limits'}; best {target.objective}"
+    texts = "; ".join(limit.text for limit in limits_of(target))
+    return f"{texts or 'no limits'}; best {target.objective}"
 
 
 def _row(variant: Variant, page: ModelPage) -> dict[str, Any]:
