@@ -23,6 +23,7 @@ from mlflow_compress.techniques.onnx_graph import (
     walk_graphs,
     walk_nodes,
 )
+from mlflow_compress.techniques.onnx_scopes import name_apart
 
 __all__ = ["normalize"]
 
@@ -43,6 +44,7 @@ def normalize(model: ModelProto) -> ModelProto:
         raise SourceError("the model's graph has no nodes; is this an ONNX model?")
     model = clone(model)
     _refuse_external(model)
+    name_apart(model)
     for graph in walk_graphs(model.graph):
         _constants_to_initializers(graph)
     _hoist_initializers(model)

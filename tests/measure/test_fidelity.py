@@ -117,7 +117,9 @@ def test_a_value_that_is_not_finite_breaks_its_row(kind, rng):
 def test_nan_never_wins_a_class():
     """NaN is the largest for argmax, and class 0 would look right."""
     source = np.array([[5.0, 1.0, 0.0]])
-    assert judged(np.full((1, 3), np.nan), source, "classes", "logits", 1).measures["agreement"] == 0
+    assert (
+        judged(np.full((1, 3), np.nan), source, "classes", "logits", 1).measures["agreement"] == 0
+    )
 
 
 def test_where_the_source_is_not_finite_nothing_is_asked(rng):
@@ -186,7 +188,9 @@ def test_sequences_are_compared_by_what_they_read():
         "edits": pytest.approx(1 / 5),
         "decoded": 0.5,
     }
-    tokens = judged(np.array([[4, 4, 1, 3]]), np.array([[4, 4, 1, 2]]), "sequence", ctc=False, end=1)
+    tokens = judged(
+        np.array([[4, 4, 1, 3]]), np.array([[4, 4, 1, 2]]), "sequence", ctc=False, end=1
+    )
     assert tokens.measures["edits"] == 0
 
 
