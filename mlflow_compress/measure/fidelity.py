@@ -193,7 +193,7 @@ _JUDGES = {
 def _errors(output: Output, given: Rows, wanted: Rows):  # type: ignore[no-untyped-def]
     rows = compare_values(output, given, wanted)
     error = rows.error
-    snr = math.inf if error <= 0 else -10 * math.log10(error) if error < math.inf else -math.inf
+    snr = -10 * math.log10(max(error, 1e-30)) if error < math.inf else -math.inf
     return {"error": error, "snr": snr, "r2": 1 - error}, rows
 
 

@@ -151,7 +151,6 @@ class Accuracy:
     drop_interval: Interval
     dataset: DatasetRef
     higher_is_better: bool = True
-    output: str = ""
 
     @property
     def score(self) -> float:

@@ -1,6 +1,7 @@
 """The gates of a target: what it limits and needs, checked on one variant, failing closed."""
 
 from mlflow_compress.records import Gate, Report, Variant
+from mlflow_compress.registry.unchanged import worse_than_source
 from mlflow_compress.targets import Target, is_limited, judge, lacks
 from mlflow_compress.targets.readings import (
     read_accuracy,
@@ -33,6 +34,9 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
         gates.append(Gate("quarantine", False, None, 0.0, reason))
     gates += [limit.gate(variant.report, rows) for limit in judge(target, variant.report)]
     gates.append(_rankable(variant.report, target, rows))
+    if all(gate.passed for gate in gates):
+        against = worse_than_source(variant, target)
+        gates += [] if against is None else [against]
     return tuple(gates)
 
 

@@ -15,7 +15,7 @@ from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Accuracy, Fidelity, Needs, Recipe, Report, Trial
 from mlflow_compress.search.front import Objective
 from mlflow_compress.search.goals import keeps_all, told_quality, told_rate, told_values
-from mlflow_compress.targets import Limit, Look, Target, is_out_of_reach, lacks, limits_of, upper
+from mlflow_compress.targets import Limit, Look, Target, is_out_of_reach, lacks, limits_of
 
 __all__ = ["LEVEL", "DroppedError", "Screen", "draw_rows"]
 

@@ -20,7 +20,7 @@ __all__ = ["is_out_of_reach", "judge", "limits_for", "target_limits"]
 
 _LEAST_SCALE = 0.01
 
-_BROKEN = Measure("broken", "most", "rows", "rows that are not finite", math.inf)
+_BROKEN = Measure("broken", "most", "rows", "rows that are not finite", 0.0)
 
 
 def judge(target: Target, report: Report) -> tuple[Limit, ...]:

@@ -26,9 +26,7 @@ def name_apart(model: ModelProto) -> None:
             _rename(inner, {}, used, taken)
 
 
-def _rename(
-    graph: GraphProto, outer: Mapping[str, str], used: set[str], taken: set[str]
-) -> None:
+def _rename(graph: GraphProto, outer: Mapping[str, str], used: set[str], taken: set[str]) -> None:
     """Name the values of a graph apart, and what it and its nested graphs read accordingly.
 
     Args:

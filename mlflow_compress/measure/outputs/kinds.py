@@ -21,14 +21,14 @@ class Measure:
         sense: whether a limit is the most or the least that is allowed.
         unit: ``share`` (0 to 1), ``dB``, ``nats``, or empty for a plain ratio.
         text: what it is, in a line.
-        worst: what stands for it when the output cannot be compared at all.
+        best: its value of an output that is the source's own.
     """
 
     name: str
     sense: Literal["most", "least"]
     unit: str
     text: str
-    worst: float
+    best: float
 
     def show(self, value: float) -> str:
         """Return a value with its unit, for a person."""
@@ -37,22 +37,25 @@ class Measure:
         return f"{value:.4g} {self.unit}".rstrip()
 
 
+_CLEAN = 300.0
+"""dB, of an error that is nothing."""
+
 MEASURES: Mapping[str, Measure] = {
     one.name: one
     for one in (
-        Measure("agreement", "least", "share", "rows or positions of the source's class", 0.0),
-        Measure("kl", "most", "nats", "mean KL divergence from the source's", float("inf")),
-        Measure("error", "most", "", "power of the error over the output's variance", float("inf")),
-        Measure("snr", "least", "dB", "signal-to-noise ratio, of the same error", float("-inf")),
-        Measure("r2", "least", "", "R², 1 minus the error", float("-inf")),
-        Measure("cosine", "least", "", "mean cosine similarity with the source's", -1.0),
-        Measure("cosine_low", "least", "", "mean cosine of the worst 1 % of the rows", -1.0),
-        Measure("neighbours", "least", "share", "rows with the source's nearest neighbour", 0.0),
-        Measure("precision", "least", "share", "boxes that the source has too", 0.0),
-        Measure("recall", "least", "share", "boxes of the source that are found", 0.0),
-        Measure("map", "least", "share", "mean average precision against the source's boxes", 0.0),
-        Measure("edits", "most", "share", "edits per symbol that the source reads", float("inf")),
-        Measure("decoded", "least", "share", "rows that read as the source reads them", 0.0),
+        Measure("agreement", "least", "share", "rows or positions of the source's class", 1.0),
+        Measure("kl", "most", "nats", "mean KL divergence from the source's", 0.0),
+        Measure("error", "most", "", "power of the error over the output's variance", 0.0),
+        Measure("snr", "least", "dB", "signal-to-noise ratio, of the same error", _CLEAN),
+        Measure("r2", "least", "", "R², 1 minus the error", 1.0),
+        Measure("cosine", "least", "", "mean cosine similarity with the source's", 1.0),
+        Measure("cosine_low", "least", "", "mean cosine of the worst 1 % of the rows", 1.0),
+        Measure("neighbours", "least", "share", "rows with the source's nearest neighbour", 1.0),
+        Measure("precision", "least", "share", "boxes that the source has too", 1.0),
+        Measure("recall", "least", "share", "boxes of the source that are found", 1.0),
+        Measure("map", "least", "share", "mean average precision against the source's boxes", 1.0),
+        Measure("edits", "most", "share", "edits per symbol that the source reads", 0.0),
+        Measure("decoded", "least", "share", "rows that read as the source reads them", 1.0),
     )
 }
 
