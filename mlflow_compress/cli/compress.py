@@ -119,7 +119,7 @@ def _explain(found: "Smallest", source: Path, output: Path) -> None:
         f"weights of {source.name}"
     )
     click.echo(f"made by: {found.best.recipe.label}, the smallest of {len(found.trials)} tried")
-    drop = f", drop {format_drop(report)} points [95 %]" if report.accuracy else ""
+    drop = f", drop {format_drop(report, with_unit=True)} [95 %]" if report.accuracy else ""
     click.echo(f"checked on {rows}: {format_quality(report)}{drop}")
     for gate in found.gates.get(found.best.key, ()):
         click.echo(f"gate: {gate.reason}")

@@ -21,6 +21,13 @@ from mlflow_compress.records.kinds import (
     Variant,
 )
 from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
+from mlflow_compress.records.units import (
+    change_unit,
+    format_change,
+    format_drop,
+    format_score,
+    shown_change,
+)
 
 __all__ = [
     "Accuracy",
@@ -42,7 +49,12 @@ __all__ = [
     "Trial",
     "Variant",
     "canonical_json",
+    "change_unit",
     "digest_of",
+    "format_change",
+    "format_drop",
+    "format_score",
     "from_dict",
+    "shown_change",
     "to_dict",
 ]

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from mlflow_compress.records import Gate, Latency, Variant
+from mlflow_compress.records import Gate, Latency, Variant, change_unit, shown_change
 from mlflow_compress.targets import Target, format_ms, format_size, is_limited, lacks
 
 __all__ = ["check", "latency_for"]
@@ -68,7 +69,9 @@ def check(variant: Variant, target: Target, rows: str | None = None) -> tuple[Ga
         gates.append(_at_least("accuracy", _least_accuracy(variant, rows), accuracy.min))
     if accuracy.max_drop is not None:
         drop = _drop(variant, rows, accuracy.confidence)
-        gates.append(_at_most("accuracy_drop", drop, accuracy.max_drop, _points))
+        unit = variant.report.accuracy.unit if variant.report.accuracy else "share"
+        show = partial(_change, unit=unit)
+        gates.append(_at_most("accuracy_drop", drop, accuracy.max_drop, show))
     if accuracy.min_agreement is not None:
         agreement = _fidelity(variant, rows, "agreement", 1.0)
         gates.append(_at_least("agreement", agreement, accuracy.min_agreement))
@@ -95,8 +98,8 @@ def _at_least(name: str, metric: _Metric, limit: float) -> Gate:
     return Gate(name, passed, metric.value, float(limit), reason)
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:.4g} points"
+def _change(value: float, unit: str) -> str:
+    return f"{shown_change(value, unit):.4g} {change_unit(unit)}".rstrip()
 
 
 def _runnable(variant: Variant, target: Target) -> Gate:
@@ -144,7 +147,7 @@ def _accuracy(variant: Variant, rows: str | None) -> _Metric:
         return _Metric(None, "accuracy was not measured (data without labels?)")
     if stale := _stale(accuracy.dataset.digest, rows):
         return _Metric(None, f"accuracy: {stale}")
-    return _sound("accuracy", accuracy.value, 0, 1 if accuracy.higher_is_better else math.inf)
+    return _sound("accuracy", accuracy.value, *accuracy.range)
 
 
 def _least_accuracy(variant: Variant, rows: str | None) -> _Metric:
@@ -164,7 +167,7 @@ def _drop(variant: Variant, rows: str | None, confidence: float | None) -> _Metr
     stale = _stale(accuracy.dataset.digest, rows)
     if stale:
         return _Metric(None, f"accuracy drop: {stale}")
-    most = 1 if accuracy.higher_is_better else math.inf  # an error may be of any size
+    most = accuracy.largest_drop
     drop = _sound("accuracy drop", accuracy.drop, -most, most)
     if drop.value is None or confidence is None:
         return drop
