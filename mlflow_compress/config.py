@@ -18,6 +18,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DataRef",
+    "MetricConfig",
     "RecipeSpec",
     "SearchConfig",
     "TargetSpec",
@@ -45,6 +46,17 @@ class DataRef(_Strict):
     name: str | None = Field(default=None, description="what the dataset is called in MLflow")
 
 
+class MetricConfig(_Strict):
+    """A metric, and what is to be different about it."""
+
+    name: str = Field(min_length=1, description="a metric's name, or module:function")
+    output: str | None = Field(default=None, description="the output that it reads")
+    higher_is_better: bool | None = Field(default=None, description="false for an error")
+    unit: str | None = Field(
+        default=None, description="share (shown as %), points, a text such as dB, or empty"
+    )
+
+
 class DataConfig(_Strict):
     """What techniques may look at, and what variants are scored on."""
 
@@ -55,7 +67,13 @@ class DataConfig(_Strict):
         default=None, description="rows that techniques may train on, with or without labels"
     )
     evaluation: str | DataRef = Field(description="rows that source and variants are scored on")
-    metric: str = Field(default="accuracy", description="a metric's name, or module:function")
+    metric: str | MetricConfig = Field(
+        default="accuracy",
+        description="a metric's name, or module:function, perhaps with the output that it reads",
+    )
+    labels: Literal["data", "source"] = Field(
+        default="data", description="source takes the source's own outputs as labels"
+    )
 
     @staticmethod
     def ref(value: str | DataRef) -> DataRef:

@@ -217,7 +217,7 @@ def smallest(
     work_dir: Path,
     calibration: measure.Dataset | None = None,
     evaluation: measure.Dataset | None = None,
-    metric: str = "accuracy",
+    metric: str | measure.MetricSpec = "accuracy",
     profile: Profile = "portable",
     effort: int = 3,
     plan: Sequence[Ladder] | None = None,
@@ -233,7 +233,7 @@ def smallest(
         calibration: inputs that techniques may look at. Without ``evaluation`` every fourth row
             is held back for the gate.
         evaluation: rows for the gate, with labels when ``limits.max_drop`` is set.
-        metric: the accuracy metric's name, or ``module:function``.
+        metric: the accuracy metric; see :func:`mlflow_compress.measure.find_metric`.
         profile: ``portable`` or ``compact``.
         effort: 1 (seconds) to 5.
         plan: what to try, in place of the ladders of ``effort``.
@@ -249,10 +249,11 @@ def smallest(
         if calibration is None:
             raise ConfigError("rows are needed to check the result: give --calibration")
         calibration, evaluation = split_rows(calibration)
-    if limits.max_drop is not None and evaluation.labels is None:
+    takes_source = measure.MetricSpec.of(metric).labels == "source"
+    if limits.max_drop is not None and not (evaluation.has_labels or takes_source):
         raise ConfigError(
             f"--max-drop needs labels, and data {evaluation.name!r} has none: add an array "
-            "'labels', or use --min-agreement"
+            "'labels', take the source's outputs with --labels source, or use --min-agreement"
         )
     normal = techniques.normalize(model)
     evaluator = TrialEvaluator(

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -29,6 +29,13 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option("--evaluation", metavar="DATA", help="Rows to check the result on, with labels.")
 @click.option("--metric", default="accuracy", show_default=True, help="Or module:function.")
+@click.option(
+    "--labels",
+    type=click.Choice(["data", "source"]),
+    default="data",
+    show_default=True,
+    help="source takes IN.onnx's own outputs as labels.",
+)
 @click.option("--max-drop", type=float, help="Largest drop of the metric [0.005 with labels].")
 @click.option(
     "--min-agreement",
@@ -49,7 +56,7 @@ _FRACTION = click.FloatRange(0, 1)
 @FORCE
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
-    force: bool, **options: Any,
+    metric: str, labels: Literal["data", "source"], force: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make IN.onnx as small as it gets while it still does its job.
 
@@ -57,13 +64,14 @@ def compress(
     --max-drop, without labels the result has to agree with IN.onnx on rows that were not used to
     make it. Exits with 3 when nothing but lossless packing passes; that result is then written.
     """
-    from mlflow_compress.measure import load_dataset
+    from mlflow_compress.measure import MetricSpec, load_dataset
     from mlflow_compress.smallest import smallest, write
 
     check_output(output, source, force)
     model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation)
-    limits = _limits(rows is not None and rows.labels is not None, options)
+    has_labels = labels == "source" or (rows is not None and rows.has_labels)
+    limits = _limits(has_labels, options)
     with ScratchFolder() as folder:
         found = smallest(
             model,
@@ -71,6 +79,7 @@ def compress(
             work_dir=Path(folder),
             calibration=None if calibration is None else load_dataset(calibration),
             evaluation=rows,
+            metric=MetricSpec(metric, labels=labels),
             on_trial=_show_trial,
             **options,
         )

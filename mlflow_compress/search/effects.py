@@ -62,7 +62,7 @@ def sensitivity(
     context: Context,
     levels: Mapping[str, Sequence[float]] = LEVELS,
     *,
-    metric: str = "accuracy",
+    metric: str | measure.MetricSpec = "accuracy",
     by_layer: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     options: Mapping[str, str] = {},
 ) -> tuple[Effect, ...]:
@@ -116,7 +116,7 @@ def _effect(
     source: ModelProto,
     reference: Mapping[str, np.ndarray],
     evaluation: measure.Dataset,
-    metric: str,
+    metric: str | measure.MetricSpec,
     parts: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> Effect:
     outputs = reference
@@ -124,8 +124,8 @@ def _effect(
         outputs = measure.run(measure.open_session(model), evaluation)
     fidelity = measure.measure_fidelity(outputs, reference, evaluation)
     accuracy = float("nan")
-    if evaluation.labels is not None:
-        accuracy = measure.score(outputs, evaluation, metric)
+    if evaluation.has_labels or measure.MetricSpec.of(metric).labels == "source":
+        accuracy = measure.score(outputs, evaluation, metric, reference)
     stored = [t for t in model.graph.initializer if t.name in parts or t.name == layer]
     return Effect(
         layer,
