@@ -14,6 +14,7 @@ INSTALL = [
     "onnxruntime>=1.32",
     "numpy>=2.0",
     "scipy>=1.15",
+    "scikit-learn>=1.9",
     "optuna>=5.0",
     "click>=8.1",
     "packaging>=24.0",
@@ -33,6 +34,8 @@ INSTALL = [
 DASK = ["dask>=2026.3", "distributed>=2026.3"]
 RAY = ["ray>=2.55"]
 TORCH = ["torch>=2.13", "onnxscript>=0.7"]
+TEXT = ["jiwer>=4.0"]
+BOXES = ["pycocotools>=2.0.11"]
 TEST = [
     "pytest>=9.0",
     "pytest-xdist>=3.8",
@@ -43,6 +46,8 @@ TEST = [
     "mlflow[auth]>=3.17",
     *DASK,
     *RAY,
+    *TEXT,
+    *BOXES,
 ]
 # What benchmarks/packing.py measures beside the project. nncodec is left out: it states numpy<2
 # (`make bench` installs it without its dependencies). zipnn needs torch.
@@ -103,11 +108,13 @@ setup(
         "torch": TORCH,
         "dask": DASK,
         "ray": RAY,
+        "text": TEXT,
+        "boxes": BOXES,
         "demo": [*TORCH, "mlxtend>=0.25"],
         "test": TEST,
         "lint": LINT,
         "bench": BENCH,
-        "all": [*TORCH, *DASK, *RAY],
+        "all": [*TORCH, *DASK, *RAY, *TEXT, *BOXES],
     },
     entry_points={
         "console_scripts": ["mlflow-compress = mlflow_compress.cli.main:main"],
@@ -139,6 +146,31 @@ setup(
             "shrink = mlflow_compress.techniques.shrink:TECHNIQUE",
             "trim = mlflow_compress.techniques.trim:TECHNIQUE",
             "weight_only = mlflow_compress.techniques.weight_only:TECHNIQUE",
+        ],
+        "mlflow_compress.metrics": [
+            "accuracy = mlflow_compress.measure.metrics.classification:ACCURACY",
+            "average_precision = mlflow_compress.measure.metrics.ranking:AVERAGE_PRECISION",
+            "balanced_accuracy = mlflow_compress.measure.metrics.classification:BALANCED_ACCURACY",
+            "cer = mlflow_compress.measure.metrics.text:CER",
+            "coco_map = mlflow_compress.measure.metrics.boxes:COCO_MAP",
+            "cosine = mlflow_compress.measure.metrics.regression:COSINE",
+            "dice = mlflow_compress.measure.metrics.segmentation:DICE",
+            "f1 = mlflow_compress.measure.metrics.classification:F1",
+            "iou = mlflow_compress.measure.metrics.segmentation:IOU",
+            "mae = mlflow_compress.measure.metrics.regression:MAE",
+            "mlflow = mlflow_compress.mlflow_plugin.metrics:MLFLOW",
+            "nearest_neighbour = mlflow_compress.measure.metrics.retrieval:NEAREST_NEIGHBOUR",
+            "pearson = mlflow_compress.measure.metrics.regression:PEARSON",
+            "perplexity = mlflow_compress.measure.metrics.text:PERPLEXITY",
+            "r2 = mlflow_compress.measure.metrics.regression:R2",
+            "recall = mlflow_compress.measure.metrics.retrieval:RECALL",
+            "rmse = mlflow_compress.measure.metrics.regression:RMSE",
+            "roc_auc = mlflow_compress.measure.metrics.ranking:ROC_AUC",
+            "si_sdr = mlflow_compress.measure.metrics.signal:SI_SDR",
+            "spearman = mlflow_compress.measure.metrics.regression:SPEARMAN",
+            "top = mlflow_compress.measure.metrics.classification:TOP",
+            "top-1 = mlflow_compress.measure.metrics.classification:TOP_1",
+            "wer = mlflow_compress.measure.metrics.text:WER",
         ],
         "mlflow_compress.executors": [
             "inline = mlflow_compress.search.executors:Inline",

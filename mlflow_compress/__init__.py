@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow_compress.api import compress
+    from mlflow_compress.declared import metric
     from mlflow_compress.job import Outcome
 
-__all__ = ["Outcome", "compress"]
+__all__ = ["Outcome", "compress", "metric"]
 
-_HOMES = {"compress": "mlflow_compress.api", "Outcome": "mlflow_compress.job"}
+_HOMES = {
+    "compress": "mlflow_compress.api",
+    "Outcome": "mlflow_compress.job",
+    "metric": "mlflow_compress.declared",
+}
 
 
 def __getattr__(name: str) -> Any:

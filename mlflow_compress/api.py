@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlflow_compress import job, measure
 from mlflow_compress.config import absolute_paths, parse_config
 from mlflow_compress.errors import ConfigError
@@ -23,7 +21,8 @@ def compress(
     recipe: Sequence[Any] | None = None,
     recipes: Sequence[Sequence[Any]] | None = None,
     targets: Sequence[str | Mapping[str, Any]] = (),
-    metric: str = "accuracy",
+    metric: str | Mapping[str, Any] = "accuracy",
+    labels: str = "data",
     search: Mapping[str, Any] | None = None,
     register_as: str | None = None,
     experiment: str | None = None,
@@ -38,11 +37,14 @@ def compress(
         data: the evaluation rows, or a mapping with ``evaluation`` and perhaps ``calibration`` and
             ``train``.
             Rows are a path (``.npz``, ``.csv``, ``.parquet``), ``module:function``, or a mapping
-            from input names to arrays of [rows, ...], with labels under ``labels``.
+            from input names to arrays of [rows, ...], with labels under ``labels`` or
+            ``labels.NAME``.
         recipe: the only recipe, its settings perhaps with ranges, as in ``compress.yaml``.
         recipes: several recipes; by default a few that need no calibration data.
         targets: names of shipped profiles, YAML files, or profiles written out.
-        metric: name of the accuracy metric, or ``module:function``.
+        metric: name of the accuracy metric, or ``module:function``; or a mapping with ``name`` and
+            perhaps ``output``, ``higher_is_better`` and ``unit``.
+        labels: ``data``, or ``source`` for the source's own outputs.
         search: the keys of the section ``search`` of ``compress.yaml``.
         register_as: registered model of the variants; by default the source's name and ``-edge``.
         experiment: MLflow experiment; by default ``register_as``.
@@ -58,7 +60,7 @@ def compress(
     refs, datasets = _data(data)
     plain: dict[str, Any] = {
         "source": source if isinstance(source, str) else _name(source),
-        "data": {"metric": metric, **refs},
+        "data": {"metric": metric, "labels": labels, **refs},
         "recipe": recipe,
         "recipes": recipes,
         "targets": list(targets),
@@ -95,9 +97,7 @@ def _data(data: Any) -> tuple[dict[str, Any], dict[str, measure.Dataset]]:
         elif isinstance(rows, measure.Dataset):
             datasets[role], refs[role] = rows, _IN_MEMORY
         elif isinstance(rows, Mapping):
-            arrays = {str(key): np.asarray(value) for key, value in rows.items()}
-            labels = arrays.pop("labels", None)
-            datasets[role], refs[role] = measure.Dataset(arrays, labels, role), _IN_MEMORY
+            datasets[role], refs[role] = measure.Dataset.of(rows, role), _IN_MEMORY
         else:
             raise ConfigError(
                 f"data.{role}: must be a path, module:function or a mapping from input names to "

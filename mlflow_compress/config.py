@@ -19,6 +19,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DataRef",
+    "MetricConfig",
     "RecipeSpec",
     "SearchConfig",
     "TargetSpec",
@@ -61,6 +62,17 @@ def _check_output(value: Any) -> Any:
 OutputSpec = Annotated[str | dict[str, Any], BeforeValidator(_check_output)]
 
 
+class MetricConfig(_Strict):
+    """A metric, and what is to be different about it."""
+
+    name: str = Field(min_length=1, description="a metric's name, or module:function")
+    output: str | None = Field(default=None, description="the output that it reads")
+    higher_is_better: bool | None = Field(default=None, description="false for an error")
+    unit: str | None = Field(
+        default=None, description="share (shown as %), points, a text such as dB, or empty"
+    )
+
+
 class DataConfig(_Strict):
     """What techniques may look at, and what variants are scored on."""
 
@@ -71,11 +83,17 @@ class DataConfig(_Strict):
         default=None, description="rows that techniques may train on, with or without labels"
     )
     evaluation: str | DataRef = Field(description="rows that source and variants are scored on")
-    metric: str = Field(default="accuracy", description="a metric's name, or module:function")
     outputs: dict[str, OutputSpec] = Field(
         default={},
         description="what outputs are, where that is not told rightly: classes, values, embedding, "
         "boxes, sequence, state or ignore, or a mapping with kind and its settings",
+    )
+    metric: str | MetricConfig = Field(
+        default="accuracy",
+        description="a metric's name, or module:function, perhaps with the output that it reads",
+    )
+    labels: Literal["data", "source"] = Field(
+        default="data", description="source takes the source's own outputs as labels"
     )
 
     @staticmethod

@@ -184,8 +184,7 @@ def _look_at_layers(
     rows = evaluator.calibration or evaluator.evaluation
     context = techniques.Context(calibration=rows.inputs, seed=evaluator.seed)
     # Labels of other rows than the evaluation's need not fit the metric, and are not needed.
-    labels = rows.labels if rows is evaluator.evaluation else None
-    scored = measure.Dataset(rows.inputs, labels, rows.name)
+    scored = rows if rows is evaluator.evaluation else measure.Dataset(rows.inputs, name=rows.name)
     mode, space = plan.config.search.sensitivity, plan.space
     bounds = () if mode is True else bind(space, evaluator.source)
     effects = sensitivity(
@@ -199,7 +198,7 @@ def _look_at_layers(
     )
     notes: list[str] = []
     if mode in ("shrink", "both"):
-        space, cuts = shrink(space, bounds, effects, plan.targets, scored.rows, evaluator.metric)
+        space, cuts = shrink(space, bounds, effects, plan.targets, scored.rows, evaluator.spec.name)
         notes.append(f"space cut: {'; '.join(cuts) or 'nothing'}")
     initial: list[Point] = []
     if mode in ("seed", "both") and plan.strategy.points(space) is None:

@@ -39,7 +39,14 @@ if TYPE_CHECKING:
 
     from mlflow_compress.nas import Supernet
 
-__all__ = ["DEFAULT_RECIPES", "Plan", "make_evaluator", "make_executor", "make_plan"]
+__all__ = [
+    "DEFAULT_RECIPES",
+    "Plan",
+    "make_evaluator",
+    "make_executor",
+    "make_plan",
+    "metric_of",
+]
 
 DEFAULT_RECIPES: list[Any] = [
     [
@@ -98,7 +105,7 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     calibration = given.get("calibration") or _load_optional(config.data.calibration, "calibration")
     train = given.get("train") or _load_optional(config.data.train, "train")
     _check_rows(space, where, calibration, train)
-    _check_labels(targets, evaluation)
+    _check_labels(config.data, targets, evaluation)
     objectives = _objectives(config, targets, evaluation)
     trials = int(min(config.search.trials, space.size))
     _check_workers(config)
@@ -166,16 +173,26 @@ def _check_workers(config: Config) -> None:
         )
 
 
-def _check_labels(targets: Sequence[Target], evaluation: measure.Dataset) -> None:
-    if evaluation.labels is not None:
+def metric_of(data: DataConfig) -> measure.MetricSpec:
+    """Return the metric that a configuration asks for."""
+    told = {"name": data.metric} if isinstance(data.metric, str) else data.metric.model_dump()
+    return measure.MetricSpec(**told, labels=data.labels)
+
+
+def _is_labelled(data: DataConfig, evaluation: measure.Dataset) -> bool:
+    return evaluation.has_labels or data.labels == "source"
+
+
+def _check_labels(data: DataConfig, targets: Sequence[Target], evaluation: measure.Dataset) -> None:
+    if _is_labelled(data, evaluation):
         return
     for target in targets:
         for key in ("min", "max_drop"):
             if getattr(target.accuracy, key) is not None:
                 raise ConfigError(
                     f"target {target.name!r}: accuracy.{key} needs labels, and data.evaluation "
-                    f"{evaluation.name!r} has none: add an array 'labels', or use min_agreement "
-                    "or max_kl"
+                    f"{evaluation.name!r} has none: add an array 'labels', set data.labels: "
+                    "source, or use min_agreement or max_kl"
                 )
 
 
@@ -183,7 +200,8 @@ def _objectives(
     config: Config, targets: Sequence[Target], evaluation: measure.Dataset
 ) -> tuple[Objective, ...]:
     """Return what the search goes for: what is asked, or what fits the targets and the rows."""
-    quality = "fidelity" if evaluation.labels is None else "accuracy"
+    is_labelled = _is_labelled(config.data, evaluation)
+    quality = "accuracy" if is_labelled else "fidelity"
     rewarded = [target for target in targets if target.reward is not None]
     all_rewarded = bool(targets) and len(rewarded) == len(targets)
     default = ("reward",) if all_rewarded else ("rate", quality)
@@ -192,7 +210,7 @@ def _objectives(
         if name not in (*OBJECTIVES, "reward"):
             allowed = ", ".join((*OBJECTIVES, "reward"))
             raise ConfigError(f"search.objectives: must be among {allowed}, got {name!r}")
-        if name == "accuracy" and evaluation.labels is None:
+        if name == "accuracy" and not is_labelled:
             raise ConfigError("search.objectives: accuracy needs labels; use fidelity")
         if name in ("latency", "reward") and config.search.latency_rounds == 0:
             raise ConfigError(f"search.objectives: {name} needs search.latency_rounds above 0")
@@ -227,7 +245,7 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         calibration=None if calibration is None else measure.check_fits(calibration, normal),
         train=None if train is None else measure.check_fits(train, normal),
         work_dir=work_dir,
-        metric=config.data.metric,
+        metric=metric_of(config.data),
         threads=tuple(sorted({t.execution.threads for t in plan.targets} or {1})),
         latency_rounds=config.search.latency_rounds,
         seed=config.search.seed,

@@ -11,7 +11,7 @@ from mlflow_compress.mlflow_plugin import connect
 from mlflow_compress.mlflow_plugin.about import plugin_version
 from mlflow_compress.mlflow_plugin.job_runs import JobRuns
 from mlflow_compress.mlflow_plugin.source import identify, source_name
-from mlflow_compress.plan import Plan, make_plan
+from mlflow_compress.plan import Plan, make_plan, metric_of
 from mlflow_compress.records import Decision, Variant, digest_of
 from mlflow_compress.registry.retry import without_password
 from mlflow_compress.targets.profile import target_data
@@ -129,7 +129,7 @@ def _job_key(plan: Plan, content: str, name: str) -> str:
             "source": content,
             "register_as": name,
             "config": data,
-            "metric": config.data.metric,
+            "metric": metric_of(config.data).plain,
             "evaluation": _digest(plan.evaluation),
             "calibration": _digest(plan.calibration),
             "train": _digest(plan.train),

@@ -249,7 +249,7 @@ def smallest(
     calibration: measure.Dataset | None = None,
     evaluation: measure.Dataset | None = None,
     outputs: Mapping[str, str | Mapping[str, Any]] | None = None,
-    metric: str = "accuracy",
+    metric: str | measure.MetricSpec = "accuracy",
     profile: Profile = "portable",
     effort: int = 3,
     plan: Sequence[Ladder] | None = None,
@@ -267,7 +267,7 @@ def smallest(
         evaluation: rows for the gate, with labels when a limit needs them. Half of them choose,
             half confirm.
         outputs: what outputs are, by name, where that is not to be told.
-        metric: the accuracy metric's name, or ``module:function``.
+        metric: the accuracy metric; see :func:`mlflow_compress.measure.find_metric`.
         profile: ``portable`` or ``compact``.
         effort: 1 (seconds) to 5.
         plan: what to try, in place of the ladders of ``effort``.
@@ -285,7 +285,8 @@ def smallest(
         calibration, evaluation = split_rows(calibration)
     watcher = watcher or Watcher()
     target = Target("compress", accuracy=limits)
-    _check_labels(target, evaluation)
+    if measure.MetricSpec.of(metric).labels != "source":
+        _check_labels(target, evaluation)
     normal = techniques.normalize(model)
     evaluation = measure.check_fits(evaluation, normal)
     kinds = look_at_source(model, normal, evaluation, outputs)
@@ -324,11 +325,12 @@ def smallest(
 
 def _check_labels(target: Target, evaluation: measure.Dataset) -> None:
     labelled = next((limit.key for limit in limits_of(target) if limit.source == "labels"), None)
-    if labelled is not None and evaluation.labels is None:
+    if labelled is not None and not evaluation.has_labels:
         option = labelled.removeprefix("accuracy.").replace("_", "-")
         raise ConfigError(
             f"--{option} needs labels, and data {evaluation.name!r} has none: add an array "
-            "'labels', or use --min-agreement"
+            "'labels', take the source's outputs with --labels source, or limit what needs none, "
+            "such as --min-agreement"
         )
 
 

@@ -19,7 +19,7 @@ def loaded_after(statement):
 
 
 def test_public_names():
-    assert mlflow_compress.__all__ == ["Outcome", "compress"]
+    assert mlflow_compress.__all__ == ["Outcome", "compress", "metric"]
     for name in mlflow_compress.__all__:
         assert getattr(mlflow_compress, name).__doc__
 

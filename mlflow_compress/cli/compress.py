@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -31,6 +31,13 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option("--evaluation", metavar="DATA", help="Rows to check the result on, with labels.")
 @click.option("--metric", default="accuracy", show_default=True, help="Or module:function.")
+@click.option(
+    "--labels",
+    type=click.Choice(["data", "source"]),
+    default="data",
+    show_default=True,
+    help="source takes IN.onnx's own outputs as labels.",
+)
 @click.option("--max-drop", type=float, help="Largest drop of the metric [0.005 with labels].")
 @click.option(
     "--min-agreement",
@@ -66,7 +73,8 @@ _FRACTION = click.FloatRange(0, 1)
 @FORCE
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
-    limits: tuple[str, ...], kinds: tuple[str, ...], force: bool, **options: Any,
+    limits: tuple[str, ...], kinds: tuple[str, ...], metric: str,
+    labels: Literal["data", "source"], force: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make IN.onnx as small as it gets while it still does its job.
 
@@ -75,14 +83,15 @@ def compress(
     metric may drop by --max-drop. Exits with 3 when nothing but lossless packing passes; that
     result is then written.
     """
-    from mlflow_compress.measure import load_dataset
+    from mlflow_compress.measure import MetricSpec, load_dataset
     from mlflow_compress.measure.outputs import parse_text
     from mlflow_compress.smallest import smallest, write
 
     check_output(output, source, force)
     model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation)
-    wanted = _limits(rows is not None and rows.labels is not None, limits, options)
+    has_labels = labels == "source" or (rows is not None and rows.has_labels)
+    wanted = _limits(has_labels, limits, options)
     with ScratchFolder() as folder:
         found = smallest(
             model,
@@ -91,6 +100,7 @@ def compress(
             calibration=None if calibration is None else load_dataset(calibration),
             evaluation=rows,
             outputs=dict(map(parse_text, kinds)),
+            metric=MetricSpec(metric, labels=labels),
             watcher=_lines(),
             **options,
         )
@@ -179,7 +189,7 @@ def _numbers(report: Report) -> Iterator[str]:
     from mlflow_compress.report.tables import format_drop, format_quality
 
     if report.accuracy is not None:
-        drop = f"drop {format_drop(report)} points [95 %]"
+        drop = f"drop {format_drop(report, with_unit=True)} [95 %]"
         yield f"{report.accuracy.metric}: {format_quality(report)}, {drop}"
     for output in () if report.fidelity is None else report.fidelity.outputs:
         shown = []

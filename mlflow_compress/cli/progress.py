@@ -15,7 +15,7 @@ from rich.progress import (
 
 from mlflow_compress.job import Watcher
 from mlflow_compress.records import Trial
-from mlflow_compress.report.tables import format_bytes, format_drop
+from mlflow_compress.report.tables import format_bytes, format_drop, format_quality
 from mlflow_compress.techniques.train_data import Epoch
 
 __all__ = ["progress"]
@@ -40,7 +40,7 @@ def _outcome(trial: Trial) -> str:
     report = trial.variant.report
     text = f"{report.rate:.1f}x, {format_bytes(report.size_bytes)}"
     if report.accuracy is not None:
-        text += f", {100 * report.accuracy.value:.2f} %, drop {format_drop(report)} points"
+        text += f", {format_quality(report)}, drop {format_drop(report, with_unit=True)}"
     elif report.fidelity is not None:
         text += f", {report.fidelity.text} with the source"
     return text + (" (reused)" if trial.state == "reused" else "")

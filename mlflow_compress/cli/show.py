@@ -12,6 +12,7 @@ from rich.table import Table
 from mlflow_compress.job import Outcome
 from mlflow_compress.records import Variant
 from mlflow_compress.report.tables import (
+    drop_head,
     format_bytes,
     format_drop,
     format_latency,
@@ -58,7 +59,8 @@ def _print_table(outcome: Outcome) -> None:
     # Where there is no room, texts are folded and numbers stay whole.
     table.add_column("v", justify="right", no_wrap=True)
     table.add_column("variant", overflow="fold")
-    for name in ("rate", "accuracy", "drop [95 %], pts", "size", "latency"):
+    drop = drop_head(variant.report for variant in outcome.registered)
+    for name in ("rate", "accuracy", drop, "size", "latency"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("won", overflow="fold")
     for variant in sorted(outcome.registered, key=lambda v: v.report.size_bytes):

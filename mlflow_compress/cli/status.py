@@ -18,6 +18,7 @@ from mlflow_compress.cli.registered import (
     when,
 )
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.records import format_score
 
 if TYPE_CHECKING:
     from mlflow_compress.registry import TargetStatus
@@ -54,7 +55,7 @@ def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
             "-" if one.version is None else str(one.version),
             one.recipe or "-",
             "-" if one.rate is None else f"{one.rate:.1f}x",
-            "-" if one.accuracy is None else f"{100 * one.accuracy:.2f} %",
+            "-" if one.accuracy is None else format_score(one.accuracy, one.accuracy_unit),
             _latency(one),
             when(one.since_ms),
             one.run_id or "-",

@@ -8,7 +8,7 @@ from mlflow_compress.measure.fidelity import measure_fidelity
 from mlflow_compress.measure.latency import drift_of, is_tie, measure_latency
 from mlflow_compress.measure.layers import layer_reports, stage_reports
 from mlflow_compress.measure.load import check_fits, load_dataset
-from mlflow_compress.measure.metrics import find_metric, metric_names
+from mlflow_compress.measure.metrics import Metric, MetricSpec, find_metric, metric_names
 from mlflow_compress.measure.outputs import tell_outputs
 from mlflow_compress.measure.profiler import slower_operators
 from mlflow_compress.measure.runner import Runnable, fixed_batch, open_session, run, session_options
@@ -16,6 +16,8 @@ from mlflow_compress.measure.size import weight_bytes
 
 __all__ = [
     "Dataset",
+    "Metric",
+    "MetricSpec",
     "Runnable",
     "check_fits",
     "code_bits",

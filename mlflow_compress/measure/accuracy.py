@@ -1,34 +1,55 @@
 """Accuracy of a variant and its source on the same rows, and the drop with its interval."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from mlflow_compress.errors import DataError
-from mlflow_compress.measure.data import Dataset
+from mlflow_compress.errors import DataError, nearest
+from mlflow_compress.measure.data import LABELS, Dataset
 from mlflow_compress.measure.intervals import bootstrap_interval, paired_proportions_interval
-from mlflow_compress.measure.metrics import Metric, find_metric
+from mlflow_compress.measure.metrics import Metric, MetricSpec, Rows, Scores, find_metric
 from mlflow_compress.records import Accuracy, Interval
 
 __all__ = ["measure_accuracy", "score"]
 
+_LEAST_DRAWS = 200
 
-def score(outputs: Mapping[str, np.ndarray], dataset: Dataset, metric: str = "accuracy") -> float:
+_COST = 200_000_000
+"""The draws of an interval look at so many numbers at most, or are :data:`_LEAST_DRAWS`."""
+
+Outputs = Mapping[str, np.ndarray]
+
+
+def score(
+    outputs: Outputs,
+    dataset: Dataset,
+    metric: str | MetricSpec = "accuracy",
+    source: Outputs | None = None,
+) -> float:
     """Return a metric's value.
+
+    Args:
+        outputs: a model's outputs by name, of [rows, ...].
+        dataset: rows with labels, or any with ``labels: source``.
+        metric: see :func:`find_metric`.
+        source: the outputs of the model that it is made of, by which NaN is judged; None when it
+            is the source.
 
     Raises:
         ConfigError: the metric does not exist.
         DataError: the dataset has no labels, or they do not fit the outputs.
     """
-    chosen = find_metric(metric)
-    return chosen.combine(_rows(chosen, outputs, dataset))
+    spec = MetricSpec.of(metric)
+    found = find_metric(spec)
+    return _value(found, _scores(found, spec, outputs, source or outputs, dataset))
 
 
 def measure_accuracy(
-    variant: Mapping[str, np.ndarray],
-    source: Mapping[str, np.ndarray],
+    variant: Outputs,
+    source: Outputs,
     dataset: Dataset,
-    metric: str = "accuracy",
+    metric: str | MetricSpec = "accuracy",
     *,
     level: float = 0.95,
     seed: int = 0,
@@ -39,10 +60,13 @@ def measure_accuracy(
     is paired: the score interval for metrics that are right or wrong per row (never of zero
     width), the bootstrap over rows otherwise.
 
+    A row in which the variant has NaN or infinity where the source has a number has the metric's
+    worst score.
+
     Args:
         variant: the variant's outputs by name, of [rows, ...].
         source: the source's outputs by name, of [rows, ...].
-        dataset: rows with labels.
+        dataset: rows with labels, or any with ``labels: source``.
         metric: see :func:`find_metric`.
         level: the interval's confidence level.
         seed: seeds the bootstrap.
@@ -51,38 +75,111 @@ def measure_accuracy(
         ConfigError: the metric does not exist.
         DataError: the dataset has no labels, or they do not fit the outputs.
     """
-    chosen = find_metric(metric)
-    ours, theirs = _rows(chosen, variant, dataset), _rows(chosen, source, dataset)
-    sign = 1.0 if chosen.higher_is_better else -1.0
-    value, reference = chosen.combine(ours), chosen.combine(theirs)
+    spec = MetricSpec.of(metric)
+    found = find_metric(spec)
+    ours, theirs = (_scores(found, spec, o, source, dataset) for o in (variant, source))
+    sign = 1.0 if found.higher_is_better else -1.0
+    value, reference = _value(found, ours), _value(found, theirs)
+    unit = found.unit
+    if unit is None:
+        unit = "share" if ours.hits is not None else ""
     return Accuracy(
-        metric=metric,
+        metric=found.name,
         value=value,
         source=reference,
         drop=sign * (reference - value),
-        drop_interval=_interval(chosen, ours, theirs, sign, level, seed),
+        drop_interval=_interval(found, ours, theirs, sign, level, seed),
         dataset=dataset.ref,
-        higher_is_better=chosen.higher_is_better,
+        higher_is_better=found.higher_is_better,
+        unit=unit,
+        output=", ".join(_read(found, source)),
     )
 
 
-def _rows(metric: Metric, outputs: Mapping[str, np.ndarray], dataset: Dataset) -> np.ndarray:
-    if dataset.labels is None:
+def _read(metric: Metric, outputs: Outputs) -> tuple[str, ...]:
+    """Return the names of the outputs that a metric reads."""
+    names = metric.reads(outputs)
+    for name in names:
+        if name not in outputs:
+            close = nearest(name, outputs)
+            hint = f" (did you mean {close}?)" if close else ""
+            raise DataError(
+                f"metric {metric.name!r} reads output {name!r}, which the model does not have"
+                f"{hint}; it has {', '.join(outputs)}"
+            )
+    return names
+
+
+def _scores(
+    metric: Metric, spec: MetricSpec, outputs: Outputs, source: Outputs, dataset: Dataset
+) -> Scores:
+    names = _read(metric, source)
+    labels = dataset.labels_by_name
+    if spec.labels == "source":
+        labels = dict(metric.from_source({name: source[name] for name in names}))
+        if len(labels) == 1:
+            labels[LABELS] = next(iter(labels.values()))
+    if not labels:
         raise DataError(
             f"data {dataset.name!r} have no labels, so {metric.name!r} cannot be measured; add "
-            f"'labels', or gate on agreement with the source instead"
+            f"'labels', take the source's outputs with labels: source, or gate on agreement with "
+            f"the source instead"
         )
-    return np.asarray(metric.per_row(outputs, dataset.labels))
+    read = {name: outputs[name] for name in names}
+    reference = {name: source[name] for name in names}
+    failed = _failed(read, reference, dataset.rows)
+    rows = Rows(_blanked(read, failed), labels, dataset.inputs, failed, metric.worst, reference)
+    return metric.score(rows)
+
+
+def _failed(outputs: Outputs, source: Outputs, rows: int) -> np.ndarray:
+    """Return in which rows a model has NaN or infinity where its source has a number, [rows]."""
+    failed = np.zeros(rows, bool)
+    for name, output in outputs.items():
+        if output is source[name] or output.dtype.kind != "f":
+            continue
+        unsound = ~np.isfinite(output)
+        if not unsound.any():
+            continue
+        if output.shape == source[name].shape:
+            unsound &= np.isfinite(source[name])
+            failed |= unsound.reshape(rows, -1).any(axis=1)
+        else:
+            sound = np.isfinite(source[name]).reshape(rows, -1).all(axis=1)
+            failed |= unsound.reshape(rows, -1).any(axis=1) & sound
+    return failed
+
+
+def _blanked(outputs: Outputs, failed: np.ndarray) -> Outputs:
+    """Return the outputs with NaN for every float of the rows that failed."""
+    if not failed.any():
+        return outputs
+    blanked = {}
+    for name, output in outputs.items():
+        if output.dtype.kind == "f":
+            output = output.copy()
+            output[failed] = np.nan
+        blanked[name] = output
+    return blanked
+
+
+def _value(metric: Metric, scores: Scores) -> float:
+    value = scores.value
+    if math.isnan(value):
+        raise DataError(f"metric {metric.name!r} has no value on these rows: {metric.undefined}")
+    return value
 
 
 def _interval(
-    metric: Metric, ours: np.ndarray, theirs: np.ndarray, sign: float, level: float, seed: int
+    metric: Metric, ours: Scores, theirs: Scores, sign: float, level: float, seed: int
 ) -> Interval:
-    if ours.dtype == bool and theirs.dtype == bool and ours.ndim == 1:
-        lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
-        return paired_proportions_interval(lost, won, len(ours), level)
+    if ours.hits is not None and theirs.hits is not None:
+        lost, won = int((theirs.hits & ~ours.hits).sum()), int((ours.hits & ~theirs.hits).sum())
+        return paired_proportions_interval(lost, won, ours.count, level)
 
     def drop(rows: np.ndarray) -> float:
-        return sign * (metric.combine(theirs[rows]) - metric.combine(ours[rows]))
+        return sign * (theirs.of(rows) - ours.of(rows))
 
-    return bootstrap_interval(drop, len(ours), level=level, seed=seed)
+    cost = max(1, ours.cost + theirs.cost)
+    draws = min(metric.draws, max(_LEAST_DRAWS, _COST // cost))
+    return bootstrap_interval(drop, ours.count, level=level, draws=draws, seed=seed)

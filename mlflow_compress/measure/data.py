@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,12 @@ from mlflow_compress.records import DatasetRef
 __all__ = ["LABELS", "ONLY_INPUT", "Dataset"]
 
 LABELS = "labels"
-"""The key, or column, that holds the labels; every other one is an input."""
+"""The key, or column, that holds the labels; every other one is an input.
+
+Labels of several kinds have names: ``labels.boxes``, ``labels.classes``.
+"""
+
+_NAMED = f"{LABELS}."
 
 ONLY_INPUT = ""
 """The key of an array that is for the model's only input, whatever its name."""
@@ -32,12 +38,34 @@ class Dataset:
         name: what a person calls it.
         is_table: whether the inputs are the columns of a table, which still have to be matched
             with a model's inputs (:func:`check_fits` does).
+        named_labels: further labels of [rows, ...], by the name behind ``labels.``.
     """
 
     inputs: Mapping[str, np.ndarray]
     labels: np.ndarray | None = None
     name: str = "data"
     is_table: bool = field(default=False, compare=False)
+    named_labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], name: str = "data") -> "Dataset":
+        """Tell labels from inputs by their keys.
+
+        Args:
+            arrays: inputs by name, labels under ``labels`` and ``labels.NAME``.
+            name: what a person calls it.
+
+        Raises:
+            DataError: the arrays are no rows, as :class:`Dataset` says.
+        """
+        inputs = {str(key): np.asarray(array) for key, array in arrays.items()}
+        labels = inputs.pop(LABELS, None)
+        named = {
+            key.removeprefix(_NAMED): inputs.pop(key)
+            for key in list(inputs)
+            if key.startswith(_NAMED)
+        }
+        return cls(inputs, labels, name, named_labels=named)
 
     def __post_init__(self) -> None:
         """Check that every array has the same rows, at least one, and plain numbers or text.
@@ -61,14 +89,31 @@ class Dataset:
         if rows == 0:
             raise DataError(f"data {self.name!r}: there are no rows")
         if self.labels is not None:
-            labels = _plain(self.name, LABELS, np.asarray(self.labels))
-            object.__setattr__(self, "labels", labels)
-            if labels.ndim == 0 or len(labels) != rows:
-                count = "no axis" if labels.ndim == 0 else str(len(labels))
-                raise DataError(
-                    f"data {self.name!r}: labels do not match the inputs: {count} labels for "
-                    f"{rows} rows"
-                )
+            object.__setattr__(self, "labels", self._checked_labels(LABELS, self.labels, rows))
+        named = {
+            name: self._checked_labels(_NAMED + name, array, rows)
+            for name, array in self.named_labels.items()
+        }
+        object.__setattr__(self, "named_labels", named)
+
+    def _checked_labels(self, key: str, array: np.ndarray, rows: int) -> np.ndarray:
+        labels = _plain(self.name, key, np.asarray(array))
+        if labels.ndim == 0 or len(labels) != rows:
+            count = "no axis" if labels.ndim == 0 else str(len(labels))
+            raise DataError(
+                f"data {self.name!r}: {key} do not match the inputs: {count} labels for {rows} rows"
+            )
+        return labels
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels, with or without a name."""
+        return bool(self.labels_by_name)
+
+    @property
+    def labels_by_name(self) -> dict[str, np.ndarray]:
+        """All labels, those without a name under ``labels``; empty when there are none."""
+        return ({} if self.labels is None else {LABELS: self.labels}) | dict(self.named_labels)
 
     @property
     def rows(self) -> int:
@@ -80,6 +125,7 @@ class Dataset:
         """The sha256 over names, dtypes, shapes and bytes of the inputs and labels."""
         sha = hashlib.sha256()
         parts = dict(self.inputs) | ({} if self.labels is None else {LABELS: self.labels})
+        parts |= {_NAMED + name: array for name, array in self.named_labels.items()}
         for key in sorted(parts):
             array = np.ascontiguousarray(parts[key])
             sha.update(f"{key}\0{array.dtype.str}\0{array.shape}\0".encode())
@@ -100,7 +146,10 @@ class Dataset:
         """Return the rows of the given indices, in their order, perhaps under another name."""
         inputs = {key: array[rows] for key, array in self.inputs.items()}
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, inputs=inputs, labels=labels, name=name or self.name)
+        named = {key: array[rows] for key, array in self.named_labels.items()}
+        return replace(
+            self, inputs=inputs, labels=labels, name=name or self.name, named_labels=named
+        )
 
 
 def _plain(name: str, key: str, array: np.ndarray) -> np.ndarray:

@@ -52,6 +52,9 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the percentile bootstrap interval of a statistic of rows drawn with replacement.
 
+    Draws on which the statistic is not defined (NaN) do not count. Where it is defined on fewer
+    than half of them, or an end is not finite, the interval is open: it bounds nothing.
+
     Args:
         statistic: takes row indices of shape [rows] and returns a number.
         rows: how many rows there are.
@@ -61,7 +64,15 @@ def bootstrap_interval(
     """
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(0, rows, rows)) for _ in range(draws)]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    found = np.array([value for value in values if not math.isnan(value)])
+    if 2 * len(found) < draws:
+        return Interval(-math.inf, math.inf, level)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    if not np.isfinite(found).all():
+        # between a number and infinity there is none: take the outer of the two draws
+        low, high = (np.quantile(found, ends[i], method=("lower", "higher")[i]) for i in (0, 1))
+    else:
+        low, high = np.quantile(found, ends)
     return Interval(float(low), float(high), level)
 
 

@@ -20,7 +20,7 @@ from mlflow_compress.measure.data import LABELS, ONLY_INPUT, Dataset
 from mlflow_compress.measure.idx import is_idx, read_idx
 from mlflow_compress.measure.spool import spool
 
-__all__ = ["check_fits", "load_dataset", "load_function"]
+__all__ = ["check_fits", "load_dataset", "load_function", "load_object"]
 
 
 def load_dataset(spec: str, *, name: str | None = None, limit: int | None = None) -> Dataset:
@@ -117,13 +117,27 @@ def load_function(spec: str) -> Callable[..., Any]:
         DataNotFoundError: the module or the function does not exist.
         CompressError: the module called ``sys.exit``.
     """
+    found = load_object(spec)
+    if not callable(found):
+        place, _, attribute = spec.rpartition(":")
+        raise DataNotFoundError(f"{spec!r}: {place!r} has no function {attribute!r}")
+    return found
+
+
+def load_object(spec: str) -> object:
+    """Import ``module:object`` or ``file.py:object``; the current directory is importable.
+
+    Raises:
+        DataNotFoundError: the module does not exist, or has nothing of that name.
+        CompressError: the module called ``sys.exit``.
+    """
     place, _, attribute = spec.rpartition(":")
     with _importable_cwd(), no_exit(f"{place!r}"):
         module = _module_of_file(place) if place.endswith(".py") else _module(place, spec)
-    function = getattr(module, attribute, None)
-    if not callable(function):
+    if attribute not in vars(module):
         raise DataNotFoundError(f"{spec!r}: {place!r} has no function {attribute!r}")
-    return function
+    found: object = vars(module)[attribute]
+    return found
 
 
 def _from_function(spec: str, name: str, limit: int | None) -> Dataset:
@@ -176,8 +190,7 @@ _READERS: dict[str, Callable[[Path, str], Dataset]] = {
 
 
 def _dataset(arrays: dict[str, Any], name: str) -> Dataset:
-    labels = arrays.pop(LABELS, None)
-    return Dataset({str(key): np.asarray(array) for key, array in arrays.items()}, labels, name)
+    return Dataset.of(arrays, name)
 
 
 def _stack(dataset: Dataset, wanted: list[str]) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ __all__ = [
     "RECIPE",
     "REPORT_FILE",
     "SENSITIVITY_FILE",
+    "UNIT",
     "Earlier",
     "read_trial",
 ]
@@ -27,6 +28,8 @@ __all__ = [
 KIND = "compress.kind"
 KEY = "compress.key"
 RECIPE = "compress.recipe_json"
+UNIT = "compress.accuracy_unit"
+"""Tag of a trial's run: the accuracy's unit, where it is another than a share."""
 DROPPED = "compress.dropped"
 REPORT_FILE = "report.json"
 SENSITIVITY_FILE = "sensitivity/sensitivity.json"

@@ -21,6 +21,7 @@ from mlflow_compress.mlflow_plugin.earlier import (
     RECIPE,
     REPORT_FILE,
     SENSITIVITY_FILE,
+    UNIT,
     Earlier,
 )
 from mlflow_compress.mlflow_plugin.logged import epoch_metrics, recipe_params, report_metrics
@@ -221,6 +222,8 @@ class Tracker:
             note += f"\n\n{slower}"
         layers = {"layers/layers.json": reporting.layer_rows(report)}
         tags = {_NOTE: _cut(note), **self._runs.write_tables(run_id, layers)}
+        if report.accuracy is not None and report.accuracy.unit != "share":
+            tags[UNIT] = report.accuracy.unit
         self._runs.log_batch(run_id, metrics, tags)
         self._log_report(run_id, trial)
 

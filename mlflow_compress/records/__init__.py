@@ -20,6 +20,13 @@ from mlflow_compress.records.kinds import (
 )
 from mlflow_compress.records.outputs import KINDS, Fidelity, Kind, Output, OutputFidelity
 from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
+from mlflow_compress.records.units import (
+    change_unit,
+    format_change,
+    format_drop,
+    format_score,
+    shown_change,
+)
 
 __all__ = [
     "KINDS",
@@ -45,7 +52,12 @@ __all__ = [
     "Trial",
     "Variant",
     "canonical_json",
+    "change_unit",
     "digest_of",
+    "format_change",
+    "format_drop",
+    "format_score",
     "from_dict",
+    "shown_change",
     "to_dict",
 ]

@@ -4,13 +4,14 @@ Units: sizes in bytes, latencies in milliseconds, times in seconds, accuracies a
 fractions (0.01 is one point), entropies in bits per weight, KL divergence in nats.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlflow_compress.records.basics import DatasetRef, Interval
 from mlflow_compress.records.outputs import Fidelity
-from mlflow_compress.records.plain import canonical_json, digest_of, to_dict
+from mlflow_compress.records.plain import OMITTED, canonical_json, digest_of, to_dict
 
 __all__ = [
     "Accuracy",
@@ -142,6 +143,9 @@ class Accuracy:
         drop_interval: the drop's confidence interval.
         dataset: the rows.
         higher_is_better: False for errors, such as ``cer`` and ``rmse``.
+        unit: ``share`` (0 to 1, shown as % and its drop in points), ``points`` (of a hundred), any
+            other text, such as ``dB``, or empty for a plain number.
+        output: the output that was scored, several separated by commas; empty when unknown.
     """
 
     metric: str
@@ -151,6 +155,21 @@ class Accuracy:
     drop_interval: Interval
     dataset: DatasetRef
     higher_is_better: bool = True
+    unit: str = field(default="share", metadata=OMITTED)
+    output: str = field(default="", metadata=OMITTED)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value that there can be, for checks of stored numbers."""
+        if self.unit != "share":
+            return -math.inf, math.inf
+        return 0.0, 1.0 if self.higher_is_better else math.inf  # a rate of errors may exceed 1
+
+    @property
+    def largest_drop(self) -> float:
+        """The largest drop that there can be, and the largest gain."""
+        low, high = self.range
+        return high - low
 
     @property
     def score(self) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from mlflow_compress.records.basics import DatasetRef, Interval
+from mlflow_compress.records.plain import OMITTED
 
 __all__ = ["KINDS", "Fidelity", "Kind", "Output", "OutputFidelity"]
 
@@ -126,8 +127,8 @@ class Fidelity:
     agreement: float | None
     kl: float | None
     dataset: DatasetRef
-    outputs: tuple[OutputFidelity, ...] = ()
-    score: float | None = None
+    outputs: tuple[OutputFidelity, ...] = field(default=(), metadata=OMITTED)
+    score: float | None = field(default=None, metadata=OMITTED)
 
     @property
     def quality(self) -> float:

@@ -3,11 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["canonical_json", "digest_of", "from_dict", "to_dict"]
+__all__ = ["OMITTED", "canonical_json", "digest_of", "from_dict", "to_dict"]
+
+OMITTED = {"omitted": True}
+"""Metadata of a field that is not written while it has its default.
+
+Fields that came later have it: a record that was stored before them is written again as it was.
+"""
 
 
 def canonical_json(value: Any) -> str:
@@ -22,12 +28,19 @@ def digest_of(value: Any) -> str:
 
 def to_dict(record: Any) -> dict[str, Any]:
     """Turn any record into plain data (dicts, lists, numbers, strings)."""
-    data: dict[str, Any] = _plain(asdict(record))
+    data: dict[str, Any] = _plain(record)
     return data
 
 
 def _plain(value: Any) -> Any:
-    """Replace what JSON has no word for: sets become sorted lists."""
+    """Replace what JSON has no word for: records become mappings, sets sorted lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: _plain(getattr(value, item.name))
+            for item in fields(value)
+            if not (OMITTED.items() <= item.metadata.items())
+            or getattr(value, item.name) != item.default
+        }
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

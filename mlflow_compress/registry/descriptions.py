@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_compress.records import Variant
+from mlflow_compress.records import Variant, format_score
 from mlflow_compress.registry.tags import ALIAS_TAG, GAP, QUARANTINE
 from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets import format_size
@@ -75,7 +75,7 @@ def _cells(variant: Variant | None) -> list[str]:
     report = variant.report
     quality = ""
     if report.accuracy is not None:
-        quality = f"{100 * report.accuracy.value:.2f} %"
+        quality = format_score(report.accuracy.value, report.accuracy.unit)
     elif report.fidelity is not None:
         quality = report.fidelity.text
     return [f"{report.rate:.1f}x", quality, format_size(report.size_bytes), variant.recipe.label]

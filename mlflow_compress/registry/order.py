@@ -51,8 +51,9 @@ def yardstick(variant: Variant) -> _Yardstick:
 
     Returns:
         A class (0 for accuracy, 1 for fidelity without labels, 2 for what an older rule judged, 3
-        for nothing), the metric's name and the digest of its rows. It sorts: a variant with labels goes before one without. Two
-        metrics of one class go by name, which means no more than that it is always the same.
+        for nothing), the metric's name and the digest of its rows. It sorts: a variant with labels
+        goes before one without. Two metrics of one class go by name, which means no more than that
+        it is always the same.
     """
     report = variant.report
     if report.fidelity is not None and not report.fidelity.is_whole:

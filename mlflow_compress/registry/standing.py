@@ -25,6 +25,7 @@ class TargetStatus:
         recipe: label of that version's recipe, empty when its tags cannot be read.
         rate: compression rate.
         accuracy: accuracy, None without labels.
+        accuracy_unit: its unit, as :class:`~mlflow_compress.records.Accuracy` names it.
         latency_ms: median milliseconds where the target is measured, None when not measured.
         latency_on: that place, with ``(emulated)`` where this machine stands for the device.
         since_ms: when the decision was made that put it there, None when it was none of ours.
@@ -44,6 +45,7 @@ class TargetStatus:
     recipe: str = ""
     rate: float | None = None
     accuracy: float | None = None
+    accuracy_unit: str = "share"
     latency_ms: float | None = None
     latency_on: str = ""
     since_ms: int | None = None
@@ -120,6 +122,7 @@ def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -
         recipe=variant.recipe.label if variant is not None else "",
         rate=report.rate if report else None,
         accuracy=report.accuracy.value if report and report.accuracy else None,
+        accuracy_unit=report.accuracy.unit if report and report.accuracy else "share",
         latency_ms=latency.p50 if latency else None,
         latency_on=place.measured_on if latency and place else "",
         since_ms=ours.start_ms if ours else None,

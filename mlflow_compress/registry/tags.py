@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.records import Recipe, Report, Variant, digest_of, from_dict, to_dict
+from mlflow_compress.records import (
+    Recipe,
+    Report,
+    Variant,
+    digest_of,
+    format_change,
+    format_score,
+    from_dict,
+    to_dict,
+)
 from mlflow_compress.targets import format_size
 
 __all__ = [
@@ -280,8 +289,8 @@ def describe(variant: Variant) -> str:
     first = f"{report.rate:.1f}x smaller ({format_size(report.size_bytes)})"
     if report.accuracy is not None:
         accuracy = report.accuracy
-        drop = 100 * accuracy.drop
-        first += f", {accuracy.metric} {accuracy.value:.4f} (drop {drop:.2f} points)"
+        value = format_score(accuracy.value, accuracy.unit)
+        first += f", {accuracy.metric} {value} (drop {format_change(accuracy.drop, accuracy.unit)})"
     rows = [
         ("Source", variant.source or "unknown"),
         ("Recipe", variant.recipe.label),

@@ -10,6 +10,7 @@ from mlflow_compress.report.figures import (
 )
 from mlflow_compress.report.nas_figures import shrink_figure, subnets_figure
 from mlflow_compress.report.tables import (
+    drop_head,
     format_bytes,
     format_drop,
     format_latency,
@@ -24,6 +25,7 @@ from mlflow_compress.report.tables import (
 
 __all__ = [
     "LimitLines",
+    "drop_head",
     "figure_json",
     "format_bytes",
     "format_drop",

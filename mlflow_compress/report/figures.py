@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress.records import Recipe, Report, Trial, Variant
+from mlflow_compress.records import Recipe, Report, Trial, Variant, change_unit, shown_change
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -41,7 +41,7 @@ class LimitLines:
     Attributes:
         target: the target's name.
         rate: the least compression rate that its size limit leaves, or None.
-        loss: the largest loss in points, or None.
+        loss: the largest loss, in the unit of the metric's drops (points of accuracy), or None.
     """
 
     target: str
@@ -76,6 +76,7 @@ def front_figure(
 
     variants = [t.variant for t in trials if t.variant is not None and _loss(t.variant) is not None]
     figure = Figure()
+    unit = _plain(_unit(variants))
     mixes = sorted({technique_mix(variant.recipe) for variant in variants})
     for index, mix in enumerate(mixes):
         group = [variant for variant in variants if technique_mix(variant.recipe) == mix]
@@ -87,7 +88,7 @@ def front_figure(
                 name=_plain(mix),
                 text=[_plain(v.recipe.label) for v in group],
                 customdata=None if links is None else [links.get(v.key, "") for v in group],
-                hovertemplate="%{text}<br>%{x:.1f}x, %{y:.2f} points<extra></extra>",
+                hovertemplate=f"%{{text}}<br>%{{x:.1f}}x, %{{y:.4~g}} {unit}<extra></extra>",
                 marker={
                     "size": 10,
                     "color": COLOURS[index % len(COLOURS)],
@@ -116,6 +117,7 @@ def front_figure(
                 Scatter(x=x, y=y, mode="lines", name=name, line=dash, hoverinfo="skip")
             )
     labelled = any(variant.report.accuracy is not None for variant in variants)
+    axis = f"accuracy loss, {unit}".removesuffix(", ") if labelled else "changed top-1, points"
     figure.update_layout(
         title="Accuracy loss against compression rate",
         xaxis={
@@ -124,10 +126,16 @@ def front_figure(
             "tickvals": _TICKS,
             "ticktext": [f"{rate:g}" for rate in _TICKS],
         },
-        yaxis={"title": "accuracy loss, points" if labelled else "changed top-1, points"},
+        yaxis={"title": axis},
         template="plotly_white",
     )
     return figure
+
+
+def _unit(variants: Sequence[Variant]) -> str:
+    """Return what the losses are counted in; nothing when variants have several units."""
+    units = {change_unit(one.report.accuracy.unit) for one in variants if one.report.accuracy}
+    return units.pop() if len(units) == 1 else "" if units else change_unit("share")
 
 
 def _limit_lines(
@@ -161,7 +169,7 @@ def figure_json(figure: "Figure") -> str:
 def _loss(variant: Variant) -> float | None:
     report = variant.report
     if report.accuracy is not None:
-        return 100 * report.accuracy.drop
+        return shown_change(report.accuracy.drop, report.accuracy.unit)
     if report.fidelity is not None:
         return 100 * (1 - report.fidelity.quality)
     return None

@@ -13,6 +13,7 @@ from mlflow_compress.report.figures import (
     sensitivity_figure,
 )
 from mlflow_compress.report.tables import (
+    drop_head,
     format_bytes,
     format_drop,
     format_latency,
@@ -24,10 +25,8 @@ from mlflow_compress.report.tables import (
 
 __all__ = ["DecisionLine", "html_report"]
 
-_FRONT = ("variant", "rate", "size", "accuracy", "drop, points [95 %]", "latency")
 _STAGES = ("stage", "bytes", "rate", "sparsity", "entropy, bits/weight")
 _SENSITIVITY = ("layer", "technique", "level", "bytes", "KL divergence, nats")
-_TRIALS = ("recipe", "rate", "size", "accuracy", "drop, points [95 %]", "latency")
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,13 @@ def html_report(
         source=source,
         source_bytes=format_bytes(variants[0].report.source_bytes) if variants else "size unknown",
         best=_best(variants),
-        front_head=_FRONT,
+        front_head=_head("variant", front),
         front_rows=[_row(variant) for variant in front],
         decisions=[decision.cells for decision in decisions],
         variants=[_details(variant) for variant in front],
         stage_head=_STAGES,
         layer_head=_layer_head(front),
-        trial_head=_TRIALS,
+        trial_head=_head("recipe", variants),
         trials=[_row(variant) for variant in variants],
         failed=[*((t.recipe.label, t.error) for t in trials if t.variant is None), *failed],
         plotly=get_plotlyjs(),
@@ -144,6 +143,11 @@ def _best(variants: Sequence[Variant]) -> str:
         return "none"
     report = variants[0].report
     return f"{format_bytes(report.size_bytes)}, {report.rate:.1f} times smaller"
+
+
+def _head(first: str, variants: Sequence[Variant]) -> tuple[str, ...]:
+    drop = drop_head(variant.report for variant in variants)
+    return (first, "rate", "size", "accuracy", drop, "latency")
 
 
 def _row(variant: Variant) -> tuple[str, ...]:

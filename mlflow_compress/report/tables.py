@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlflow_compress import records
 from mlflow_compress.records import Report, StageReport, Trial, Variant
 
 __all__ = [
+    "drop_head",
     "format_bytes",
     "format_drop",
     "format_latency",
@@ -32,13 +34,23 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def format_drop(report: Report) -> str:
-    """Return the drop in points with its interval: ``0.40 [-0.35, 1.15]``."""
+def drop_head(reports: Iterable[Report]) -> str:
+    """Return the head of a column of :func:`format_drop`: ``drop, points [95 %]``.
+
+    Args:
+        reports: those whose drops are in the column. Reports of several units name none.
+    """
+    units = {records.change_unit(r.accuracy.unit) for r in reports if r.accuracy is not None}
+    unit = (units or {records.change_unit("share")}).pop() if len(units) < 2 else ""
+    return f"drop, {unit} [95 %]" if unit else "drop [95 %]"
+
+
+def format_drop(report: Report, *, with_unit: bool = False) -> str:
+    """Return the drop with its interval: ``0.40 [-0.35, 1.15]``, with its unit where asked."""
     if report.accuracy is None:
         return "-"
-    drop, interval = report.accuracy.drop, report.accuracy.drop_interval
-    low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * drop + 0:.2f} [{low:.2f}, {high:.2f}]"
+    unit = records.change_unit(report.accuracy.unit) if with_unit else ""
+    return f"{records.format_drop(report.accuracy)} {unit}".rstrip()
 
 
 def format_latency(report: Report) -> str:
@@ -70,7 +82,7 @@ def format_slower(report: Report) -> str:
 def format_quality(report: Report) -> str:
     """Return the accuracy, or without labels the closeness to the source: ``94.60 %``."""
     if report.accuracy is not None:
-        return f"{100 * report.accuracy.value:.2f} %"
+        return records.format_score(report.accuracy.value, report.accuracy.unit)
     if report.fidelity is not None:
         return report.fidelity.text
     return "-"
@@ -154,7 +166,8 @@ def front_markdown(trials: Iterable[Trial], wins: Mapping[str, Sequence[str]] | 
     """
     variants = [trial.variant for trial in trials if trial.variant is not None]
     variants.sort(key=lambda variant: (variant.report.size_bytes, variant.key))
-    head = ["variant", "rate", "accuracy", "drop, points [95 %]", "size", "latency"]
+    drop = drop_head(variant.report for variant in variants)
+    head = ["variant", "rate", "accuracy", drop, "size", "latency"]
     rows = [_front_row(variant) for variant in variants]
     if wins:
         head.append("won")

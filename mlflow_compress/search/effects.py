@@ -72,7 +72,7 @@ def sensitivity(
     context: Context,
     levels: Mapping[str, Sequence[float]] = LEVELS,
     *,
-    metric: str = "accuracy",
+    metric: str | measure.MetricSpec = "accuracy",
     outputs: Sequence[Output] | None = None,
     by_layer: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     options: Mapping[str, str] = {},
@@ -124,7 +124,7 @@ class _Judge(NamedTuple):
     source: ModelProto
     reference: Mapping[str, Rows]
     evaluation: measure.Dataset
-    metric: str
+    metric: str | measure.MetricSpec
     outputs: tuple[Output, ...]
 
 
@@ -143,8 +143,8 @@ def _effect(
         outputs, judge.reference, judge.outputs, evaluation, level=None
     )
     accuracy = math.nan
-    if evaluation.labels is not None:
-        accuracy = measure.score(outputs, evaluation, judge.metric)
+    if evaluation.has_labels or measure.MetricSpec.of(judge.metric).labels == "source":
+        accuracy = measure.score(outputs, evaluation, judge.metric, judge.reference)
     errors = [one.measures["error"] for one in fidelity.outputs if "error" in one.measures]
     stored = [t for t in model.graph.initializer if t.name in parts or t.name == layer]
     return Effect(

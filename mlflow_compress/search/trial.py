@@ -84,7 +84,8 @@ class TrialEvaluator:
         calibration: the rows that techniques may look at, or None.
         train: the rows that techniques may train on, or None.
         work_dir: folder that the packed files are written to.
-        metric: name of the accuracy metric; unused when the evaluation rows have no labels.
+        metric: the accuracy metric; unused when the evaluation rows have no labels, unless it
+            takes the source's outputs as labels.
         threads: latency is measured with each of these numbers of threads.
         latency_rounds: interleaved rounds per latency measurement; 0 measures none.
         seed: seed of techniques and bootstraps.
@@ -105,7 +106,7 @@ class TrialEvaluator:
     outputs: tuple[Output, ...]
     calibration: measure.Dataset | None = None
     train: measure.Dataset | None = None
-    metric: str = "accuracy"
+    metric: str | measure.MetricSpec = "accuracy"
     threads: tuple[int, ...] = (1,)
     latency_rounds: int = 15
     seed: int = 0
@@ -123,7 +124,7 @@ class TrialEvaluator:
             | {
                 "recipe": recipe.to_json(),
                 "evaluation": self.evaluation.digest,
-                "metric": self.metric,
+                "metric": self.spec.plain,
                 "threads": list(self.threads),
                 "latency_rounds": self.latency_rounds,
                 "rule": RULE,
@@ -131,6 +132,16 @@ class TrialEvaluator:
             }
             | ({"timed_on": [t.measured_on for t in self.timed_on]} if self.timed_on else {})
         )
+
+    @property
+    def spec(self) -> measure.MetricSpec:
+        """The accuracy metric with what is said of it."""
+        return measure.MetricSpec.of(self.metric)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is something to score the evaluation rows by."""
+        return self.evaluation.has_labels or self.spec.labels == "source"
 
     @cached_property
     def _made_from(self) -> dict[str, Any]:
@@ -391,8 +402,8 @@ class TrialEvaluator:
         if reason := screen.too_large(report):
             raise DroppedError(reason, report)
         # Intervals of other metrics are no bounds on so few rows.
-        scored = self.metric == "accuracy" or self.metric.startswith("top-")
-        scored = scored and self.evaluation.labels is not None
+        scored = self.spec.name == "accuracy" or self.spec.name.startswith("top-")
+        scored = scored and self.is_labelled
         for count in screen.looks(self.evaluation.rows):
             rows = self._order[:count]
             some = self.evaluation.take(rows)
@@ -445,7 +456,7 @@ class TrialEvaluator:
         )
 
     def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> Accuracy | None:
-        if self.evaluation.labels is None:
+        if not self.is_labelled:
             return None
         return measure.measure_accuracy(
             outputs, self.source_outputs, self.evaluation, self.metric, seed=self.seed

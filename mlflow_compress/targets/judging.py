@@ -157,7 +157,7 @@ def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind
         source="rows",
         bound=lambda target: bound.value,
         read=lambda report, target, rows: _read(report, target, rows, output.output, measure),
-        show=measure.show,
+        show=lambda value, report: measure.show(value),
         phrase=(f"{name} {relation} {{}}", measure.show),
         scale=_scale(measure),
         optimistic=lambda look: _best(look, output.output, measure),

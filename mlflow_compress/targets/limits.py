@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
-from mlflow_compress.records import Accuracy, Fidelity, Gate, Report
+from mlflow_compress.records import (
+    Accuracy,
+    Fidelity,
+    Gate,
+    Report,
+    change_unit,
+    shown_change,
+)
 from mlflow_compress.targets.profile import Target
 from mlflow_compress.targets.readings import (
     Reading,
@@ -122,12 +129,14 @@ def _read_least_accuracy(report: Report, target: Target, rows: str | None) -> Re
     return Reading(None, reason)
 
 
-def _plain(value: float) -> str:
+def _plain(value: float, report: Report) -> str:
     return f"{value:.4g}"
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:.4g} points"
+def _change(value: float, report: Report) -> str:
+    """Return a drop in the unit of the report's metric."""
+    unit = "share" if report.accuracy is None else report.accuracy.unit
+    return f"{shown_change(value, unit):.4g} {change_unit(unit)}".rstrip()
 
 
 def _percent(value: float) -> str:
@@ -146,7 +155,7 @@ class LimitKind:
         bound: returns a target's bound, None when it sets none.
         read: returns the number of a report for a target, on rows of a digest (None: any).
         optimistic: returns the best the number may turn out, None when nothing is known of it.
-        show: returns a value with its unit.
+        show: returns a value with its unit, which a report may tell.
         phrase: the limit in words, with ``{}`` for the bound; and how that is written.
         scale: for a bound, the excess that counts as 1; None when files and devices are compared,
             by the factor between value and bound.
@@ -161,7 +170,7 @@ class LimitKind:
     source: Source
     bound: Callable[[Target], float | None]
     read: Callable[[Report, Target, str | None], Reading]
-    show: Callable[[float], str]
+    show: Callable[[float, Report], str]
     phrase: tuple[str, Callable[[float], str]]
     scale: Callable[[float], float] | None = None
     optimistic: Callable[[Look], float | None] = _none
@@ -186,7 +195,7 @@ _KINDS = (
         source="file",
         bound=lambda target: target.limits.size_bytes,
         read=lambda report, target, rows: read_size(report),
-        show=format_size,
+        show=lambda value, report: format_size(value),
         phrase=("at most {}", format_size),
     ),
     LimitKind(
@@ -196,7 +205,7 @@ _KINDS = (
         source="device",
         bound=lambda target: target.limits.latency_p50_ms,
         read=lambda report, target, rows: read_latency(report, target, "latency_p50"),
-        show=format_ms,
+        show=lambda value, report: format_ms(value),
         phrase=("median within {} ms", "{:g}".format),
     ),
     LimitKind(
@@ -206,7 +215,7 @@ _KINDS = (
         source="device",
         bound=lambda target: target.limits.latency_p95_ms,
         read=lambda report, target, rows: read_latency(report, target, "latency_p95"),
-        show=format_ms,
+        show=lambda value, report: format_ms(value),
         phrase=("95 % of calls within {} ms", "{:g}".format),
     ),
     LimitKind(
@@ -216,7 +225,7 @@ _KINDS = (
         source="device",
         bound=lambda target: target.limits.memory_bytes,
         read=lambda report, target, rows: read_memory(report, target),
-        show=format_size,
+        show=lambda value, report: format_size(value),
         phrase=("memory up to {}", format_size),
     ),
     LimitKind(
@@ -239,7 +248,7 @@ _KINDS = (
         source="labels",
         bound=lambda target: target.accuracy.max_drop,
         read=lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
-        show=_points,
+        show=_change,
         phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
         scale=_quality,
         optimistic=_best_drop,
@@ -265,7 +274,7 @@ _KINDS = (
         source="rows",
         bound=lambda target: target.accuracy.max_kl,
         read=lambda report, target, rows: read_fidelity(report, rows, "kl"),
-        show=lambda value: f"{value:.4g} nats",
+        show=lambda value, report: f"{value:.4g} nats",
         phrase=("KL divergence up to {} nats", "{:g}".format),
         scale=_own_size,
         optimistic=_best_kl,
@@ -346,7 +355,7 @@ class Limit:
         if reading.value is None:
             return Gate(self.name, False, None, float(self.bound), reading.problem)
         passed = self.passes(reading.value)
-        reason = "" if passed else self._compared(reading.value)
+        reason = "" if passed else self._compared(reading.value, report)
         return Gate(self.name, passed, reading.value, float(self.bound), reason)
 
     def verdict(self, report: Report) -> str:
@@ -354,7 +363,7 @@ class Limit:
         reading = self.read(report)
         if reading.value is None:
             return reading.problem
-        return f"{self.name.replace('_', ' ')} {self._compared(reading.value)}"
+        return f"{self.name.replace('_', ' ')} {self._compared(reading.value, report)}"
 
     def within(self, share: float) -> "Limit":
         """Return the limit with only a share of its bound to use."""
@@ -365,9 +374,9 @@ class Limit:
         beyond = value - self.bound if self.kind.sense == "most" else self.bound - value
         return min(beyond, 0.0) if beyond <= _SLACK else beyond
 
-    def _compared(self, value: float) -> str:
+    def _compared(self, value: float, report: Report) -> str:
         relation = _RELATIONS[self.kind.sense][self.passes(value)]
-        return f"{self.kind.show(value)} is {relation} {self.kind.show(self.bound)}"
+        return f"{self.kind.show(value, report)} is {relation} {self.kind.show(self.bound, report)}"
 
 
 def limits_of(target: Target) -> tuple[Limit, ...]:

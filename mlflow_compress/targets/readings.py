@@ -7,7 +7,7 @@ other rows is no value.
 import math
 from dataclasses import dataclass
 
-from mlflow_compress.records import Accuracy, DatasetRef, Fidelity, Latency, Report
+from mlflow_compress.records import DatasetRef, Fidelity, Latency, Report
 from mlflow_compress.targets.profile import Target
 
 __all__ = [
@@ -165,7 +165,7 @@ def read_accuracy(report: Report, rows: str | None) -> Reading:
     if accuracy is None:
         return _missing(_NO_LABELS)
     return _unusable("accuracy", report, accuracy.dataset, rows) or sound(
-        "accuracy", accuracy.value, 0, _largest(accuracy)
+        "accuracy", accuracy.value, *accuracy.range
     )
 
 
@@ -177,7 +177,7 @@ def read_drop(report: Report, rows: str | None, confidence: float | None) -> Rea
     other = _unusable("accuracy drop", report, accuracy.dataset, rows)
     if other is not None:
         return other
-    most = _largest(accuracy)
+    most = accuracy.largest_drop
     drop = sound("accuracy drop", accuracy.drop, -most, most)
     if drop.value is None or confidence is None:
         return drop
@@ -191,10 +191,6 @@ def read_drop(report: Report, rows: str | None, confidence: float | None) -> Rea
         )
     # A bound below the drop itself would be a broken interval; the worse of the two counts.
     return Reading(max(drop.value, high.value))
-
-
-def _largest(accuracy: Accuracy) -> float:
-    return 1 if accuracy.higher_is_better else math.inf  # an error may be of any size
 
 
 def _fidelity(report: Report, rows: str | None, name: str) -> Fidelity | Reading:

@@ -66,7 +66,7 @@ def test_the_numbers_are_in_the_tags(client, variants):
 def test_the_description_begins_with_plain_text(client, variants):
     register_variants(client, NAME, variants)
     first = client.get_model_version(NAME, "2").description.splitlines()[0]
-    assert first == ("50.0x smaller (20 kB), accuracy 0.9450 (drop 0.50 points), prune 0.9")
+    assert first == ("50.0x smaller (20 kB), accuracy 94.50 % (drop 0.50 points), prune 0.9")
     assert len(describe(variants[0])) < 5000
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from mlflow_compress.mlflow_plugin.earlier import KIND, RECIPE
+from mlflow_compress.mlflow_plugin.earlier import KIND, RECIPE, UNIT
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
@@ -84,7 +84,7 @@ def _trial(run: Any) -> Trial | None:
     tags, metrics = run.data.tags, run.data.metrics
     try:
         recipe = from_dict(Recipe, json.loads(tags[RECIPE]))
-        report = _report(metrics)
+        report = _report(metrics, tags.get(UNIT, "share"))
         key = tags["compress.key"]
     except (KeyError, ValueError, ArithmeticError, RecursionError):
         # Anybody may write to a run: a ratio of nothing, an infinite size, brackets without end.
@@ -93,7 +93,7 @@ def _trial(run: Any) -> Trial | None:
     return Trial(0, key, recipe, "complete", variant=variant)
 
 
-def _report(metrics: Mapping[str, float]) -> Report:
+def _report(metrics: Mapping[str, float], unit: str) -> Report:
     accuracy = fidelity = None
     latency: tuple[Latency, ...] = ()
     if "accuracy" in metrics:
@@ -101,7 +101,13 @@ def _report(metrics: Mapping[str, float]) -> Report:
         low, high = metrics.get("accuracy_drop_low"), metrics.get("accuracy_drop_high")
         interval = Interval(drop if low is None else low, drop if high is None else high)
         accuracy = Accuracy(
-            "accuracy", metrics["accuracy"], metrics["accuracy_source"], drop, interval, _UNNAMED
+            "accuracy",
+            metrics["accuracy"],
+            metrics["accuracy_source"],
+            drop,
+            interval,
+            _UNNAMED,
+            unit=unit,
         )
     if "agreement" in metrics or "fidelity" in metrics:
         agreement, kl, score = (metrics.get(n) for n in ("agreement", "kl_nats", "fidelity"))

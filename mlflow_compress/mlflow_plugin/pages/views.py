@@ -22,7 +22,7 @@ from mlflow_compress.mlflow_plugin.pages.session import (
     set_session,
     token_of,
 )
-from mlflow_compress.records import Variant
+from mlflow_compress.records import Variant, format_score, shown_change
 from mlflow_compress.registry.tags import read_number
 from mlflow_compress.targets import Target, bound_of, limits_of, shipped_names
 
@@ -39,6 +39,7 @@ def _templates() -> Environment:
         loader=ChoiceLoader([pages, shared]), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     made.globals |= {"when": _when, "version_link": _version_link, "run_link": _run_link}
+    made.globals["format_score"] = format_score
     return made
 
 
@@ -84,6 +85,7 @@ def model(request: Request, caller: Caller) -> Response:
         done=DONE.get(request.query_params.get("done", ""), ""),
         others=[name for name in shipped_names() if name not in known],
         rows=[_row(variant, page) for variant in page.variants],
+        drop_head=reporting.drop_head(variant.report for variant in page.variants),
         layers=[tuple(row.values()) for row in layers],
         layer_head=[key.replace("_", " ") for key in layers[0]] if layers else [],
         stages=_stages(page),
@@ -121,9 +123,9 @@ def limit_lines(page: ModelPage) -> list[reporting.LimitLines]:
         if report.accuracy is not None:
             drop, least = bound_of(target, "accuracy_drop"), bound_of(target, "accuracy")
             if drop is not None:
-                losses.append(100 * drop)
+                losses.append(shown_change(drop, report.accuracy.unit))
             if least is not None:
-                losses.append(100 * (report.accuracy.source - least))
+                losses.append(shown_change(report.accuracy.source - least, report.accuracy.unit))
         elif (agreement := bound_of(target, "agreement")) is not None:
             losses.append(100 * (1 - agreement))
         rate = report.source_bytes / size if size else None
