@@ -139,6 +139,8 @@ def run(
         client = connect(config.tracking_uri)
         resolved = resolve(config.source, work_dir, source=source, client=client)
         evaluator = make_evaluator(plan, resolved, work_dir)
+        for output in evaluator.outputs:
+            watcher.stage(f"output {output.name}: {output.label}, as {output.reason}")
         name = config.register_as or f"{resolved.name}-edge"
         some = evaluator.fixed_batch or 2
         example = {key: rows[:some] for key, rows in evaluator.evaluation.inputs.items()}

@@ -27,6 +27,7 @@ from mlflow_compress.search import (
     StepCache,
     Strategy,
     TrialEvaluator,
+    check_yardstick,
     get_executor,
     get_strategy,
     look_at_source,
@@ -256,6 +257,7 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         timed_on=_timed_on(plan),
     )
     evaluator.check_source()
+    check_yardstick(evaluator, plan.targets)
     return evaluator
 
 

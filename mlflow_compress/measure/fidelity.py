@@ -166,12 +166,15 @@ def _boxes(
 def _sequence(
     output: Output, variant: Outputs, source: Outputs, level: float | None, margins: Outputs
 ) -> OutputFidelity:
-    rows, broken = compare_sequences(output, variant[output.name], source[output.name])
+    given, wanted = variant[output.name], source[output.name]
+    rows, broken = compare_sequences(output, given, wanted)
     edits, symbols, same = rows.sum(axis=0)
     measures = {
         "edits": float(edits / symbols) if symbols else (math.inf if edits else 0.0),
         "decoded": float(same / len(rows)),
     }
+    if _is_number(wanted):
+        measures |= _errors(output, given, wanted)[0]
     intervals = {}
     if level is not None:
         intervals["edits"] = ratio_interval(rows[:, 0], rows[:, 1], level)

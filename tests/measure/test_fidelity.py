@@ -182,12 +182,11 @@ def test_sequences_are_compared_by_what_they_read():
 
     source = np.stack([steps([0, 1, 1, 0, 2, 0]), steps([3, 0, 3, 0, 0, 4])])
     moved = np.stack([steps([1, 0, 0, 2, 2, 0]), steps([3, 0, 3, 4, 4, 0])])
-    assert judged(moved, source, "sequence", "logits", 2).measures == {"edits": 0, "decoded": 1}
+    same = judged(moved, source, "sequence", "logits", 2).measures
+    assert (same["edits"], same["decoded"]) == (0, 1)
     wrong = np.stack([steps([1, 0, 0, 2, 2, 0]), steps([3, 3, 3, 4, 4, 0])])
-    assert judged(wrong, source, "sequence", "logits", 2).measures == {
-        "edits": pytest.approx(1 / 5),
-        "decoded": 0.5,
-    }
+    other = judged(wrong, source, "sequence", "logits", 2).measures
+    assert (other["edits"], other["decoded"]) == (pytest.approx(1 / 5), 0.5)
     tokens = judged(
         np.array([[4, 4, 1, 3]]), np.array([[4, 4, 1, 2]]), "sequence", ctc=False, end=1
     )
