@@ -31,7 +31,8 @@ from mlflow_compress.search import (
     get_strategy,
     usual_workers,
 )
-from mlflow_compress.targets import Target, load_target
+from mlflow_compress.targets import Target, limits_of, load_target
+from mlflow_compress.targets.limits import interval_level, metric_problem
 
 if TYPE_CHECKING:
     import onnx
@@ -97,7 +98,7 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     calibration = given.get("calibration") or _load_optional(config.data.calibration, "calibration")
     train = given.get("train") or _load_optional(config.data.train, "train")
     _check_rows(space, where, calibration, train)
-    _check_labels(targets, evaluation)
+    _check_limits(targets, evaluation, config.data.metric)
     objectives = _objectives(config, targets, evaluation)
     trials = int(min(config.search.trials, space.size))
     _check_workers(config)
@@ -165,17 +166,21 @@ def _check_workers(config: Config) -> None:
         )
 
 
-def _check_labels(targets: Sequence[Target], evaluation: measure.Dataset) -> None:
-    if evaluation.labels is not None:
-        return
+def _check_limits(targets: Sequence[Target], evaluation: measure.Dataset, metric: str) -> None:
+    """Refuse limits that need labels which are not there, or that the metric cannot be held to."""
     for target in targets:
-        for key in ("min", "max_drop"):
-            if getattr(target.accuracy, key) is not None:
+        for limit in limits_of(target):
+            if limit.source != "labels":
+                continue
+            if evaluation.labels is None:
                 raise ConfigError(
-                    f"target {target.name!r}: accuracy.{key} needs labels, and data.evaluation "
+                    f"target {target.name!r}: {limit.key} needs labels, and data.evaluation "
                     f"{evaluation.name!r} has none: add an array 'labels', or use min_agreement "
                     "or max_kl"
                 )
+            higher_is_better = measure.find_metric(metric).higher_is_better
+            if problem := metric_problem(limit.key, metric, higher_is_better):
+                raise ConfigError(f"target {target.name!r}: {limit.key}: {problem}")
 
 
 def _objectives(
@@ -199,6 +204,13 @@ def _objectives(
             raise ConfigError(
                 "search.objectives: reward needs a target with objective: reward, which says the "
                 "latency that it is about"
+            )
+        unmeasured = next((t for t in rewarded if t.unmeasured_providers), None)
+        if name == "reward" and unmeasured is not None:
+            raise ConfigError(
+                f"target {unmeasured.name!r}: objective reward needs its latency, and this machine "
+                f"measures none with {', '.join(unmeasured.unmeasured_providers)}: set measured_on "
+                "to a device that does"
             )
         found += [Reward(target) for target in rewarded] if name == "reward" else [name]
     return tuple(found)
@@ -233,6 +245,7 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         checkpoints=None if train is None else _checkpoints(config),
         subnets=supernet,
         timed_on=_timed_on(plan),
+        level=interval_level(plan.targets),
     )
     evaluator.check_source()
     return evaluator

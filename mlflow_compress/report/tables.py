@@ -24,6 +24,9 @@ __all__ = [
 _DRIFT = 0.1
 
 
+_HEADED_LEVEL = 0.95
+
+
 def format_bytes(count: float) -> str:
     """Return a size for people: ``812 B``, ``24.1 kB``, ``3.20 MB`` (powers of 1000)."""
     for unit, scale, digits in (("MB", 1e6, 2), ("kB", 1e3, 1)):
@@ -33,12 +36,16 @@ def format_bytes(count: float) -> str:
 
 
 def format_drop(report: Report) -> str:
-    """Return the drop in points with its interval: ``0.40 [-0.35, 1.15]``."""
+    """Return the drop in points with its interval: ``0.40 [-0.35, 1.15]``.
+
+    A level other than the 95 % that tables are headed with is said.
+    """
     if report.accuracy is None:
         return "-"
     drop, interval = report.accuracy.drop, report.accuracy.drop_interval
     low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * drop + 0:.2f} [{low:.2f}, {high:.2f}]"
+    level = "" if interval.level == _HEADED_LEVEL else f" at {100 * interval.level:g} %"
+    return f"{100 * drop + 0:.2f} [{low:.2f}, {high:.2f}]{level}"
 
 
 def format_latency(report: Report) -> str:

@@ -29,6 +29,7 @@ from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
 from mlflow_compress.targets import Target, measure_on, needs_of
 from mlflow_compress.targets.devices import Measurement
+from mlflow_compress.targets.limits import USUAL_LEVEL
 from mlflow_compress.techniques import Context, RecipeResult, Subnets
 from mlflow_compress.techniques.train_data import Epoch, TrainData
 
@@ -76,6 +77,7 @@ class TrialEvaluator:
         subnets: takes smaller networks out of the source; None when it is one network.
         timed_on: targets on whose devices every variant's latency is measured as well, because
             the search goes for it.
+        level: confidence level of the drop's interval.
     """
 
     source: onnx.ModelProto
@@ -95,6 +97,7 @@ class TrialEvaluator:
     checkpoints: Path | None = None
     subnets: Subnets | None = None
     timed_on: tuple[Target, ...] = ()
+    level: float = USUAL_LEVEL
     versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
 
     def key(self, recipe: Recipe) -> str:
@@ -109,6 +112,7 @@ class TrialEvaluator:
                 "latency_rounds": self.latency_rounds,
             }
             | ({"timed_on": [t.measured_on for t in self.timed_on]} if self.timed_on else {})
+            | ({"level": self.level} if self.level != USUAL_LEVEL else {})
         )
 
     @cached_property
@@ -344,7 +348,12 @@ class TrialEvaluator:
         if self.evaluation.labels is None:
             return None
         return measure.measure_accuracy(
-            outputs, self._source_outputs, self.evaluation, self.metric, seed=self.seed
+            outputs,
+            self._source_outputs,
+            self.evaluation,
+            self.metric,
+            level=self.level,
+            seed=self.seed,
         )
 
     def _measured_on(self, target: Target, variant: Variant, path: Path) -> Measurement:

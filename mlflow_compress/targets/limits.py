@@ -6,7 +6,7 @@ one, add its field to :class:`~mlflow_compress.targets.profile.Target` and an en
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
@@ -26,12 +26,15 @@ from mlflow_compress.targets.units import format_ms, format_size
 
 __all__ = [
     "QUALITY_SCALE",
+    "USUAL_LEVEL",
     "Limit",
     "LimitKind",
     "Look",
     "bound_of",
+    "interval_level",
     "is_out_of_reach",
     "limits_of",
+    "metric_problem",
     "upper",
 ]
 
@@ -47,6 +50,9 @@ _LEAST_SCALE = 0.01
 
 # 0.95 - 0.945 is 0.005 and a little more in binary; a limit of 0.005 means the decimal number.
 _SLACK = 1e-9
+
+USUAL_LEVEL = 0.95
+"""Level of drops' intervals where no target asks for a higher one."""
 
 _RELATIONS = {
     "most": {True: "at most", False: "more than"},
@@ -111,13 +117,26 @@ def _none(look: Look) -> None:
     """What is read from a file or on a device is not estimated from rows."""
 
 
-def _read_least_accuracy(report: Report, target: Target, rows: str | None) -> Reading:
-    """Return the accuracy where a target names the least; of an error that would be its worst."""
+def metric_problem(key: str, metric: str, higher_is_better: bool) -> str:
+    """Say why a bound makes no sense for a metric, empty when it does.
+
+    Args:
+        key: of the limit, such as ``accuracy.min``.
+        metric: the metric's name.
+        higher_is_better: False for errors.
+    """
+    if key == "accuracy.min" and not higher_is_better:
+        return f"{metric} is an error, where less is better: limit max or max_drop instead"
+    if key == "accuracy.max" and higher_is_better:
+        return f"{metric} is no error, more of it is better: limit min or max_drop instead"
+    return ""
+
+
+def _read_metric(report: Report, rows: str | None, key: str) -> Reading:
+    """Return the metric's value, if the bound makes sense for it."""
     accuracy = report.accuracy
-    if accuracy is None or accuracy.higher_is_better:
-        return read_accuracy(report, rows)
-    reason = f"{accuracy.metric} is an error, where less is better: limit max_drop instead"
-    return Reading(None, reason)
+    problem = accuracy and metric_problem(key, accuracy.metric, accuracy.higher_is_better)
+    return Reading(None, problem) if problem else read_accuracy(report, rows)
 
 
 def _plain(value: float) -> str:
@@ -219,12 +238,23 @@ _KINDS = (
         sense="least",
         source="labels",
         bound=lambda target: target.accuracy.min,
-        read=_read_least_accuracy,
+        read=lambda report, target, rows: _read_metric(report, rows, "accuracy.min"),
         show=_plain,
         phrase=("accuracy {} or more", _percent),
         scale=_quality,
         optimistic=_best_accuracy,
         has_interval=True,
+    ),
+    LimitKind(
+        key="accuracy.max",
+        name="error",
+        sense="most",
+        source="labels",
+        bound=lambda target: target.accuracy.max,
+        read=lambda report, target, rows: _read_metric(report, rows, "accuracy.max"),
+        show=_plain,
+        phrase=("an error of at most {}", "{:g}".format),
+        scale=_own_size,
     ),
     LimitKind(
         key="accuracy.max_drop",
@@ -378,3 +408,12 @@ def is_out_of_reach(target: Target, look: Look) -> bool:
 def bound_of(target: Target, name: str) -> float | None:
     """Return the bound of a target's limit by the name of its gate, None when it has none."""
     return next((limit.bound for limit in limits_of(target) if limit.name == name), None)
+
+
+def interval_level(targets: Sequence[Target]) -> float:
+    """Return the level that drops' intervals need, so that each target's confidence can be met.
+
+    An interval at a higher level is wider, and so holds at each lower one as well.
+    """
+    asked = (target.accuracy.confidence for target in targets)
+    return max([USUAL_LEVEL, *(level for level in asked if level is not None)])

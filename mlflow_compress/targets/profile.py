@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,6 +25,8 @@ __all__ = [
     "load_target",
     "shipped_names",
     "target_data",
+    "target_record",
+    "target_text",
 ]
 
 Objective = Literal["size", "latency", "accuracy", "rate", "reward"]
@@ -33,6 +35,10 @@ PREVIOUS = "-previous"
 # MLflow takes keys of tags up to 250 characters. The longest that is made of a target's name is
 # that of a quarantine on the registered model, ``compress.quarantine.<name>.<16 digits>``.
 _LONGEST = 250 - len("compress.quarantine.") - len(".0123456789abcdef")
+
+LATER: Mapping[str, bool] = {"later": True}
+"""Marks a field that profiles got after decisions on targets were first written down. Where it is
+not set it is left out of what is written, so that a target stays the one that it was."""
 
 LOCAL_PROVIDERS = ("CPUExecutionProvider",)
 """What models run on where this machine measures them."""
@@ -79,12 +85,13 @@ class AccuracyLimits:
     """How good a variant has to be; None is no limit.
 
     Attributes:
-        min: least accuracy, 0 to 1.
+        min: least accuracy, 0 to 1, of a metric where more is better.
         max_drop: largest drop from the source on the same rows, 0 to 1.
         confidence: when set, the upper bound of the drop's interval at this level is what
             ``max_drop`` limits, not the drop itself.
         min_agreement: least share of rows with the source's top-1 class; needs no labels.
         max_kl: largest mean KL divergence from the source's outputs, nats; needs no labels.
+        max: largest value of a metric that is an error, in its own unit.
     """
 
     min: float | None = None
@@ -92,12 +99,14 @@ class AccuracyLimits:
     confidence: float | None = None
     min_agreement: float | None = None
     max_kl: float | None = None
+    max: float | None = field(default=None, metadata=LATER)
 
     @property
     def any(self) -> bool:
         """Whether anything bounds how wrong a variant may be."""
-        bounds = (self.min, self.max_drop, self.min_agreement, self.max_kl)
-        return any(bound is not None for bound in bounds)
+        bounds = asdict(self)
+        del bounds["confidence"]
+        return any(bound is not None for bound in bounds.values())
 
 
 @dataclass(frozen=True)
@@ -200,6 +209,43 @@ class Target:
         if self.measured_on != "local" or self.emulated:
             return ()
         return tuple(one for one in self.execution.providers if one not in LOCAL_PROVIDERS)
+
+
+def _written(record: Any) -> Iterator[tuple[Field[Any], Any]]:
+    """Yield the fields of a target or of a part of it that are written down, with their values."""
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if value != item.default or "later" not in item.metadata:
+            yield item, value
+
+
+def target_record(target: Target) -> dict[str, Any]:
+    """Return a target as plain data, from which ``records.from_dict`` makes it again."""
+    return _record(target)
+
+
+def _record(part: Any) -> dict[str, Any]:
+    return {
+        item.name: _record(value) if is_dataclass(value) else value
+        for item, value in _written(part)
+    }
+
+
+def target_text(target: Target) -> str:
+    """Return a target as one text, equal for equal targets in all versions of this package.
+
+    It is what ``repr`` gave when decisions were first written down, which keeps numbers that JSON
+    has no word for; later fields are in it where they are set.
+    """
+    return _text(target)
+
+
+def _text(part: Any) -> str:
+    shown = (
+        f"{item.name}={_text(value) if is_dataclass(value) else repr(value)}"
+        for item, value in _written(part)
+    )
+    return f"{type(part).__qualname__}({', '.join(shown)})"
 
 
 ENTRY_POINTS = "mlflow_compress.targets"

@@ -76,7 +76,9 @@ class LimitsSchema(_Strict):
 class AccuracySchema(_Strict):
     """How good a variant has to be."""
 
-    min: Fraction | None = Field(default=None, description="least accuracy, 0 to 1")
+    min: Fraction | None = Field(
+        default=None, description="least accuracy, 0 to 1, of a metric where more is better"
+    )
     max_drop: Fraction | None = Field(
         default=None, description="largest drop from the source, 0 to 1"
     )
@@ -88,6 +90,9 @@ class AccuracySchema(_Strict):
     )
     max_kl: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="largest KL, nats"
+    )
+    max: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="largest value of an error such as rmse or cer, in its unit"
     )
 
 
@@ -135,11 +140,11 @@ class TargetSchema(_Strict):
             )
         if bounds.confidence is not None and bounds.max_drop is None:
             raise ValueError("confidence bounds the drop: set max_drop too")
-        unbounded = (bounds.min, bounds.max_drop, bounds.min_agreement, bounds.max_kl)
-        if self.objective not in ("accuracy", "reward") and all(v is None for v in unbounded):
+        bounded = any(v is not None for v in bounds.model_dump(exclude={"confidence"}).values())
+        if self.objective not in ("accuracy", "reward") and not bounded:
             raise ValueError(
                 f"objective {self.objective!r} with no accuracy limit would promote the smallest "
-                "wrong model: set accuracy.max_drop, min, min_agreement or max_kl"
+                "wrong model: set accuracy.max_drop, min, max, min_agreement or max_kl"
             )
         return self
 
