@@ -33,7 +33,8 @@ from mlflow_compress.search import (
     look_at_source,
     usual_workers,
 )
-from mlflow_compress.targets import Target, load_target
+from mlflow_compress.targets import Target, limits_of, load_target
+from mlflow_compress.targets.limits import interval_level, metric_problem
 
 if TYPE_CHECKING:
     import onnx
@@ -106,7 +107,7 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     calibration = given.get("calibration") or _load_optional(config.data.calibration, "calibration")
     train = given.get("train") or _load_optional(config.data.train, "train")
     _check_rows(space, where, calibration, train)
-    _check_labels(config.data, targets, evaluation)
+    _check_limits(config.data, targets, evaluation)
     objectives = _objectives(config, targets, evaluation)
     trials = int(min(config.search.trials, space.size))
     _check_workers(config)
@@ -184,17 +185,22 @@ def _is_labelled(data: DataConfig, evaluation: measure.Dataset) -> bool:
     return evaluation.has_labels or data.labels == "source"
 
 
-def _check_labels(data: DataConfig, targets: Sequence[Target], evaluation: measure.Dataset) -> None:
-    if _is_labelled(data, evaluation):
-        return
+def _check_limits(data: DataConfig, targets: Sequence[Target], evaluation: measure.Dataset) -> None:
+    """Refuse limits that need labels which are not there, or that the metric cannot be held to."""
+    metric = metric_of(data)
     for target in targets:
-        for key in ("min", "max_drop"):
-            if getattr(target.accuracy, key) is not None:
+        for limit in limits_of(target):
+            if limit.source != "labels":
+                continue
+            if not _is_labelled(data, evaluation):
                 raise ConfigError(
-                    f"target {target.name!r}: accuracy.{key} needs labels, and data.evaluation "
+                    f"target {target.name!r}: {limit.key} needs labels, and data.evaluation "
                     f"{evaluation.name!r} has none: add an array 'labels', set data.labels: "
                     "source, or use min_agreement or max_kl"
                 )
+            higher_is_better = measure.find_metric(metric).higher_is_better
+            if problem := metric_problem(limit.key, metric.name, higher_is_better):
+                raise ConfigError(f"target {target.name!r}: {limit.key}: {problem}")
 
 
 def _objectives(
@@ -219,6 +225,13 @@ def _objectives(
             raise ConfigError(
                 "search.objectives: reward needs a target with objective: reward, which says the "
                 "latency that it is about"
+            )
+        unmeasured = next((t for t in rewarded if t.unmeasured_providers), None)
+        if name == "reward" and unmeasured is not None:
+            raise ConfigError(
+                f"target {unmeasured.name!r}: objective reward needs its latency, and this machine "
+                f"measures none with {', '.join(unmeasured.unmeasured_providers)}: set measured_on "
+                "to a device that does"
             )
         found += [Reward(target) for target in rewarded] if name == "reward" else [name]
     return tuple(found)
@@ -255,6 +268,7 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         checkpoints=None if train is None else _checkpoints(config),
         subnets=supernet,
         timed_on=_timed_on(plan),
+        level=interval_level(plan.targets),
     )
     evaluator.check_source()
     check_yardstick(evaluator, plan.targets)

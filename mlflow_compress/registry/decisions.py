@@ -10,7 +10,7 @@ from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.places import experiments_of, name_experiment
 from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.targets import Target
-from mlflow_compress.targets.profile import alias_problem
+from mlflow_compress.targets.profile import alias_problem, target_record, target_text
 
 __all__ = ["PENDING", "ROLLED_BACK", "DecisionLog", "LoggedDecision", "evidence_digest", "render"]
 
@@ -99,7 +99,7 @@ def evidence_digest(decision: Decision, target: Target) -> str:
     """
     came_to = [decision.version, decision.best_gap, decision.outcome == "none feasible"]
     # repr keeps numbers that JSON has no word for.
-    return digest_of([repr(target), came_to, repr(sorted(decision.gates.items()))])
+    return digest_of([target_text(target), came_to, repr(sorted(decision.gates.items()))])
 
 
 def render(decision: Decision, variants: Sequence[Variant], model: str) -> str:
@@ -242,7 +242,7 @@ class DecisionLog:
         text = render(decision, variants, self._model)
         if target.emulated:
             text += f"\nThe machine that measured stands for {target.name}: latency is emulated.\n"
-        data = {"model": self._model, **to_dict(decision), "limits": to_dict(target)}
+        data = {"model": self._model, **to_dict(decision), "limits": target_record(target)}
         self._client.set_tag(run_id, _NOTE, text)
         self._client.log_text(run_id, json.dumps(data, indent=2, sort_keys=True), "decision.json")
         self._client.log_text(run_id, text, "decision.md")

@@ -26,6 +26,9 @@ __all__ = [
 _DRIFT = 0.1
 
 
+_HEADED_LEVEL = 0.95
+
+
 def format_bytes(count: float) -> str:
     """Return a size for people: ``812 B``, ``24.1 kB``, ``3.20 MB`` (powers of 1000)."""
     for unit, scale, digits in (("MB", 1e6, 2), ("kB", 1e3, 1)):
@@ -46,11 +49,16 @@ def drop_head(reports: Iterable[Report]) -> str:
 
 
 def format_drop(report: Report, *, with_unit: bool = False) -> str:
-    """Return the drop with its interval: ``0.40 [-0.35, 1.15]``, with its unit where asked."""
+    """Return the drop with its interval: ``0.40 [-0.35, 1.15]``, with its unit where asked.
+
+    A level other than the 95 % that tables are headed with is said.
+    """
     if report.accuracy is None:
         return "-"
-    unit = records.change_unit(report.accuracy.unit) if with_unit else ""
-    return f"{records.format_drop(report.accuracy)} {unit}".rstrip()
+    unit = f" {records.change_unit(report.accuracy.unit)}" if with_unit else ""
+    interval = report.accuracy.drop_interval
+    level = "" if interval.level == _HEADED_LEVEL else f" at {100 * interval.level:g} %"
+    return f"{records.format_drop(report.accuracy)}{unit}".rstrip() + level
 
 
 def format_latency(report: Report) -> str:

@@ -36,6 +36,7 @@ from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
 from mlflow_compress.search.source import check_same
 from mlflow_compress.targets import Target, measure_on, needs_of
 from mlflow_compress.targets.devices import Measurement
+from mlflow_compress.targets.limits import USUAL_LEVEL
 from mlflow_compress.techniques import Context, RecipeResult, Subnets
 from mlflow_compress.techniques.onnx_graph import at_opset, opset
 from mlflow_compress.techniques.train_data import Epoch, TrainData
@@ -95,6 +96,7 @@ class TrialEvaluator:
         subnets: takes smaller networks out of the source; None when it is one network.
         timed_on: targets on whose devices every variant's latency is measured as well, because
             the search goes for it.
+        level: confidence level of the drop's interval.
     """
 
     source: onnx.ModelProto
@@ -115,6 +117,7 @@ class TrialEvaluator:
     checkpoints: Path | None = None
     subnets: Subnets | None = None
     timed_on: tuple[Target, ...] = ()
+    level: float = USUAL_LEVEL
     versions: Mapping[str, str] = field(default_factory=lambda: {n: version(n) for n in _VERSIONS})
 
     def key(self, recipe: Recipe) -> str:
@@ -131,6 +134,7 @@ class TrialEvaluator:
                 "outputs": [_judged(output) for output in self.outputs],
             }
             | ({"timed_on": [t.measured_on for t in self.timed_on]} if self.timed_on else {})
+            | ({"level": self.level} if self.level != USUAL_LEVEL else {})
         )
 
     @property
@@ -290,7 +294,12 @@ class TrialEvaluator:
     def fidelity(self, outputs: Mapping[str, Rows]) -> Fidelity:
         """Compare a model's outputs on the evaluation rows with the source's."""
         return measure.measure_fidelity(
-            outputs, self.source_outputs, self.outputs, self.evaluation, margins=self._margins
+            outputs,
+            self.source_outputs,
+            self.outputs,
+            self.evaluation,
+            level=self.level,
+            margins=self._margins,
         )
 
     def judged(self, outputs: Mapping[str, Rows]) -> Report:
@@ -459,7 +468,12 @@ class TrialEvaluator:
         if not self.is_labelled:
             return None
         return measure.measure_accuracy(
-            outputs, self.source_outputs, self.evaluation, self.metric, seed=self.seed
+            outputs,
+            self.source_outputs,
+            self.evaluation,
+            self.metric,
+            level=self.level,
+            seed=self.seed,
         )
 
     def _measured_on(self, target: Target, variant: Variant, path: Path) -> Measurement:

@@ -33,11 +33,14 @@ from mlflow_compress.targets.units import format_ms, format_size
 
 __all__ = [
     "QUALITY_SCALE",
+    "USUAL_LEVEL",
     "Limit",
     "LimitKind",
     "Look",
     "bound_of",
+    "interval_level",
     "limits_of",
+    "metric_problem",
     "upper",
 ]
 
@@ -53,6 +56,9 @@ _LEAST_SCALE = 0.01
 
 # 0.95 - 0.945 is 0.005 and a little more in binary; a limit of 0.005 means the decimal number.
 _SLACK = 1e-9
+
+USUAL_LEVEL = 0.95
+"""Level of drops' intervals where no target asks for a higher one."""
 
 _RELATIONS = {
     "most": {True: "at most", False: "more than"},
@@ -120,13 +126,26 @@ def _none(look: Look) -> None:
     """What is read from a file or on a device is not estimated from rows."""
 
 
-def _read_least_accuracy(report: Report, target: Target, rows: str | None) -> Reading:
-    """Return the accuracy where a target names the least; of an error that would be its worst."""
+def metric_problem(key: str, metric: str, higher_is_better: bool) -> str:
+    """Say why a bound makes no sense for a metric, empty when it does.
+
+    Args:
+        key: of the limit, such as ``accuracy.min``.
+        metric: the metric's name.
+        higher_is_better: False for errors.
+    """
+    if key == "accuracy.min" and not higher_is_better:
+        return f"{metric} is an error, where less is better: limit max or max_drop instead"
+    if key == "accuracy.max" and higher_is_better:
+        return f"{metric} is no error, more of it is better: limit min or max_drop instead"
+    return ""
+
+
+def _read_metric(report: Report, rows: str | None, key: str) -> Reading:
+    """Return the metric's value, if the bound makes sense for it."""
     accuracy = report.accuracy
-    if accuracy is None or accuracy.higher_is_better:
-        return read_accuracy(report, rows)
-    reason = f"{accuracy.metric} is an error, where less is better: limit max_drop instead"
-    return Reading(None, reason)
+    problem = accuracy and metric_problem(key, accuracy.metric, accuracy.higher_is_better)
+    return Reading(None, problem) if problem else read_accuracy(report, rows)
 
 
 def _plain(value: float, report: Report) -> str:
@@ -234,12 +253,23 @@ _KINDS = (
         sense="least",
         source="labels",
         bound=lambda target: target.accuracy.min,
-        read=_read_least_accuracy,
+        read=lambda report, target, rows: _read_metric(report, rows, "accuracy.min"),
         show=_plain,
         phrase=("accuracy {} or more", _percent),
         scale=_quality,
         optimistic=_best_accuracy,
         has_interval=True,
+    ),
+    LimitKind(
+        key="accuracy.max",
+        name="error",
+        sense="most",
+        source="labels",
+        bound=lambda target: target.accuracy.max,
+        read=lambda report, target, rows: _read_metric(report, rows, "accuracy.max"),
+        show=_plain,
+        phrase=("an error of at most {}", "{:g}".format),
+        scale=_own_size,
     ),
     LimitKind(
         key="accuracy.max_drop",
@@ -344,42 +374,7 @@ class Limit:
         """Say whether a value is within the bound; NaN never is."""
         return self._beyond(value) <= 0
 
-    def is_out_of_reach(self, look: Look) -> bool:
-        """Say whether the limit is broken even at the best that a look leaves room for."""
-        best = self.kind.optimistic(look)
-        return best is not None and self._beyond(best) > 0
-
-    def gate(self, report: Report, rows: str | None = None) -> Gate:
-        """Check a report; a number that does not count fails, and the gate says why."""
-        reading = self.read(report, rows)
-        if reading.value is None:
-            return Gate(self.name, False, None, float(self.bound), reading.problem)
-        passed = self.passes(reading.value)
-        reason = "" if passed else self._compared(reading.value, report)
-        return Gate(self.name, passed, reading.value, float(self.bound), reason)
-
-    def verdict(self, report: Report) -> str:
-        """Return one line that says how a report stands to the limit, met or not."""
-        reading = self.read(report)
-        if reading.value is None:
-            return reading.problem
-        return f"{self.name.replace('_', ' ')} {self._compared(reading.value, report)}"
-
-    def within(self, share: float) -> "Limit":
-        """Return the limit with only a share of its bound to use."""
-        return replace(self, bound=self.bound * share)
-
-    def _beyond(self, value: float) -> float:
-        """Return what a value is beyond the bound, in its unit; rounding is no excess."""
-        beyond = value - self.bound if self.kind.sense == "most" else self.bound - value
-        return min(beyond, 0.0) if beyond <= _SLACK else beyond
-
-    def _compared(self, value: float, report: Report) -> str:
-        relation = _RELATIONS[self.kind.sense][self.passes(value)]
-        return f"{self.kind.show(value, report)} is {relation} {self.kind.show(self.bound, report)}"
-
-
-def limits_of(target: Target) -> tuple[Limit, ...]:
+    def limits_of(target: Target) -> tuple[Limit, ...]:
     """Return every limit that a target sets, in the order of its gates."""
     bounds = ((kind, kind.bound(target)) for kind in _KINDS)
     return tuple(Limit(kind, target, bound) for kind, bound in bounds if bound is not None)
@@ -388,3 +383,12 @@ def limits_of(target: Target) -> tuple[Limit, ...]:
 def bound_of(target: Target, name: str) -> float | None:
     """Return the bound of a target's limit by the name of its gate, None when it has none."""
     return next((limit.bound for limit in limits_of(target) if limit.name == name), None)
+
+
+def interval_level(targets: Sequence[Target]) -> float:
+    """Return the level that drops' intervals need, so that each target's confidence can be met.
+
+    An interval at a higher level is wider, and so holds at each lower one as well.
+    """
+    asked = (target.accuracy.confidence for target in targets)
+    return max([USUAL_LEVEL, *(level for level in asked if level is not None)])

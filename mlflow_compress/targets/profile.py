@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,6 +26,8 @@ __all__ = [
     "load_target",
     "shipped_names",
     "target_data",
+    "target_record",
+    "target_text",
 ]
 
 Objective = Literal["size", "latency", "accuracy", "rate", "reward"]
@@ -34,6 +36,10 @@ PREVIOUS = "-previous"
 # MLflow takes keys of tags up to 250 characters. The longest that is made of a target's name is
 # that of a quarantine on the registered model, ``compress.quarantine.<name>.<16 digits>``.
 _LONGEST = 250 - len("compress.quarantine.") - len(".0123456789abcdef")
+
+LATER: Mapping[str, bool] = {"later": True}
+"""Marks a field that profiles got after decisions on targets were first written down. Where it is
+not set it is left out of what is written, so that a target stays the one that it was."""
 
 LOCAL_PROVIDERS = ("CPUExecutionProvider",)
 """What models run on where this machine measures them."""
@@ -93,7 +99,7 @@ class AccuracyLimits:
     An output that none of them speaks of keeps the default of its kind.
 
     Attributes:
-        min: least accuracy, 0 to 1.
+        min: least accuracy, 0 to 1, of a metric where more is better.
         max_drop: largest drop from the source on the same rows, 0 to 1.
         confidence: when set, the worse end of a number's interval at this level is what is
             limited, not the number itself.
@@ -104,6 +110,7 @@ class AccuracyLimits:
         min_map: least mean average precision against the source's own boxes.
         max_edits: most edits per symbol of each sequence.
         limits: by output and measure, bounds on that output.
+        max: largest value of a metric that is an error, in its own unit.
     """
 
     min: float | None = None
@@ -111,11 +118,12 @@ class AccuracyLimits:
     confidence: float | None = None
     min_agreement: float | None = None
     max_kl: float | None = None
-    max_error: float | None = None
-    min_cosine: float | None = None
-    min_map: float | None = None
-    max_edits: float | None = None
-    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    max_error: float | None = field(default=None, metadata=LATER)
+    min_cosine: float | None = field(default=None, metadata=LATER)
+    min_map: float | None = field(default=None, metadata=LATER)
+    max_edits: float | None = field(default=None, metadata=LATER)
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata=LATER)
+    max: float | None = field(default=None, metadata=LATER)
 
     @property
     def any(self) -> bool:
@@ -129,7 +137,7 @@ class AccuracyLimits:
     @property
     def asks_labels(self) -> bool:
         """Whether a limit is on what only labels tell."""
-        return self.min is not None or self.max_drop is not None
+        return any(bound is not None for bound in (self.min, self.max, self.max_drop))
 
     def bound_on(self, measure: str) -> float | None:
         """Return the bound on a measure of every output that has it, None when there is none."""
@@ -244,6 +252,44 @@ class Target:
         if self.measured_on != "local" or self.emulated:
             return ()
         return tuple(one for one in self.execution.providers if one not in LOCAL_PROVIDERS)
+
+
+def _written(record: Any) -> Iterator[tuple[Field[Any], Any]]:
+    """Yield the fields of a target or of a part of it that are written down, with their values."""
+    for item in fields(record):
+        value = getattr(record, item.name)
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        if value != default or "later" not in item.metadata:
+            yield item, value
+
+
+def target_record(target: Target) -> dict[str, Any]:
+    """Return a target as plain data, from which ``records.from_dict`` makes it again."""
+    return _record(target)
+
+
+def _record(part: Any) -> dict[str, Any]:
+    return {
+        item.name: _record(value) if is_dataclass(value) else value
+        for item, value in _written(part)
+    }
+
+
+def target_text(target: Target) -> str:
+    """Return a target as one text, equal for equal targets in all versions of this package.
+
+    It is what ``repr`` gave when decisions were first written down, which keeps numbers that JSON
+    has no word for; later fields are in it where they are set.
+    """
+    return _text(target)
+
+
+def _text(part: Any) -> str:
+    shown = (
+        f"{item.name}={_text(value) if is_dataclass(value) else repr(value)}"
+        for item, value in _written(part)
+    )
+    return f"{type(part).__qualname__}({', '.join(shown)})"
 
 
 ENTRY_POINTS = "mlflow_compress.targets"

@@ -99,7 +99,9 @@ class LimitsSchema(_Strict):
 class AccuracySchema(_Strict):
     """How good a variant has to be."""
 
-    min: Fraction | None = Field(default=None, description="least accuracy, 0 to 1")
+    min: Fraction | None = Field(
+        default=None, description="least accuracy, 0 to 1, of a metric where more is better"
+    )
     max_drop: Fraction | None = Field(
         default=None, description="largest drop from the source, 0 to 1"
     )
@@ -127,6 +129,9 @@ class AccuracySchema(_Strict):
     )
     limits: dict[str, Annotated[dict[str, float], AfterValidator(_measures)]] = Field(
         default={}, description="of one output: bounds by measure, such as boxes: {recall: 0.98}"
+    )
+    max: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="largest value of an error such as rmse or cer, in its unit"
     )
 
 

@@ -20,6 +20,7 @@ from mlflow_compress.registry.decisions import DecisionLog, evidence_digest
 from mlflow_compress.registry.tags import from_tags, to_tags
 from mlflow_compress.search import TrialEvaluator
 from mlflow_compress.targets import Target
+from mlflow_compress.targets.profile import target_record, target_text
 from tests.golden.cases import DECISIONS, RECIPES, TARGETS, VARIANT
 from tests.tiny import tiny_model
 
@@ -150,3 +151,14 @@ def test_the_files_of_a_decision_s_run():
 def test_the_limits_of_a_decision_s_run_are_read():
     limits = json.loads(stored("decision.json"))["limits"]
     assert from_dict(Target, limits) == TARGETS["raspberry-pi"]
+
+
+def test_a_later_field_counts_only_where_it_is_set():
+    plain, decision = TARGETS["raspberry-pi"], DECISIONS["promoted"]
+    limited = replace(plain, accuracy=replace(plain.accuracy, max=0.5))
+    assert target_text(plain) == stored("target.txt").strip()
+    assert target_text(limited) == stored("target.txt").strip().replace(
+        "max_kl=None)", "max_kl=None, max=0.5)"
+    )
+    assert evidence_digest(decision, limited) != evidence_digest(decision, plain)
+    assert from_dict(Target, json.loads(json.dumps(target_record(limited)))) == limited

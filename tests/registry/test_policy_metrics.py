@@ -167,4 +167,4 @@ def test_of_an_error_less_is_better(labelled):
     least = replace(BEST, accuracy=AccuracyLimits(min=0.9))
     refused = decide([bad, good], least, None)
     assert refused.outcome == "none feasible"
-    assert "cer is an error, where less is better: limit max_drop" in str(refused.gates[2])
+    assert "cer is an error, where less is better: limit max or max_drop" in str(refused.gates[2])

@@ -1,6 +1,7 @@
 """Tables and figures say what the records say."""
 
 import math
+from dataclasses import replace
 
 from mlflow_compress.records import (
     Accuracy,
@@ -64,6 +65,9 @@ def test_sizes_for_people():
 def test_a_drop_shows_its_interval_in_points():
     assert format_drop(trial().variant.report) == "0.40 [-0.30, 1.10]"
     assert format_drop(trial(drop=-0.0).variant.report).startswith("0.00 ")
+    report = trial().variant.report
+    wide = replace(report.accuracy, drop_interval=Interval(-0.006, 0.014, 0.99))
+    assert format_drop(replace(report, accuracy=wide)) == "0.40 [-0.60, 1.40] at 99 %"
 
 
 def test_trial_rows_have_the_same_columns_for_every_trial():

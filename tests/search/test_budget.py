@@ -106,32 +106,8 @@ def test_limits_become_violations_relative_to_each(make_variant):
     assert violations(make_variant(accuracy=math.nan), [device])["accuracy_drop"] > 0
 
 
-def test_what_is_measured_later_is_no_constraint_yet(make_variant):
-    """A constraint that every trial breaks alike would leave the samplers no feasible point."""
-    device = target(limits={"memory": "1MB", "size": "1MB"})
-    assert set(violations(make_variant(), [device])) == {"size", "accuracy_drop"}
-
-
-def test_confidence_limits_the_upper_bound_of_the_drop(make_variant):
-    variant = make_variant(accuracy=0.93)
-    bounds = {"max_drop": 0.022, "confidence": 0.95}
-    assert violations(variant, [target()])["accuracy_drop"] == pytest.approx(0)
-    assert violations(variant, [target(accuracy=bounds)])["accuracy_drop"] > 0
-
-
 def test_of_several_targets_the_nearest_counts(make_variant):
     small, large = target(limits={"size": "1kB"}), target(name="large", limits={"size": "1MB"})
     found = violations(make_variant(), [small, large])
     assert list(found.values()) == [pytest.approx(-0.2)]
     assert violations(make_variant(), []) == {}
-
-
-def test_a_packed_profile_that_the_target_cannot_load_breaks_a_limit(make_variant):
-    device = target(execution={"profiles": ["portable"]})
-    assert violations(make_variant(profile="compact"), [device])["profile"] > 0
-    assert violations(make_variant(profile="portable"), [device])["profile"] < 0
-
-
-def test_latency_on_other_threads_says_nothing(make_variant):
-    device = target(limits={"latency_p50": "0.1ms"}, execution={"threads": 4})
-    assert "latency_p50" not in violations(make_variant(), [device])

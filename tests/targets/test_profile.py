@@ -115,7 +115,7 @@ OK = {"name": "rpi4", "accuracy": {"max_drop": 0.01}}
         (
             {"accuracy": None},
             "target 'rpi4': objective 'size' with no accuracy limit would promote the smallest "
-            "wrong model: set accuracy.max_drop, min, min_agreement or max_kl",
+            "wrong model: set accuracy.max_drop, min, max, min_agreement or max_kl",
         ),
         (
             {"accuracy": {"confidence": 0.95, "min": 0.5}},
