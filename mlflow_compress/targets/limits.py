@@ -374,7 +374,42 @@ class Limit:
         """Say whether a value is within the bound; NaN never is."""
         return self._beyond(value) <= 0
 
-    def limits_of(target: Target) -> tuple[Limit, ...]:
+    def is_out_of_reach(self, look: Look) -> bool:
+        """Say whether the limit is broken even at the best that a look leaves room for."""
+        best = self.kind.optimistic(look)
+        return best is not None and self._beyond(best) > 0
+
+    def gate(self, report: Report, rows: str | None = None) -> Gate:
+        """Check a report; a number that does not count fails, and the gate says why."""
+        reading = self.read(report, rows)
+        if reading.value is None:
+            return Gate(self.name, False, None, float(self.bound), reading.problem)
+        passed = self.passes(reading.value)
+        reason = "" if passed else self._compared(reading.value, report)
+        return Gate(self.name, passed, reading.value, float(self.bound), reason)
+
+    def verdict(self, report: Report) -> str:
+        """Return one line that says how a report stands to the limit, met or not."""
+        reading = self.read(report)
+        if reading.value is None:
+            return reading.problem
+        return f"{self.name.replace('_', ' ')} {self._compared(reading.value, report)}"
+
+    def within(self, share: float) -> "Limit":
+        """Return the limit with only a share of its bound to use."""
+        return replace(self, bound=self.bound * share)
+
+    def _beyond(self, value: float) -> float:
+        """Return what a value is beyond the bound, in its unit; rounding is no excess."""
+        beyond = value - self.bound if self.kind.sense == "most" else self.bound - value
+        return min(beyond, 0.0) if beyond <= _SLACK else beyond
+
+    def _compared(self, value: float, report: Report) -> str:
+        relation = _RELATIONS[self.kind.sense][self.passes(value)]
+        return f"{self.kind.show(value, report)} is {relation} {self.kind.show(self.bound, report)}"
+
+
+def limits_of(target: Target) -> tuple[Limit, ...]:
     """Return every limit that a target sets, in the order of its gates."""
     bounds = ((kind, kind.bound(target)) for kind in _KINDS)
     return tuple(Limit(kind, target, bound) for kind, bound in bounds if bound is not None)
