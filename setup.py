@@ -14,7 +14,6 @@ INSTALL = [
     "onnxruntime>=1.32",
     "numpy>=2.0",
     "scipy>=1.15",
-    "scikit-learn>=1.9",
     "optuna>=5.0",
     "click>=8.1",
     "packaging>=24.0",

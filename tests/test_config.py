@@ -127,3 +127,18 @@ def test_the_schema_describes_every_key():
         "search", "targets",
     }  # fmt: skip
     assert schema["additionalProperties"] is False
+
+
+def test_a_metric_may_say_what_it_reads():
+    from mlflow_compress.plan import metric_of
+
+    def spec(**data):
+        given = {"source": "a.onnx", "data": {"evaluation": "rows.npz", **data}}
+        return metric_of(parse_config(given).data)
+
+    assert spec().plain == "accuracy"
+    assert spec(metric="mae").plain == "mae"
+    told = {"name": "mae", "output": "y", "unit": "dB"}
+    assert spec(metric=told, labels="source").plain == {**told, "labels": "source"}
+    with pytest.raises(ConfigError, match=r"data\.labels"):
+        spec(labels="sauce")

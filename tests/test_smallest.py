@@ -173,3 +173,14 @@ def test_ladders_after_pruning_leave_bits_for_the_values_and_get_stronger(effort
         looked = {settings["rows"] for step in steps for t, settings in step.items() if t != "fold"}
         assert len(looked) == 1
     assert names == {"shrink", "prune"}
+
+
+def test_the_source_s_outputs_can_be_the_labels(folder):
+    done = compress(
+        "--calibration", "calibration-x.npz", "--metric", "mae", "--labels", "source",
+        "--max-drop", "1.5",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    checked = next(line for line in done.stdout.splitlines() if line.startswith("checked on"))
+    assert "%" not in checked.replace("[95 %]", ""), "an error of values is no share"
+    assert "held back: 0." in checked

@@ -87,7 +87,7 @@ def measure_accuracy(
         metric=found.name,
         value=value,
         source=reference,
-        drop=sign * (reference - value),
+        drop=sign * (reference - value) + 0.0,  # never -0.0
         drop_interval=_interval(found, ours, theirs, sign, level, seed),
         dataset=dataset.ref,
         higher_is_better=found.higher_is_better,

@@ -255,3 +255,29 @@ def test_a_broken_idx_file_is_refused(tmp_path):
         load_dataset(str(path))
     with pytest.raises(DataNotFoundError, match="does not exist"):
         load_dataset(str(tmp_path / "t10k-images-idx3-ubyte"))
+
+
+def test_labels_have_names(tmp_path, x, labels):
+    boxes = np.zeros((6, 2, 4))
+    np.savez(tmp_path / "a.npz", **{"x": x, "labels": labels, "labels.boxes": boxes})
+    data = load_dataset(str(tmp_path / "a.npz"), limit=4)
+    assert list(data.inputs) == ["x"]
+    assert {name: len(array) for name, array in data.labels_by_name.items()} == {
+        "labels": 4,
+        "boxes": 4,
+    }
+    only = Dataset.of({"x": x, "labels.boxes": boxes})
+    assert only.labels is None
+    assert only.has_labels
+    assert not Dataset({"x": x}).has_labels
+    plain = Dataset({"x": x}, labels)
+    digests = {one.digest for one in (data, only, plain, Dataset({"x": x}))}
+    assert len(digests) == 4
+    with pytest.raises(DataError, match=r"labels\.boxes do not match the inputs: 5 labels for 6"):
+        Dataset.of({"x": x, "labels.boxes": boxes[:5]})
+
+
+def test_the_digest_of_rows_is_what_it_was():
+    """Verdicts and trials of before are found by it."""
+    data = Dataset({"x": np.arange(6, dtype=np.float32).reshape(3, 2)}, np.array([0, 1, 2]))
+    assert data.digest == ("9ad85ac38b3a69e1d3ab05ba36f8b4db3f5b8d108558917d4596bc60140a79a6")

@@ -1,4 +1,8 @@
-"""Metrics of scores that rank rows: areas under curves."""
+"""Metrics of scores that rank rows: areas under curves.
+
+scikit-learn has them too. Its functions take more than ten times as long, most of it to check their
+arguments, and an interval calls them some hundred times; the tests hold both against each other.
+"""
 
 from collections.abc import Callable
 
@@ -89,9 +93,13 @@ def _area_under_roc(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(truth, scores))
+    """Sum the precision at each score by the recall that it adds: no interpolation."""
+    order = np.argsort(-scores, kind="stable")
+    found, ranked = np.cumsum(truth[order]), scores[order]
+    ends = np.append(ranked[1:] != ranked[:-1], True)  # equal scores are one threshold
+    added = np.diff(found[ends], prepend=0)
+    precision = found[ends] / (np.flatnonzero(ends) + 1)
+    return float((precision * added).sum() / found[-1])
 
 
 ROC_AUC = Metric(
@@ -99,7 +107,7 @@ ROC_AUC = Metric(
     by_row(_truth_and_scores, _over_classes(_area_under_roc)),
     reads=floats_first,
     from_source=only_scores,
-    draws=500,
+    draws=200,
     undefined=_ONE_SIDED,
 )
 AVERAGE_PRECISION = Metric(
