@@ -140,8 +140,7 @@ def run(
         resolved = resolve(config.source, work_dir, source=source, client=client)
         evaluator = make_evaluator(plan, resolved, work_dir)
         name = config.register_as or f"{resolved.name}-edge"
-        some = evaluator.fixed_batch or 2
-        example = {key: rows[:some] for key, rows in evaluator.evaluation.inputs.items()}
+        example = evaluator.evaluation.fed.example(2)
         tracker = Tracker(config.experiment or name, client.tracking_uri, input_example=example)
         initial: list[Point] = []
         if config.search.sensitivity:
@@ -182,10 +181,10 @@ def _look_at_layers(
         The plan with what is left of the space, the points to try first, and what was done.
     """
     rows = evaluator.calibration or evaluator.evaluation
-    context = techniques.Context(calibration=rows.inputs, seed=evaluator.seed)
+    context = techniques.Context(calibration=rows.fed, seed=evaluator.seed)
     # Labels of other rows than the evaluation's need not fit the metric, and are not needed.
     labels = rows.labels if rows is evaluator.evaluation else None
-    scored = measure.Dataset(rows.inputs, labels, rows.name)
+    scored = replace(rows, labels=labels)
     mode, space = plan.config.search.sensitivity, plan.space
     bounds = () if mode is True else bind(space, evaluator.source)
     effects = sensitivity(
@@ -235,8 +234,8 @@ def _measure_on_devices(
         return path
 
     rows = evaluator.evaluation
-    inputs = {name: array[: evaluator.fixed_batch or 1] for name, array in rows.inputs.items()}
-    done = devices.measure(trials, rows.digest, file_of, source, inputs)
+    inputs, batch = rows.fed.example(1), evaluator.fixed_batch or 1
+    done = devices.measure(trials, rows.digest, file_of, source, inputs, batch)
     for before, after in zip(trials, done, strict=True):
         if after != before:
             tracker.trial_measured(after)

@@ -7,15 +7,16 @@ wins. The gate is checked on rows that no technique has looked at.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from mlflow_compress import measure, packed, techniques
 from mlflow_compress.errors import CompressError, ConfigError, DataError, TechniqueError
-from mlflow_compress.records import Gate, Profile, Recipe, Report, Step, Trial
+from mlflow_compress.records import Gate, InputSpec, Profile, Recipe, Report, Step, Trial
 from mlflow_compress.search import TrialEvaluator
 
 __all__ = ["EFFORTS", "Ladder", "Limits", "Smallest", "ladders", "smallest", "split_rows", "write"]
@@ -194,7 +195,7 @@ def _geometric(high: float, low: float, count: int) -> list[float]:
 def split_rows(calibration: measure.Dataset) -> tuple[measure.Dataset, measure.Dataset]:
     """Split calibration rows into those that techniques see and those that gate.
 
-    Every fourth row is held back, so that data sorted by class are split evenly.
+    Every fourth row is held back, see :func:`measure.held_back`.
 
     Raises:
         DataError: there are too few rows to hold any back.
@@ -204,9 +205,8 @@ def split_rows(calibration: measure.Dataset) -> tuple[measure.Dataset, measure.D
             f"data {calibration.name!r}: {calibration.rows} rows are too few to hold some back for "
             "the gate: give at least 8, or --evaluation"
         )
-    step = round(1 / _HELD_BACK)
-    held = [i for i in range(calibration.rows) if i % step == step - 1]
-    seen = [i for i in range(calibration.rows) if i % step != step - 1]
+    held = measure.held_back(calibration, round(1 / _HELD_BACK))
+    seen = np.setdiff1d(np.arange(calibration.rows), held)
     return calibration.take(seen), calibration.take(held, name=f"{calibration.name}, held back")
 
 
@@ -223,6 +223,8 @@ def smallest(
     plan: Sequence[Ladder] | None = None,
     seed: int = 0,
     on_trial: Callable[[Trial, tuple[Gate, ...]], None] | None = None,
+    specs: Mapping[str, InputSpec] | None = None,
+    stream: int | None = None,
 ) -> Smallest:
     """Search for the smallest packed model that keeps within ``limits``.
 
@@ -239,29 +241,33 @@ def smallest(
         plan: what to try, in place of the ladders of ``effort``.
         seed: seeds everything random.
         on_trial: called with each trial and its gates.
+        specs: what is said of the model's inputs.
+        stream: a state begins anew every so many rows.
 
     Raises:
         ConfigError: a limit needs labels that are not there.
         DataError: the rows do not fit the model.
         SourceError: onnxruntime does not run the model.
     """
+    normal = techniques.normalize(model)
     if evaluation is None:
         if calibration is None:
             raise ConfigError("rows are needed to check the result: give --calibration")
+        calibration = measure.check_fits(calibration, normal, specs, stream)
         calibration, evaluation = split_rows(calibration)
     if limits.max_drop is not None and evaluation.labels is None:
         raise ConfigError(
             f"--max-drop needs labels, and data {evaluation.name!r} has none: add an array "
             "'labels', or use --min-agreement"
         )
-    normal = techniques.normalize(model)
+    fitted = measure.fit_rows(normal, evaluation, calibration, specs=specs, stream=stream)
     evaluator = TrialEvaluator(
         source=normal,
         uri="",
         source_digest=hashlib.sha256(normal.SerializeToString(deterministic=True)).hexdigest(),
         source_bytes=measure.weight_bytes(model),
-        evaluation=measure.check_fits(evaluation, normal),
-        calibration=None if calibration is None else measure.check_fits(calibration, normal),
+        evaluation=fitted.evaluation,
+        calibration=fitted.calibration,
         work_dir=work_dir,
         metric=metric,
         latency_rounds=0,

@@ -1,6 +1,7 @@
 """Accuracy of a variant and its source on the same rows, and the drop with its interval."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -9,11 +10,15 @@ from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.intervals import bootstrap_interval, paired_proportions_interval
 from mlflow_compress.measure.metrics import Metric, find_metric
 from mlflow_compress.records import Accuracy, Interval
+from mlflow_compress.rows import Array, Ragged
 
 __all__ = ["measure_accuracy", "score"]
 
 
-def score(outputs: Mapping[str, np.ndarray], dataset: Dataset, metric: str = "accuracy") -> float:
+Outputs = Mapping[str, Array]
+
+
+def score(outputs: Outputs, dataset: Dataset, metric: str = "accuracy") -> float:
     """Return a metric's value.
 
     Raises:
@@ -25,8 +30,8 @@ def score(outputs: Mapping[str, np.ndarray], dataset: Dataset, metric: str = "ac
 
 
 def measure_accuracy(
-    variant: Mapping[str, np.ndarray],
-    source: Mapping[str, np.ndarray],
+    variant: Outputs,
+    source: Outputs,
     dataset: Dataset,
     metric: str = "accuracy",
     *,
@@ -66,13 +71,28 @@ def measure_accuracy(
     )
 
 
-def _rows(metric: Metric, outputs: Mapping[str, np.ndarray], dataset: Dataset) -> np.ndarray:
+def _rows(metric: Metric, outputs: Outputs, dataset: Dataset) -> np.ndarray:
     if dataset.labels is None:
         raise DataError(
             f"data {dataset.name!r} have no labels, so {metric.name!r} cannot be measured; add "
             f"'labels', or gate on agreement with the source instead"
         )
-    return np.asarray(metric.per_row(outputs, dataset.labels))
+    return np.asarray(metric.per_row(_readable(metric, outputs), dataset.labels))
+
+
+def _readable(metric: Metric, outputs: Outputs) -> Mapping[str, Any]:
+    """Return the outputs if the metric can read them: those built in need rows of one shape.
+
+    Raises:
+        DataError: an output's rows differ in shape.
+    """
+    ragged = next((name for name, one in outputs.items() if isinstance(one, Ragged)), None)
+    if ragged is not None and ":" not in metric.name:
+        raise DataError(
+            f"the rows of output {ragged!r} differ in shape, which {metric.name!r} cannot read: "
+            "give a metric of your own, module:function, which gets its rows one by one"
+        )
+    return outputs
 
 
 def _interval(

@@ -7,12 +7,13 @@ import numpy as np
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.entropy import kl_divergence
 from mlflow_compress.records import Fidelity
+from mlflow_compress.rows import Array, Ragged
 
 __all__ = ["distributions", "measure_fidelity"]
 
 
 def measure_fidelity(
-    variant: Mapping[str, np.ndarray], source: Mapping[str, np.ndarray], dataset: Dataset
+    variant: Mapping[str, Array], source: Mapping[str, Array], dataset: Dataset
 ) -> Fidelity | None:
     """Compare the distributions over classes that two models give to the same rows.
 
@@ -30,7 +31,9 @@ def measure_fidelity(
     name = next((key for key, array in source.items() if array.dtype.kind == "f"), None)
     if name is None:
         return None
-    reference, given = _class_axis_last(source[name]), _class_axis_last(variant[name])
+    if isinstance(source[name], Ragged) or isinstance(variant[name], Ragged):
+        return _row_by_row(variant[name], source[name], dataset)
+    reference, given = (_class_axis_last(np.asarray(one[name])) for one in (source, variant))
     as_probabilities = _is_distribution(reference)
     p = distributions(reference, as_probabilities)
     q = distributions(given, as_probabilities)
@@ -39,6 +42,26 @@ def measure_fidelity(
         kl=float(kl_divergence(p, q).mean()),
         dataset=dataset.ref,
     )
+
+
+def _row_by_row(variant: Array, source: Array, dataset: Dataset) -> Fidelity | None:
+    """Compare rows that differ in shape; a row that has another shape in the variant is all wrong.
+
+    Rows without values say nothing. The KL divergence is that of the rows that can be compared.
+    """
+    agreements, kls = [], []
+    for given, reference in zip(variant, source, strict=True):
+        if given.shape != reference.shape:
+            agreements.append(0.0)
+        elif reference.size:
+            one = measure_fidelity({"": given[None]}, {"": reference[None]}, dataset)
+            if one is not None:
+                agreements.append(one.agreement)
+                kls.append(one.kl)
+    if not agreements:
+        return None
+    kl = float(np.mean(kls)) if kls else float("inf")
+    return Fidelity(float(np.mean(agreements)), kl, dataset.ref)
 
 
 def distributions(output: np.ndarray, is_probability: bool) -> np.ndarray:

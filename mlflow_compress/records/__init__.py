@@ -20,6 +20,7 @@ from mlflow_compress.records.kinds import (
     Trial,
     Variant,
 )
+from mlflow_compress.records.layout import InputLayout, InputSpec, Layout
 from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
 
 __all__ = [
@@ -28,9 +29,12 @@ __all__ = [
     "Decision",
     "Fidelity",
     "Gate",
+    "InputLayout",
+    "InputSpec",
     "Interval",
     "Latency",
     "LayerReport",
+    "Layout",
     "Memory",
     "Needs",
     "OperatorTime",

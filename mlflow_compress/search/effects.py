@@ -17,6 +17,7 @@ from onnx import ModelProto, numpy_helper
 from mlflow_compress import measure
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import Recipe, Step
+from mlflow_compress.rows import Array
 from mlflow_compress.search.space import layers_text
 from mlflow_compress.techniques import Context, apply_recipe, validate_recipe
 from mlflow_compress.techniques.onnx_graph import float_weights
@@ -114,7 +115,7 @@ def _effect(
     technique: str,
     level: float,
     source: ModelProto,
-    reference: Mapping[str, np.ndarray],
+    reference: Mapping[str, Array],
     evaluation: measure.Dataset,
     metric: str,
     parts: set[str] = frozenset(),  # type: ignore[assignment]

@@ -24,6 +24,7 @@ from mlflow_compress.records import (
     Variant,
     digest_of,
 )
+from mlflow_compress.rows import Array
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
@@ -156,7 +157,7 @@ class TrialEvaluator:
             raise DroppedError(reason, None)
         inputs: Mapping[str, np.ndarray] | None = None
         if self.calibration is not None:
-            inputs = self.calibration.inputs
+            inputs = self.calibration.fed
         context = Context(
             calibration=inputs,
             seed=self.seed,
@@ -257,13 +258,13 @@ class TrialEvaluator:
     @property
     def fixed_batch(self) -> int | None:
         """Rows per call, where the source fixes them."""
-        return measure.fixed_batch(self._source_sessions[1])
+        return self.evaluation.fed.batch
 
     @cached_property
     def _train_data(self) -> TrainData | None:
         if self.train is None:
             return None
-        return TrainData(self.train.inputs, self.train.labels, self.train.digest)
+        return TrainData(self.train.plain("training"), self.train.labels, self.train.digest)
 
     @cached_property
     def _source_sessions(self) -> Mapping[int, measure.Runnable]:
@@ -275,7 +276,7 @@ class TrialEvaluator:
         return sessions
 
     @cached_property
-    def _source_outputs(self) -> Mapping[str, np.ndarray]:
+    def _source_outputs(self) -> Mapping[str, Array]:
         """The source's outputs on the evaluation rows, computed once per search."""
         return measure.run(self._source_sessions[1], self.evaluation)
 
@@ -298,6 +299,8 @@ class TrialEvaluator:
         # Intervals of other metrics are no bounds on so few rows.
         scored = self.metric == "accuracy" or self.metric.startswith("top-")
         scored = scored and self.evaluation.labels is not None
+        if self.evaluation.stream is not None:
+            return  # its rows only run in order, all of them
         for count in screen.looks(self.evaluation.rows):
             rows = self._order[:count]
             some = self.evaluation.take(rows)
@@ -340,7 +343,7 @@ class TrialEvaluator:
             stages=measure.stage_reports(self.source, result.stages, info),
         )
 
-    def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> Accuracy | None:
+    def _accuracy(self, outputs: Mapping[str, Array]) -> Accuracy | None:
         if self.evaluation.labels is None:
             return None
         return measure.measure_accuracy(
@@ -356,7 +359,8 @@ class TrialEvaluator:
             target,
             path,
             source,
-            {name: rows[:1] for name, rows in self.evaluation.inputs.items()},
+            self.evaluation.fed.example(1),
+            batch=self.fixed_batch or 1,
             compact=variant.recipe.profile == "compact",
             rounds=self.latency_rounds,
             seed=self.seed,
