@@ -90,9 +90,8 @@ def _count(
     if max(sizes, default=0) > 1:
         return max(sizes)
     firsts = [a for key, a in parts.items() if a.ndim and specs.get(key, InputSpec()).axis is None]
-    if firsts:
-        return likely_count(firsts, list(parts.values()))
-    return max(sizes, default=None)
+    every = [a for a in parts.values() if a.ndim]
+    return likely_count(firsts or every, every)
 
 
 def _array(name: str, key: str, value: Any) -> Array:

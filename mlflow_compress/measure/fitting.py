@@ -17,9 +17,9 @@ from mlflow_compress.rows import (
     Ragged,
     declared_inputs,
     declared_outputs,
-    how_to_say,
     named_axes,
     place,
+    unsaid,
 )
 
 __all__ = ["check_fits"]
@@ -60,18 +60,16 @@ def check_fits(
         for key, array in given.items()
     }
     outputs = declared_outputs(model)
-    try:
-        given = _masked(given, wanted, specs)
-        named = {
-            name: axis
-            for name, axis in named_axes(wanted, outputs).items()
-            if specs.get(name, InputSpec()).axis is None and name in given
-        }
-        count = _count(dataset, given, named)
-        specs |= {n: replace(specs.get(n, InputSpec()), axis=axis) for n, axis in named.items()}
-        placed = place(given, count, wanted, outputs, specs)
-    except DataError as error:
-        raise DataError(f"data {dataset.name!r}: {error}") from error
+    given = _masked(dataset.name, given, wanted, specs)
+    named = {
+        name: axis
+        for name, axis in named_axes(wanted, outputs).items()
+        if specs.get(name, InputSpec()).axis is None and name in given
+    }
+    count = _count(dataset, given, named)
+    specs |= {n: replace(specs.get(n, InputSpec()), axis=axis) for n, axis in named.items()}
+    label = f"data {dataset.name!r}: "
+    placed = place(given, count, wanted, outputs, specs, label=label)
     extra = [key for key in given if key not in wanted]
     if extra and not dataset.is_table:
         raise DataError(
@@ -106,12 +104,14 @@ def _as_given(dataset: Dataset) -> dict[str, Array]:
 
 def _count(dataset: Dataset, given: Mapping[str, Array], named: Mapping[str, int]) -> int:
     """Return the number of rows, along the axes that the model names as those of its outputs."""
-    if dataset.labels is None and dataset.stream is None:
-        for name, axis in named.items():
-            array = given[name]
-            if isinstance(array, np.ndarray) and array.ndim > axis and array.shape[axis] > 1:
-                return int(array.shape[axis])
-    return dataset.rows
+    arrays = {name: a for name, a in given.items() if isinstance(a, np.ndarray)}
+    sizes = [
+        arrays[name].shape[axis]
+        for name, axis in named.items()
+        if name in arrays and arrays[name].ndim > axis
+    ]
+    is_known = dataset.labels is not None or dataset.stream is not None or dataset.layout.inputs
+    return dataset.rows if is_known or max(sizes, default=1) == 1 else max(sizes)
 
 
 def _name_only_input(dataset: Dataset, wanted: Mapping[str, Declared]) -> dict[str, Array]:
@@ -174,7 +174,10 @@ def _parts(array: Array) -> Iterator[np.ndarray]:
 
 
 def _masked(
-    given: Mapping[str, Array], wanted: Mapping[str, Declared], specs: Mapping[str, InputSpec]
+    dataset: str,
+    given: Mapping[str, Array],
+    wanted: Mapping[str, Declared],
+    specs: Mapping[str, InputSpec],
 ) -> dict[str, Array]:
     """Make the masks that the data lack, and pad rows where the model fixes their length."""
     made = dict(given)
@@ -197,11 +200,11 @@ def _masked(
     for key, value in padding.items():
         rows = made.get(key)
         if isinstance(rows, Ragged):
-            made[key] = _padded(rows, wanted[key], value)
+            made[key] = _padded(dataset, rows, wanted[key], value)
     return made
 
 
-def _padded(rows: Ragged, declared: Declared, value: float) -> Array:
+def _padded(dataset: str, rows: Ragged, declared: Declared, value: float) -> Array:
     """Fill rows up to the length that the model fixes, at their ends; leave them where it does not.
 
     Raises:
@@ -215,8 +218,8 @@ def _padded(rows: Ragged, declared: Declared, value: float) -> Array:
     for number, row in enumerate(rows):
         if any(got > size for got, size in zip(row.shape, shape, strict=True)):
             raise DataError(
-                f"{declared.name!r}: row {number} has shape {list(row.shape)}, the model takes "
-                f"{shape} at most"
+                f"data {dataset!r}: row {number} of {declared.name!r} has shape "
+                f"{list(row.shape)}, the model takes {shape} at most"
             )
         whole[number][tuple(slice(n) for n in row.shape)] = row
     return whole
@@ -239,25 +242,29 @@ def _check_shape(
             continue
         taken = ", ".join(["rows", *("any" if size is None else str(size) for size in sizes)])
         if isinstance(rows, Ragged):
-            raise DataError(
+            problem = (
                 f"data {name!r}: row {number} of {declared.name!r} has shape {list(shape)}, the "
-                f"model takes [{taken}]{_how_to_pad(declared, wanted)}"
+                f"model takes [{taken}]"
             )
+            mask = _likely_mask(declared, wanted)
+            if not mask:
+                raise DataError(problem)
+            entry = {"mask": mask, "padding": 0}
+            raise unsaid(f"{problem}; shorter rows may be padded", declared.name, entry)
         raise DataError(
             f"data {name!r}: {declared.name!r} has shape {list(rows.shape)}, the model takes "
             f"[{taken}]"
         )
 
 
-def _how_to_pad(declared: Declared, wanted: Mapping[str, Declared]) -> str:
-    """Advise to pad, where another input may be the mask."""
-    alike = [other.name for other in wanted.values() if other.name != declared.name
-             and len(other.dims or ()) == len(declared.dims or ())]  # fmt: skip
-    masks = sorted(alike, key=lambda name: "mask" not in name.lower())
-    if not masks:
-        return ""
-    entry = {"mask": masks[0], "padding": 0}
-    return f"; if shorter rows may be padded, {how_to_say(declared.name, entry)}"
+def _likely_mask(declared: Declared, wanted: Mapping[str, Declared]) -> str:
+    """Return the input that may be the mask of another; empty when none can be."""
+    alike = [
+        other.name
+        for other in wanted.values()
+        if other.name != declared.name and len(other.dims or ()) == len(declared.dims or ())
+    ]
+    return min(alike, key=lambda name: "mask" not in name.lower(), default="")
 
 
 def _check_ids(name: str, model: onnx.ModelProto, arrays: Mapping[str, Array]) -> None:

@@ -1,18 +1,16 @@
 """Rows of data as a model takes and gives them: the one place that knows where the rows are."""
 
 from mlflow_compress.rows.cut import Collected, RowlessError, row_axes, rows_of
-from mlflow_compress.rows.feeds import Call, Rows
-from mlflow_compress.rows.placing import (
+from mlflow_compress.rows.declared import (
     Declared,
-    Placed,
     declared_inputs,
     declared_outputs,
-    how_to_say,
     likely_count,
     named_axes,
-    place,
     shown,
 )
+from mlflow_compress.rows.feeds import Call, Rows
+from mlflow_compress.rows.placing import Placed, place, unsaid
 from mlflow_compress.rows.ragged import Array, Ragged, as_array
 
 __all__ = [
@@ -27,11 +25,11 @@ __all__ = [
     "as_array",
     "declared_inputs",
     "declared_outputs",
-    "how_to_say",
     "likely_count",
     "named_axes",
     "place",
     "row_axes",
     "rows_of",
     "shown",
+    "unsaid",
 ]

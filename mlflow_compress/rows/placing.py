@@ -1,60 +1,17 @@
 """Where the rows are: fits arrays, as a person gives them, to the inputs that a model declares."""
 
 import difflib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
-from onnx import helper
 
-from mlflow_compress.errors import DataError
+from mlflow_compress.errors import DataError, UnsaidError
 from mlflow_compress.records import InputLayout, InputSpec, Layout
+from mlflow_compress.rows.declared import Declared, Size, shown
 from mlflow_compress.rows.ragged import Array, Ragged
 
-__all__ = [
-    "Declared",
-    "Placed",
-    "declared_inputs",
-    "declared_outputs",
-    "how_to_say",
-    "likely_count",
-    "named_axes",
-    "place",
-    "shown",
-]
-
-Size = int | str | None
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What a model says of an input or output.
-
-    Attributes:
-        name: its name.
-        dims: each axis' size, the name that stands for it, or None; None when the rank is open.
-        dtype: its dtype; None for text.
-    """
-
-    name: str
-    dims: tuple[Size, ...] | None
-    dtype: "np.dtype[np.generic] | None"
-
-    def fits(self, shape: Sequence[int], but: int | None = None) -> bool:
-        """Whether a shape agrees with every size that is fixed, but along one axis."""
-        if self.dims is None:
-            return True
-        return len(self.dims) == len(shape) and all(
-            axis == but or not isinstance(size, int) or size == got
-            for axis, (size, got) in enumerate(zip(self.dims, shape, strict=True))
-        )
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether every size is fixed; numbers without an axis are."""
-        return self.dims is not None and all(isinstance(size, int) for size in self.dims)
+__all__ = ["Placed", "place", "unsaid"]
 
 
 @dataclass(frozen=True)
@@ -66,56 +23,14 @@ class Placed:
     layout: Layout
 
 
-def declared_inputs(model: onnx.ModelProto) -> dict[str, Declared]:
-    """Return what a model says of its inputs, by name."""
-    return {value.name: _declared(value) for value in model.graph.input}
-
-
-def declared_outputs(model: onnx.ModelProto) -> dict[str, Declared]:
-    """Return what a model says of its outputs that are tensors, by name."""
-    return {value.name: _declared(value) for value in model.graph.output
-            if value.type.HasField("tensor_type")}  # fmt: skip
-
-
-def _declared(value: onnx.ValueInfoProto) -> Declared:
-    kind = value.type.tensor_type
-    dims: tuple[Size, ...] | None = None
-    if kind.HasField("shape"):
-        dims = tuple(d.dim_value if d.dim_value > 0 else d.dim_param or None
-                     for d in kind.shape.dim)  # fmt: skip
-    text = kind.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
-    return Declared(value.name, dims, None if text else helper.tensor_dtype_to_np_dtype(
-        kind.elem_type))  # fmt: skip
-
-
-def named_axes(inputs: Mapping[str, Declared], outputs: Mapping[str, Declared]) -> dict[str, int]:
-    """Return the axes after the first that a model names as the first axis of its outputs.
-
-    As a network that takes the steps first: ``x`` of [steps, batch, features] and ``y`` of
-    [batch, classes]. Nothing where the first axis of an input has a name that outputs have too.
-    """
-    given = {size for one in outputs.values() for size in one.dims or () if isinstance(size, str)}
-    if any(one.dims and one.dims[0] in given for one in inputs.values()):
-        return {}
-    firsts = {one.dims[0] for one in outputs.values() if one.dims and isinstance(one.dims[0], str)}
-    taken = {size for one in inputs.values() for size in one.dims or ()}
-    names = firsts & taken
-    if len(names) != 1:
-        return {}
-    return {
-        one.name: axis
-        for one in inputs.values()
-        for axis, size in enumerate(one.dims or ())
-        if size in names and list(one.dims or ()).count(size) == 1
-    }
-
-
 def place(
     arrays: Mapping[str, Array],
     count: int,
     inputs: Mapping[str, Declared],
     outputs: Mapping[str, Declared],
     specs: Mapping[str, InputSpec] | None = None,
+    *,
+    label: str = "",
 ) -> Placed:
     """Find the axis of rows of each input.
 
@@ -129,12 +44,13 @@ def place(
         inputs: what the model says of its inputs; all others are left out.
         outputs: what it says of its outputs, for advice.
         specs: what a person says of inputs.
+        label: what messages begin with.
 
     Raises:
-        DataError: it cannot be told, or contradicts what was said; the message has the lines to
-            write.
+        UnsaidError: it cannot be told; the message has the lines to write.
+        DataError: an input is missing, or contradicts what was said.
     """
-    placing = _Placing(arrays, count, inputs, outputs, dict(specs or {}))
+    placing = _Placing(arrays, count, inputs, outputs, dict(specs or {}), label)
     placing.check_specs()
     for name in sorted(inputs, key=lambda name: name not in arrays):  # those that are there first
         placing.put(name)
@@ -145,30 +61,21 @@ def place(
     )
 
 
-def likely_count(firsts: Sequence[Array], every: Sequence[Array]) -> int | None:
-    """Return the number of rows: the size of a first axis that most arrays have along some axis.
-
-    One row is the last guess, as many arrays have an axis of 1; of equal ones the largest is taken.
+def unsaid(problem: str, name: str, entry: Mapping[str, object]) -> UnsaidError:
+    """Return the error that asks how the model takes an input.
 
     Args:
-        firsts: the arrays whose first axis may be the rows.
-        every: all arrays.
+        problem: what is wrong.
+        name: the input.
+        entry: what may have to be said, to show how it is written.
     """
-    found: Counter[int] = Counter({len(array): 0 for array in firsts})
-    for array in every:
-        for size in set(array.shape) if isinstance(array, np.ndarray) else {len(array)}:
-            if size in found:
-                found[size] += 1
-    return max(found, key=lambda size: (size > 1, found[size], size), default=None)
-
-
-def how_to_say(name: str, entry: Mapping[str, object]) -> str:
-    """Return the lines of the configuration, and the option, that say how an input is taken."""
     inner = ", ".join(f"{key}: {value}" for key, value in entry.items())
     option = ",".join(f"{key}:{value}" for key, value in entry.items())
-    return (
-        f"say in the configuration\ndata:\n  inputs:\n    {name}: {{{inner}}}\n"
-        f"or give compress --input '{name}={option}'"
+    lines = f"data:\n  inputs:\n    {name}: {{{inner}}}"
+    return UnsaidError(
+        f"{problem}; say how in the configuration, as here, or to compress with "
+        f"--input '{name}={option}'",
+        lines,
     )
 
 
@@ -179,6 +86,7 @@ class _Placing:
     inputs: Mapping[str, Declared]
     outputs: Mapping[str, Declared]
     specs: dict[str, InputSpec]
+    label: str
     rows: dict[str, Array] = field(default_factory=dict)
     shared: dict[str, np.ndarray] = field(default_factory=dict)
     layouts: dict[str, InputLayout] = field(default_factory=dict)
@@ -186,12 +94,12 @@ class _Placing:
     def check_specs(self) -> None:
         for name, spec in self.specs.items():
             if name not in self.inputs:
-                raise DataError(
+                raise self._wrong(
                     f"data.inputs: the model has no input {name!r}; it takes "
                     f"{', '.join(self.inputs)}"
                 )
             if spec.state_of and self.outputs and spec.state_of not in self.outputs:
-                raise DataError(
+                raise self._wrong(
                     f"data.inputs.{name}.state_of: the model has no output {spec.state_of!r}; it "
                     f"gives {', '.join(self.outputs)}"
                 )
@@ -247,11 +155,9 @@ class _Placing:
             return 0
         rank = len(dims)
         if rank == array.ndim - 1:
-            raise DataError(
-                f"{name!r}: a row has {rank} axes, as many as the model takes: if it takes one row "
-                f"at a time, {how_to_say(name, {'axis': 'none'})}"
-            )
-        raise DataError(
+            problem = f"a row of {name!r} has {rank} axes, as many as the model takes"
+            raise self._unsaid(f"{problem}; it may take one row at a time", name, {"axis": "none"})
+        raise self._wrong(
             f"{name!r}: its rows have {array.ndim - 1} axes, the model takes {shown(dims)}"
         )
 
@@ -259,7 +165,7 @@ class _Placing:
         dims = self.inputs[name].dims
         rank = axis + 1 if dims is None else len(dims)
         if not -rank <= axis < rank:
-            raise DataError(
+            raise self._wrong(
                 f"data.inputs.{name}.axis: the model takes {shown(dims or ())}, which has no axis "
                 f"{axis}"
             )
@@ -275,7 +181,7 @@ class _Placing:
         elif array.ndim == rank and array.shape[axis] == 1:
             self._share(name, array, axis, spec)
         else:
-            raise DataError(
+            raise self._wrong(
                 f"{name!r} has shape {list(array.shape)}, expected {self.count} rows along axis "
                 f"{axis}, as the other inputs have, or 1, of {shown(self.inputs[name].dims or ())}"
             )
@@ -290,7 +196,7 @@ class _Placing:
         elif rank == 0 and array.size == 1:
             self._share(name, array.reshape(()), None, spec)
         else:
-            raise DataError(
+            raise self._wrong(
                 f"{name!r} has shape {list(array.shape)}, the model takes "
                 f"{shown(self.inputs[name].dims or ())}, the same for every row or one for each of "
                 f"{self.count}"
@@ -316,7 +222,7 @@ class _Placing:
         elif here[:1] == [0] and not self._is_one_call(declared, array):
             self._add(name, array, 0, spec)  # a shape that does not fit is refused later on
         else:
-            raise DataError(self._question(name, array, dims))
+            raise self._question(name, array, dims)
 
     def _is_one_call(self, declared: Declared, array: np.ndarray) -> bool:
         """Whether a row has the shape that the model takes, so that it may take one at a time."""
@@ -329,7 +235,7 @@ class _Placing:
         elif array.shape == (self.count,):
             self._add(name, array, None, spec)
         else:
-            raise DataError(
+            raise self._wrong(
                 f"{name!r} has shape {list(array.shape)}, the model takes one number: give one, or "
                 f"one for each of the {self.count} rows"
             )
@@ -368,17 +274,21 @@ class _Placing:
         axes = [k for k, size in enumerate(dims) if size in names and array.shape[k] == 1]
         return axes[0] if len(axes) == 1 and declared.fits(array.shape) else None
 
-    def _question(self, name: str, array: np.ndarray, dims: Sequence[Size]) -> str:
-        entry = self._advice(name)
+    def _wrong(self, problem: str) -> DataError:
+        return DataError(f"{self.label}{problem}")
+
+    def _unsaid(self, problem: str, name: str, entry: Mapping[str, object]) -> UnsaidError:
+        return unsaid(f"{self.label}{problem}", name, entry)
+
+    def _question(self, name: str, array: np.ndarray, dims: Sequence[Size]) -> UnsaidError:
+        problem = f"{name!r} has shape {list(array.shape)}, the model takes {shown(dims)}"
         if array.ndim == len(dims) + 1:
-            return (
-                f"{name!r} has shape {list(array.shape)}, the model takes {shown(dims)}: if it "
-                f"takes one row at a time, {how_to_say(name, {'axis': 'none'})}"
-            )
-        return (
-            f"{name!r} has shape {list(array.shape)}, the model takes {shown(dims)}, and the data "
-            f"have {self.count} rows. Which axis are the rows along (none: the same for every "
-            f"row)? Please {how_to_say(name, entry)}"
+            return self._unsaid(f"{problem}; it may take one row at a time", name, {"axis": "none"})
+        return self._unsaid(
+            f"{problem}, and the data have {self.count} rows: it cannot be told which axis they "
+            "are along (none: the same for every row)",
+            name,
+            self._advice(name),
         )
 
     def _advice(self, name: str) -> dict[str, object]:
@@ -422,21 +332,19 @@ class _Placing:
         """Place an input that is not in the data: a state begins at zeros, others have a value."""
         declared = self.inputs[name]
         if spec.value is None and not spec.state_of:
-            state = self._likely_state(name)
-            advice = ""
-            if state:
-                advice = (
-                    f"; if it is a state that begins at zeros, "
-                    f"{how_to_say(name, self._advice(name))}"
-                )
-            elif declared.dims == ():
-                advice = f"; if it is the same for every row, {how_to_say(name, {'value': 0})}"
-            raise DataError(
+            problem = (
                 f"the model's input {name!r} is missing; the data have {', '.join(self.arrays)}, "
-                f"the model takes {', '.join(self.inputs)}{advice}"
+                f"the model takes {', '.join(self.inputs)}"
             )
+            if self._likely_state(name):
+                problem += ". It may be a state that begins at zeros"
+                raise self._unsaid(problem, name, self._advice(name))
+            if declared.dims == ():
+                problem += ". It may be the same for every row"
+                raise self._unsaid(problem, name, {"value": 0})
+            raise self._wrong(f"{problem}")
         if declared.dims is None or declared.dtype is None:
-            raise DataError(f"the model does not say the shape of {name!r}: give it in the data")
+            raise self._wrong(f"the model does not say the shape of {name!r}: give it in the data")
         axis = self._likely_axis(declared.dims) if spec.axis is None else spec.axis
         axis = None if axis == "none" else axis if axis is None else self._axis(name, int(axis))
         sizes = self._known_sizes()
@@ -445,7 +353,7 @@ class _Placing:
             shape[axis] = 1
         for k, size in enumerate(shape):
             if not isinstance(size, int):
-                raise DataError(
+                raise self._wrong(
                     f"{name!r} is not in the data, and the size of its axis {k} is not known: the "
                     f"model takes {shown(declared.dims)}; give it in the data"
                 )
@@ -464,8 +372,3 @@ class _Placing:
             if len(rest) == len(shape):
                 sizes |= {n: s for n, s in zip(rest, shape, strict=True) if isinstance(n, str)}
         return sizes
-
-
-def shown(dims: Sequence[Size]) -> str:
-    """Return a model's shape as a person reads it."""
-    return f"[{', '.join('any' if size is None else str(size) for size in dims)}]"
