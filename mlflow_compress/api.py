@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_compress import job, measure
-from mlflow_compress.config import absolute_paths, parse_config
+from mlflow_compress.config import absolute_paths, input_specs, parse_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.records import InputSpec
 
 __all__ = ["compress"]
 
@@ -23,6 +24,9 @@ def compress(
     targets: Sequence[str | Mapping[str, Any]] = (),
     metric: str | Mapping[str, Any] = "accuracy",
     labels: str = "data",
+    outputs: Mapping[str, str | Mapping[str, Any]] | None = None,
+    inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    stream: int | None = None,
     search: Mapping[str, Any] | None = None,
     register_as: str | None = None,
     experiment: str | None = None,
@@ -37,14 +41,19 @@ def compress(
         data: the evaluation rows, or a mapping with ``evaluation`` and perhaps ``calibration`` and
             ``train``.
             Rows are a path (``.npz``, ``.csv``, ``.parquet``), ``module:function``, or a mapping
-            from input names to arrays of [rows, ...], with labels under ``labels`` or
-            ``labels.NAME``.
+            from input names to arrays of [rows, ...], or to lists of arrays that differ in shape,
+            with labels under ``labels`` or ``labels.NAME``.
         recipe: the only recipe, its settings perhaps with ranges, as in ``compress.yaml``.
         recipes: several recipes; by default a few that need no calibration data.
         targets: names of shipped profiles, YAML files, or profiles written out.
         metric: name of the accuracy metric, or ``module:function``; or a mapping with ``name`` and
             perhaps ``output``, ``higher_is_better`` and ``unit``.
         labels: ``data``, or ``source`` for the source's own outputs.
+        outputs: what outputs are, where that is not told rightly, as ``data.outputs`` of
+            ``compress.yaml``: ``{"boxes": {"kind": "boxes", "format": "cxcywh"}}``.
+        inputs: how the model takes inputs, where it cannot be told, as ``data.inputs`` of
+            ``compress.yaml``: ``{"h0": {"axis": 1, "state_of": "hn"}}``.
+        stream: a state begins anew every so many rows; by default only at the first.
         search: the keys of the section ``search`` of ``compress.yaml``.
         register_as: registered model of the variants; by default the source's name and ``-edge``.
         experiment: MLflow experiment; by default ``register_as``.
@@ -57,10 +66,18 @@ def compress(
     Raises:
         CompressError: what is wrong, in one line.
     """
-    refs, datasets = _data(data)
+    said = {name: dict(one) for name, one in (inputs or {}).items()}
+    refs, datasets = _data(data, input_specs(said))
     plain: dict[str, Any] = {
         "source": source if isinstance(source, str) else _name(source),
-        "data": {"metric": metric, "labels": labels, **refs},
+        "data": {
+            "metric": metric,
+            "labels": labels,
+            "outputs": dict(outputs or {}),
+            "inputs": said,
+            "stream": stream,
+            **refs,
+        },
         "recipe": recipe,
         "recipes": recipes,
         "targets": list(targets),
@@ -83,7 +100,9 @@ def _name(source: Any) -> str:
     return name if isinstance(name, str) and name else type(source).__name__.lower()
 
 
-def _data(data: Any) -> tuple[dict[str, Any], dict[str, measure.Dataset]]:
+def _data(
+    data: Any, specs: Mapping[str, InputSpec]
+) -> tuple[dict[str, Any], dict[str, measure.Dataset]]:
     """Split what stands for rows into references for the config and datasets in memory."""
     is_roles = isinstance(data, Mapping) and set(data) <= set(_ROLES)
     roles = data if is_roles else {"evaluation": data}
@@ -97,7 +116,8 @@ def _data(data: Any) -> tuple[dict[str, Any], dict[str, measure.Dataset]]:
         elif isinstance(rows, measure.Dataset):
             datasets[role], refs[role] = rows, _IN_MEMORY
         elif isinstance(rows, Mapping):
-            datasets[role], refs[role] = measure.Dataset.of(rows, role), _IN_MEMORY
+            datasets[role] = measure.dataset_of(rows, role, specs)
+            refs[role] = _IN_MEMORY
         else:
             raise ConfigError(
                 f"data.{role}: must be a path, module:function or a mapping from input names to "

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mlflow_compress.config_text import checked, read_yaml
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.records import InputSpec
 from mlflow_compress.search.observer import WINDOW
 from mlflow_compress.targets.units import parse_size
 
@@ -19,6 +21,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DataRef",
+    "InputConfig",
     "MetricConfig",
     "RecipeSpec",
     "SearchConfig",
@@ -28,8 +31,10 @@ __all__ = [
     "absolute_store",
     "absolute_targets",
     "config_schema",
+    "input_specs",
     "load_config",
     "parse_config",
+    "parse_inputs",
 ]
 
 _SQLITE = "sqlite:///"
@@ -73,6 +78,27 @@ class MetricConfig(_Strict):
     )
 
 
+class InputConfig(_Strict):
+    """How the model takes one input, where model and data do not tell."""
+
+    axis: int | Literal["none"] | None = Field(
+        default=None,
+        description="the axis of the model's input along which the rows are; none: it has none",
+    )
+    state_of: str = Field(
+        default="", description="the output of one call that is this input of the next"
+    )
+    value: float | None = Field(
+        default=None, description="what the input is filled with when the data do not have it"
+    )
+    mask: str = Field(
+        default="", description="the input that is 1 where there are values and 0 in the padding"
+    )
+    padding: float = Field(
+        default=0.0, description="what shorter rows are filled up with, where a mask is named"
+    )
+
+
 class DataConfig(_Strict):
     """What techniques may look at, and what variants are scored on."""
 
@@ -95,6 +121,19 @@ class DataConfig(_Strict):
     labels: Literal["data", "source"] = Field(
         default="data", description="source takes the source's own outputs as labels"
     )
+    inputs: dict[str, InputConfig] = Field(
+        default={}, description="how the model takes inputs, where model and data do not tell"
+    )
+    stream: int | None = Field(
+        default=None,
+        ge=1,
+        description="a state begins anew every so many rows; by default only at the first one",
+    )
+
+    @property
+    def specs(self) -> dict[str, InputSpec]:
+        """What is said of inputs, as records."""
+        return {name: InputSpec(**one.model_dump()) for name, one in self.inputs.items()}
 
     @staticmethod
     def ref(value: str | DataRef) -> DataRef:
@@ -250,6 +289,38 @@ def parse_config(data: Mapping[str, Any], label: str = "config") -> Config:
         ConfigError: one line with the key's path, the value and what is allowed.
     """
     return checked(Config, data, label)
+
+
+def input_specs(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, InputSpec]:
+    """Return the section ``data.inputs`` as records.
+
+    Raises:
+        ConfigError: one line with the input, the key and what is allowed.
+    """
+    checks = {name: checked(InputConfig, one, f"data.inputs.{name}") for name, one in
+              inputs.items()}  # fmt: skip
+    return {name: InputSpec(**one.model_dump()) for name, one in checks.items()}
+
+
+def parse_inputs(options: Iterable[str]) -> dict[str, InputSpec]:
+    """Return what command-line options say of inputs: ``h0=axis:1,state_of:hn``.
+
+    Raises:
+        ConfigError: one line with the option, the key and what is allowed.
+    """
+    found = {}
+    for option in options:
+        name, equals, text = option.rpartition("=")
+        pairs = [part.partition(":") for part in text.split(",")]
+        if not equals or not name or not all(colon for _, colon, _ in pairs):
+            raise ConfigError(f"--input {option}: must be NAME=KEY:VALUE, such as h0=axis:1")
+        try:
+            entry = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+        except yaml.YAMLError:
+            raise ConfigError(f"--input {option}: the values are not YAML") from None
+        parsed = checked(InputConfig, entry, f"--input {option}")
+        found[name] = InputSpec(**parsed.model_dump())
+    return found
 
 
 def absolute_paths(config: Config, folder: Path) -> Config:

@@ -19,6 +19,7 @@ __all__ = [
     "SourceNotFoundError",
     "TechniqueError",
     "UnreachableError",
+    "UnsaidError",
     "nearest",
     "no_exit",
 ]
@@ -44,6 +45,20 @@ class DataError(CompressError):
     """The data are there, but do not fit: labels, names, shapes, dtypes (exit 2)."""
 
     exit_code = 2
+
+
+class UnsaidError(DataError):
+    """It cannot be told how a model takes its inputs, and has to be said (exit 2).
+
+    Attributes:
+        lines: what to write into the configuration, and the option of ``compress``; the last lines
+            of the message, which are to be shown as they are.
+    """
+
+    def __init__(self, problem: str, lines: str) -> None:
+        """Join what is wrong and the lines to write."""
+        super().__init__(f"{problem}\n{lines}")
+        self.lines = lines
 
 
 class SourceError(CompressError):

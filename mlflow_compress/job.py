@@ -142,8 +142,7 @@ def run(
         for output in evaluator.outputs:
             watcher.stage(f"output {output.name}: {output.label}, as {output.reason}")
         name = config.register_as or f"{resolved.name}-edge"
-        some = evaluator.fixed_batch or 2
-        example = {key: rows[:some] for key, rows in evaluator.evaluation.inputs.items()}
+        example = evaluator.evaluation.fed.example(2)
         tracker = Tracker(config.experiment or name, client.tracking_uri, input_example=example)
         initial: list[Point] = []
         if config.search.sensitivity:
@@ -184,7 +183,7 @@ def _look_at_layers(
         The plan with what is left of the space, the points to try first, and what was done.
     """
     rows = evaluator.calibration or evaluator.evaluation
-    context = techniques.Context(calibration=rows.inputs, seed=evaluator.seed)
+    context = techniques.Context(calibration=rows.fed, seed=evaluator.seed)
     # Labels of other rows than the evaluation's need not fit the metric, and are not needed.
     scored = rows if rows is evaluator.evaluation else measure.Dataset(rows.inputs, name=rows.name)
     mode, space = plan.config.search.sensitivity, plan.space
@@ -237,8 +236,8 @@ def _measure_on_devices(
         return path
 
     rows = evaluator.evaluation
-    inputs = {name: array[: evaluator.fixed_batch or 1] for name, array in rows.inputs.items()}
-    done = devices.measure(trials, rows.digest, file_of, source, inputs)
+    inputs, batch = rows.fed.example(1), evaluator.fixed_batch or 1
+    done = devices.measure(trials, rows.digest, file_of, source, inputs, batch)
     for before, after in zip(trials, done, strict=True):
         if after != before:
             tracker.trial_measured(after)

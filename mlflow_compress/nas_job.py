@@ -84,7 +84,7 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
     """
     tell("checking the configuration and the data")
     loaded = _load(config.data.train)
-    images = nas.Images.split(TrainData(loaded.inputs, loaded.labels, loaded.digest))
+    images = nas.Images.split(TrainData(loaded.plain("a supernet"), loaded.labels, loaded.digest))
     size = images.train.shape[-1]
     if size < config.space.resolutions[-1]:
         raise ConfigError(
@@ -214,7 +214,7 @@ def specialize(
         raise ConfigError(f"the configuration has {told} (targets: {known})")
     uri = supernet or f"models:/{config.name}/latest"
     loaded = _load(config.data.train)
-    images = nas.Images.split(TrainData(loaded.inputs, loaded.labels, loaded.digest))
+    images = nas.Images.split(TrainData(loaded.plain("a supernet"), loaded.labels, loaded.digest))
     names = {target.name for target in targets}
     rows = _rows(config, loaded)
     make_plan(_job_config(config, uri, names, [config.space.subnet()]), rows)

@@ -97,6 +97,7 @@ class Devices:
         file_of: Callable[[Trial], Path],
         source: Callable[[], Path],
         inputs: Mapping[str, Any],
+        batch: int | None = None,
     ) -> tuple[Trial, ...]:
         """Measure the variants that may win where the targets run.
 
@@ -105,7 +106,8 @@ class Devices:
             rows: digest of the evaluation rows.
             file_of: returns a trial's packed file.
             source: returns the source's ONNX file.
-            inputs: one row, by input name.
+            inputs: one call's, by input name.
+            batch: the rows that it has; the length of the first input when None.
 
         Returns:
             The trials, with what was measured now and before.
@@ -119,7 +121,7 @@ class Devices:
                 done = [_with_needs(trial, file_of) for trial in done]
             if target.measured_on == LOCAL and target.limits.memory_bytes is None:
                 continue
-            self._measure_for(target, done, rows, file_of, source, inputs)
+            self._measure_for(target, done, rows, file_of, source, inputs, batch)
         return tuple(done)
 
     def _measure_for(
@@ -130,6 +132,7 @@ class Devices:
         file_of: Callable[[Trial], Path],
         source: Callable[[], Path],
         inputs: Mapping[str, Any],
+        batch: int | None = None,
     ) -> None:
         """Measure for one target; put the new reports into ``done``."""
         candidates = [
@@ -148,7 +151,7 @@ class Devices:
             try:
                 if target.measured_on != LOCAL:
                     self._verify(target)
-                done[index] = self._measured(trial, target, file_of(trial), source, inputs)
+                done[index] = self._measured(trial, target, file_of(trial), source, inputs, batch)
             except UnreachableError as error:
                 self._lost[target.measured_on] = str(error)
             except CompressError as error:
@@ -180,6 +183,7 @@ class Devices:
         file: Path,
         source: Callable[[], Path],
         inputs: Mapping[str, Any],
+        batch: int | None = None,
     ) -> Trial:
         assert trial.variant is not None
         report, compact = trial.variant.report, trial.recipe.profile == "compact"
@@ -192,6 +196,7 @@ class Devices:
                 file,
                 source(),
                 inputs,
+                batch=batch,
                 compact=compact,
                 rounds=self.rounds,
                 seed=self.seed,

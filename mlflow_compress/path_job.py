@@ -72,7 +72,7 @@ def run_paths(config: PathConfig, target: Target, tell: Tell = lambda text: None
     settings = _settings(config.search)
     rows = _images(config.data.train)
     evaluation = None if config.data.evaluation is None else _images(config.data.evaluation)
-    images = nas.Images.split(TrainData(rows.inputs, rows.labels, rows.digest), config.seed)
+    images = nas.Images.split(_train_data(rows), config.seed)
     if evaluation is not None:
         _check_alike(evaluation, images)
     _, channels, size, _ = images.train.shape
@@ -267,7 +267,8 @@ def _check_alike(evaluation: Dataset, images: nas.Images) -> None:
     """Refuse evaluation rows that the networks could not be scored on after hours of search."""
     wanted = list(images.train.shape[1:])
     shapes = {
-        name: (array.dtype, list(array.shape[1:])) for name, array in evaluation.inputs.items()
+        name: (array.dtype, list(array.shape[1:]))
+        for name, array in evaluation.plain("a path search").items()
     }
     if list(shapes.values()) != [(np.dtype(np.float32), wanted)]:
         told = ", ".join(f"{name!r} {dtype} of {shape}" for name, (dtype, shape) in shapes.items())
@@ -289,11 +290,16 @@ def _check_alike(evaluation: Dataset, images: nas.Images) -> None:
         )
 
 
+def _train_data(rows: Dataset) -> TrainData:
+    return TrainData(rows.plain("a path search"), rows.labels, rows.digest)
+
+
 def _images(ref: str | DataRef) -> Dataset:
     """Load rows with labels; images without channels, as MNIST's own files have them, get one."""
     ref = DataConfig.ref(ref)
     found = load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
     if found.labels is None:
         raise DataError(f"data {found.name!r}: a path search needs labels, and there are none")
-    inputs = {name: a[:, None] if a.ndim == 3 else a for name, a in found.inputs.items()}
+    plain = found.plain("a path search")
+    inputs = {name: a[:, None] if a.ndim == 3 else a for name, a in plain.items()}
     return replace(found, inputs=inputs)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import measure, techniques
-from mlflow_compress.config import Config, DataConfig
+from mlflow_compress.config import Config, DataConfig, DataRef
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin import ResolvedSource
 from mlflow_compress.search import (
@@ -103,9 +103,10 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
         )
     strategy = get_strategy(strategy_name)
     strategy.points(space)
-    evaluation = given.get("evaluation") or _load(config.data.evaluation, "evaluation")
-    calibration = given.get("calibration") or _load_optional(config.data.calibration, "calibration")
-    train = given.get("train") or _load_optional(config.data.train, "train")
+    data = config.data
+    evaluation = given.get("evaluation") or _load(data.evaluation, data)
+    calibration = given.get("calibration") or _load_optional(data.calibration, data)
+    train = given.get("train") or _load_optional(data.train, data)
     _check_rows(space, where, calibration, train)
     _check_limits(config.data, targets, evaluation)
     objectives = _objectives(config, targets, evaluation)
@@ -131,13 +132,15 @@ def _fitting_strategy(space: Space, trials: int) -> str:
     return "grid" if space.size <= trials else "random"
 
 
-def _load(ref: Any, role: str) -> measure.Dataset:
+def _load(ref: str | DataRef, data: DataConfig) -> measure.Dataset:
     ref = DataConfig.ref(ref)
-    return measure.load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
+    return measure.load_dataset(
+        ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows, inputs=data.specs
+    )
 
 
-def _load_optional(ref: Any, role: str) -> measure.Dataset | None:
-    return None if ref is None else _load(ref, role)
+def _load_optional(ref: str | DataRef | None, data: DataConfig) -> measure.Dataset | None:
+    return None if ref is None else _load(ref, data)
 
 
 def _check_rows(
@@ -243,21 +246,27 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
     supernet = _supernet(source, rows)
     model = _to_onnx(source, rows) if supernet is None else supernet.largest()
     normal = techniques.normalize(model)
-    calibration, train = plan.calibration, plan.train
     config = plan.config
+    fitted = measure.fit_rows(
+        normal,
+        plan.evaluation,
+        plan.calibration,
+        plan.train,
+        specs=config.data.specs,
+        stream=config.data.stream,
+    )
     digest = hashlib.sha256(normal.SerializeToString(deterministic=True))
     if supernet is not None:
         digest.update(supernet.data)
-    evaluation = measure.check_fits(plan.evaluation, normal)
     evaluator = TrialEvaluator(
         source=normal,
         uri=source.uri,
         source_digest=digest.hexdigest(),
         source_bytes=measure.weight_bytes(model),
-        evaluation=evaluation,
-        outputs=look_at_source(model, normal, evaluation, config.data.outputs),
-        calibration=None if calibration is None else measure.check_fits(calibration, normal),
-        train=None if train is None else measure.check_fits(train, normal),
+        evaluation=fitted.evaluation,
+        outputs=look_at_source(model, normal, fitted.evaluation, config.data.outputs),
+        calibration=fitted.calibration,
+        train=fitted.train,
         work_dir=work_dir,
         metric=metric_of(config.data),
         threads=tuple(sorted({t.execution.threads for t in plan.targets} or {1})),
@@ -265,7 +274,7 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         seed=config.search.seed,
         cache=_cache(config, work_dir),
         screen=Screen(plan.targets, plan.objectives) if config.search.screen else None,
-        checkpoints=None if train is None else _checkpoints(config),
+        checkpoints=None if plan.train is None else _checkpoints(config),
         subnets=supernet,
         timed_on=_timed_on(plan),
         level=interval_level(plan.targets),
@@ -334,4 +343,4 @@ def _to_onnx(source: ResolvedSource, rows: measure.Dataset) -> "onnx.ModelProto"
         return source.model
     from mlflow_compress.techniques.torch_export import export_torch
 
-    return export_torch(source.module, rows.head(8).inputs)
+    return export_torch(source.module, rows.head(8).plain("a torch source"))

@@ -135,7 +135,15 @@ def _job_key(plan: Plan, content: str, name: str) -> str:
             "train": _digest(plan.train),
             "targets": [target_data(target) for target in config.targets],
         }
+        | _said_of_inputs(config)
     )
+
+
+def _said_of_inputs(config: Config) -> dict[str, Any]:
+    """Return what is said of the model's inputs; nothing for most models."""
+    if not config.data.inputs and config.data.stream is None:
+        return {}
+    return {"inputs": config.data.model_dump(mode="json", include={"inputs", "stream"})}
 
 
 def _digest(rows: "Dataset | None") -> str | None:

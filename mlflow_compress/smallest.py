@@ -17,7 +17,16 @@ import onnx
 
 from mlflow_compress import measure, packed, techniques
 from mlflow_compress.errors import CompressError, ConfigError, DataError, TechniqueError
-from mlflow_compress.records import Gate, Output, Profile, Recipe, Report, Step, Trial
+from mlflow_compress.records import (
+    Gate,
+    InputSpec,
+    Output,
+    Profile,
+    Recipe,
+    Report,
+    Step,
+    Trial,
+)
 from mlflow_compress.search import TrialEvaluator, check_yardstick, look_at_source
 from mlflow_compress.targets import AccuracyLimits, Target, judge, limits_of
 
@@ -217,7 +226,8 @@ def split_rows(
 ) -> tuple[measure.Dataset, measure.Dataset]:
     """Split calibration rows into those that techniques see and those that are kept aside.
 
-    Every other row is kept aside, so that data sorted by class are split evenly.
+    Every other row is kept aside (:func:`measure.held_back`), so that data sorted by class are
+    split evenly.
 
     Raises:
         DataError: there are too few rows to keep any aside.
@@ -227,17 +237,18 @@ def split_rows(
             f"data {calibration.name!r}: {calibration.rows} rows are too few to keep some aside "
             f"for the gate: give at least {_LEAST_ROWS}, or --evaluation"
         )
-    rows = np.arange(calibration.rows)
-    kept = calibration.take(rows[1::2], name=f"{calibration.name}, kept aside")
-    return calibration.take(rows[::2]), kept
+    kept = measure.held_back(calibration, 2)
+    seen = np.setdiff1d(np.arange(calibration.rows), kept)
+    return calibration.take(seen), calibration.take(kept, name=f"{calibration.name}, kept aside")
 
 
 def halves(rows: measure.Dataset) -> tuple[measure.Dataset, measure.Dataset]:
     """Split rows into those that choose among variants and those that confirm the choice."""
-    numbers = np.arange(rows.rows)
+    confirming = measure.held_back(rows, 2)
+    choosing = np.setdiff1d(np.arange(rows.rows), confirming)
     return (
-        rows.take(numbers[::2], name=f"{rows.name}, to choose"),
-        rows.take(numbers[1::2], name=f"{rows.name}, to confirm"),
+        rows.take(choosing, name=f"{rows.name}, to choose"),
+        rows.take(confirming, name=f"{rows.name}, to confirm"),
     )
 
 
@@ -255,6 +266,8 @@ def smallest(
     plan: Sequence[Ladder] | None = None,
     seed: int = 0,
     watcher: Watcher | None = None,
+    specs: Mapping[str, InputSpec] | None = None,
+    stream: int | None = None,
 ) -> Smallest:
     """Search for the smallest packed model that keeps within ``limits`` on rows it never saw.
 
@@ -273,32 +286,35 @@ def smallest(
         plan: what to try, in place of the ladders of ``effort``.
         seed: seeds everything random.
         watcher: is told how it goes.
+        specs: what is said of the model's inputs.
+        stream: a state begins anew every so many rows.
 
     Raises:
         ConfigError: a limit needs labels that are not there, or the rows cannot judge.
         DataError: the rows do not fit the model.
         SourceError: onnxruntime does not run the model, or our form of it computes otherwise.
     """
+    normal = techniques.normalize(model)
     if evaluation is None:
         if calibration is None:
             raise ConfigError("rows are needed to check the result: give --calibration")
+        calibration = measure.check_fits(calibration, normal, specs, stream)
         calibration, evaluation = split_rows(calibration)
     watcher = watcher or Watcher()
     target = Target("compress", accuracy=limits)
     if measure.MetricSpec.of(metric).labels != "source":
         _check_labels(target, evaluation)
-    normal = techniques.normalize(model)
-    evaluation = measure.check_fits(evaluation, normal)
-    kinds = look_at_source(model, normal, evaluation, outputs)
+    fitted = measure.fit_rows(normal, evaluation, calibration, specs=specs, stream=stream)
+    kinds = look_at_source(model, normal, fitted.evaluation, outputs)
     watcher.outputs(kinds)
     evaluator = TrialEvaluator(
         source=normal,
         uri="",
         source_digest=hashlib.sha256(normal.SerializeToString(deterministic=True)).hexdigest(),
         source_bytes=measure.weight_bytes(model),
-        evaluation=evaluation,
+        evaluation=fitted.evaluation,
         outputs=kinds,
-        calibration=None if calibration is None else measure.check_fits(calibration, normal),
+        calibration=fitted.calibration,
         work_dir=work_dir,
         metric=metric,
         latency_rounds=0,
@@ -306,7 +322,9 @@ def smallest(
     )
     evaluator.check_source()
     check_yardstick(evaluator, [target])
-    choosing, confirming = (replace(evaluator, evaluation=half) for half in halves(evaluation))
+    choosing, confirming = (
+        replace(evaluator, evaluation=half) for half in halves(fitted.evaluation)
+    )
     search = _Search(choosing, target, watcher)
     lossless = [search.attempt(Recipe((), profile)), search.attempt(_folded(profile))]
     for ladder in plan or ladders(effort, profile, calibration is not None):

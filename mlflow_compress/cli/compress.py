@@ -67,6 +67,19 @@ _FRACTION = click.FloatRange(0, 1)
     show_default=True,
     help="portable runs in any onnxruntime; compact is smaller, read by mlflow_compress.packed.",
 )
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=KEY:VALUE,…",
+    help="How the model takes an input, where it cannot be told, e.g. h0=axis:1,state_of:hn "
+    "(keys: axis, state_of, value, mask, padding; docs/inputs.md).",
+)
+@click.option(
+    "--stream",
+    type=click.IntRange(1),
+    help="A state begins anew every so many rows [only at the first].",
+)
 @click.option("--effort", type=click.IntRange(1, 5), default=3, show_default=True,
               help="How much to try: 1 is quickest, 5 smallest.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
@@ -74,7 +87,7 @@ _FRACTION = click.FloatRange(0, 1)
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
     limits: tuple[str, ...], kinds: tuple[str, ...], metric: str,
-    labels: Literal["data", "source"], force: bool, **options: Any,
+    labels: Literal["data", "source"], inputs: tuple[str, ...], force: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make IN.onnx as small as it gets while it still does its job.
 
@@ -83,13 +96,15 @@ def compress(
     metric may drop by --max-drop. Exits with 3 when nothing but lossless packing passes; that
     result is then written.
     """
+    from mlflow_compress.config import parse_inputs
     from mlflow_compress.measure import MetricSpec, load_dataset
     from mlflow_compress.measure.outputs import parse_text
     from mlflow_compress.smallest import smallest, write
 
+    specs = parse_inputs(inputs)
     check_output(output, source, force)
     model = _load(source)
-    rows = None if evaluation is None else load_dataset(evaluation)
+    rows = None if evaluation is None else load_dataset(evaluation, inputs=specs)
     has_labels = labels == "source" or (rows is not None and rows.has_labels)
     wanted = _limits(has_labels, limits, options)
     with ScratchFolder() as folder:
@@ -97,11 +112,12 @@ def compress(
             model,
             limits=wanted,
             work_dir=Path(folder),
-            calibration=None if calibration is None else load_dataset(calibration),
+            calibration=None if calibration is None else load_dataset(calibration, inputs=specs),
             evaluation=rows,
             outputs=dict(map(parse_text, kinds)),
             metric=MetricSpec(metric, labels=labels),
             watcher=_lines(),
+            specs=specs,
             **options,
         )
         write(found.best, output)

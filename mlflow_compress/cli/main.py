@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, UnsaidError
 
 __all__ = ["EXIT_CODES", "cli", "main"]
 
@@ -135,7 +135,8 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CompressError as error:
-            _fail(str(error), error.exit_code)
+            lines = error.lines if isinstance(error, UnsaidError) else ""
+            _fail(str(error).removesuffix(lines), error.exit_code, lines)
         except OSError as error:
             if error.errno not in _FILE_ERRORS:
                 raise
@@ -145,9 +146,11 @@ class _LazyGroup(click.Group):
             _fail("stopped by Ctrl-C; finished trials are kept and will be reused", 130)
 
 
-def _fail(message: str, exit_code: int) -> None:
-    """Print one line on stderr and leave."""
+def _fail(message: str, exit_code: int, lines: str = "") -> None:
+    """Print one line on stderr, and lines to copy as they are, and leave."""
     click.echo(f"error: {' '.join(message.split())}", err=True)
+    if lines:
+        click.echo(lines, err=True)
     sys.exit(exit_code)
 
 

@@ -10,6 +10,7 @@ from mlflow_compress.measure.data import LABELS, Dataset
 from mlflow_compress.measure.intervals import bootstrap_interval, paired_proportions_interval
 from mlflow_compress.measure.metrics import Metric, MetricSpec, Rows, Scores, find_metric
 from mlflow_compress.records import Accuracy, Interval
+from mlflow_compress.rows import Array, Ragged
 
 __all__ = ["measure_accuracy", "score"]
 
@@ -18,7 +19,7 @@ _LEAST_DRAWS = 200
 _COST = 200_000_000
 """The draws of an interval look at so many numbers at most, or are :data:`_LEAST_DRAWS`."""
 
-Outputs = Mapping[str, np.ndarray]
+Outputs = Mapping[str, Array]
 
 
 def score(
@@ -98,7 +99,7 @@ def measure_accuracy(
 
 def _read(metric: Metric, outputs: Outputs) -> tuple[str, ...]:
     """Return the names of the outputs that a metric reads."""
-    names = metric.reads(outputs)
+    names = metric.reads(_arrays(outputs))
     for name in names:
         if name not in outputs:
             close = nearest(name, outputs)
@@ -116,7 +117,7 @@ def _scores(
     names = _read(metric, source)
     labels = dataset.labels_by_name
     if spec.labels == "source":
-        labels = dict(metric.from_source({name: source[name] for name in names}))
+        labels = dict(metric.from_source(_readable(metric, {name: source[name] for name in names})))
         if len(labels) == 1:
             labels[LABELS] = next(iter(labels.values()))
     if not labels:
@@ -125,14 +126,45 @@ def _scores(
             f"'labels', take the source's outputs with labels: source, or gate on agreement with "
             f"the source instead"
         )
-    read = {name: outputs[name] for name in names}
-    reference = {name: source[name] for name in names}
+    read = _readable(metric, {name: outputs[name] for name in names})
+    reference = _readable(metric, {name: source[name] for name in names})
     failed = _failed(read, reference, dataset.rows)
-    rows = Rows(_blanked(read, failed), labels, dataset.inputs, failed, metric.worst, reference)
+    rows = Rows(
+        _blanked(read, failed), labels, _arrays(dataset.fed), failed, metric.worst, reference
+    )
     return metric.score(rows)
 
 
-def _failed(outputs: Outputs, source: Outputs, rows: int) -> np.ndarray:
+def _readable(metric: Metric, outputs: Outputs) -> dict[str, np.ndarray]:
+    """Return the outputs as arrays, if the metric can read them.
+
+    Raises:
+        DataError: an output's rows differ in shape, and the metric is one of ours.
+    """
+    ragged = next((name for name, one in outputs.items() if isinstance(one, Ragged)), None)
+    if ragged is not None and ":" not in metric.name:
+        raise DataError(
+            f"the rows of output {ragged!r} differ in shape, which {metric.name!r} cannot read: "
+            "give a metric of your own, module:function, which gets its rows one by one"
+        )
+    return _arrays(outputs)
+
+
+def _arrays(parts: Outputs) -> dict[str, np.ndarray]:
+    """Return arrays of [rows, ...]; rows that differ in shape as an array of arrays, [rows]."""
+    found: dict[str, np.ndarray] = {}
+    for name, part in parts.items():
+        if isinstance(part, Ragged):
+            found[name] = np.empty(len(part), object)
+            found[name][:] = list(part)
+        else:
+            found[name] = part
+    return found
+
+
+def _failed(
+    outputs: Mapping[str, np.ndarray], source: Mapping[str, np.ndarray], rows: int
+) -> np.ndarray:
     """Return in which rows a model has NaN or infinity where its source has a number, [rows]."""
     failed = np.zeros(rows, bool)
     for name, output in outputs.items():
@@ -150,7 +182,7 @@ def _failed(outputs: Outputs, source: Outputs, rows: int) -> np.ndarray:
     return failed
 
 
-def _blanked(outputs: Outputs, failed: np.ndarray) -> Outputs:
+def _blanked(outputs: Mapping[str, np.ndarray], failed: np.ndarray) -> Mapping[str, np.ndarray]:
     """Return the outputs with NaN for every float of the rows that failed."""
     if not failed.any():
         return outputs

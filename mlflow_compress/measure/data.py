@@ -4,14 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from mlflow_compress.errors import DataError
-from mlflow_compress.records import DatasetRef
+from mlflow_compress.records import DatasetRef, Layout, canonical_json
+from mlflow_compress.rows import Array, Ragged, Rows
 
-__all__ = ["LABELS", "ONLY_INPUT", "Dataset"]
+__all__ = ["LABELS", "NAMED", "ONLY_INPUT", "STREAM", "Dataset", "held_back"]
 
 LABELS = "labels"
 """The key, or column, that holds the labels; every other one is an input.
@@ -19,7 +19,11 @@ LABELS = "labels"
 Labels of several kinds have names: ``labels.boxes``, ``labels.classes``.
 """
 
-_NAMED = f"{LABELS}."
+NAMED = f"{LABELS}."
+"""Where the keys of labels with a name begin."""
+
+STREAM = "stream"
+"""The key that says which stream each row belongs to, where a state goes from row to row."""
 
 ONLY_INPUT = ""
 """The key of an array that is for the model's only input, whatever its name."""
@@ -33,39 +37,28 @@ class Dataset:
     """Rows that models are run on.
 
     Attributes:
-        inputs: arrays of [rows, ...] by input name.
+        inputs: arrays of [rows, ...] by input name, or ``Ragged`` where rows differ in shape.
         labels: [rows, ...], or None when there are none.
         name: what a person calls it.
         is_table: whether the inputs are the columns of a table, which still have to be matched
             with a model's inputs (:func:`check_fits` does).
         named_labels: further labels of [rows, ...], by the name behind ``labels.``.
+        shared: by input name, what is the same for every row; before :func:`check_fits`, also
+            arrays whose axis of rows is not known yet.
+        layout: how the model takes and gives the rows.
+        stream: which stream each row belongs to, [rows]; a state goes from row to row of a
+            stream, in their order. None when there is no state.
     """
 
-    inputs: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Array]
     labels: np.ndarray | None = None
     name: str = "data"
     is_table: bool = field(default=False, compare=False)
     named_labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, Any], name: str = "data") -> "Dataset":
-        """Tell labels from inputs by their keys.
-
-        Args:
-            arrays: inputs by name, labels under ``labels`` and ``labels.NAME``.
-            name: what a person calls it.
-
-        Raises:
-            DataError: the arrays are no rows, as :class:`Dataset` says.
-        """
-        inputs = {str(key): np.asarray(array) for key, array in arrays.items()}
-        labels = inputs.pop(LABELS, None)
-        named = {
-            key.removeprefix(_NAMED): inputs.pop(key)
-            for key in list(inputs)
-            if key.startswith(_NAMED)
-        }
-        return cls(inputs, labels, name, named_labels=named)
+    shared: Mapping[str, np.ndarray] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
+    stream: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that every array has the same rows, at least one, and plain numbers or text.
@@ -75,7 +68,9 @@ class Dataset:
         """
         if not self.inputs:
             raise DataError(f"data {self.name!r}: there are no inputs")
-        arrays = {key: _plain(self.name, key, np.asarray(a)) for key, a in self.inputs.items()}
+        arrays = {key: _checked(self.name, key, array) for key, array in self.inputs.items()}
+        shared = {key: _plain(self.name, key, np.asarray(a)) for key, a in self.shared.items()}
+        object.__setattr__(self, "shared", shared)
         object.__setattr__(self, "inputs", arrays)
         first, rows = next(iter(arrays)), 0
         for key, array in arrays.items():
@@ -91,10 +86,15 @@ class Dataset:
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked_labels(LABELS, self.labels, rows))
         named = {
-            name: self._checked_labels(_NAMED + name, array, rows)
+            name: self._checked_labels(NAMED + name, array, rows)
             for name, array in self.named_labels.items()
         }
         object.__setattr__(self, "named_labels", named)
+        if self.stream is not None and np.shape(self.stream) != (rows,):
+            raise DataError(
+                f"data {self.name!r}: {STREAM!r} has shape {list(np.shape(self.stream))}, expected "
+                f"one stream for each of {rows} rows"
+            )
 
     def _checked_labels(self, key: str, array: np.ndarray, rows: int) -> np.ndarray:
         labels = _plain(self.name, key, np.asarray(array))
@@ -122,16 +122,52 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 over names, dtypes, shapes and bytes of the inputs and labels."""
+        """The sha256 over names, dtypes, shapes and bytes of the inputs and labels.
+
+        What is the same for every row, streams, and a layout other than row by row along axis 0
+        count too.
+        """
         sha = hashlib.sha256()
         parts = dict(self.inputs) | ({} if self.labels is None else {LABELS: self.labels})
-        parts |= {_NAMED + name: array for name, array in self.named_labels.items()}
+        parts |= {NAMED + name: array for name, array in self.named_labels.items()}
         for key in sorted(parts):
-            array = np.ascontiguousarray(parts[key])
-            sha.update(f"{key}\0{array.dtype.str}\0{array.shape}\0".encode())
-            for begin in range(0, len(array), step := _rows_at_a_time(array)):
-                sha.update(array[begin : begin + step].tobytes())
+            part = parts[key]
+            if isinstance(part, Ragged):
+                sha.update(f"{key}\0{part.dtype.str}\0{part.shapes}\0".encode())
+                for row in part:
+                    sha.update(row.tobytes())
+            else:
+                _update(sha, key, part)
+        for key in sorted(self.shared):
+            _update(sha, f"shared {key}", self.shared[key])
+        if self.stream is not None:
+            _update(sha, "in streams", self.stream)
+        if self.layout.unusual:
+            sha.update(canonical_json(self.layout.unusual).encode())
         return sha.hexdigest()
+
+    @property
+    def fed(self) -> Rows:
+        """The inputs as techniques and models take them."""
+        return Rows(self.inputs, self.shared, self.layout)
+
+    def plain(self, what: str) -> dict[str, np.ndarray]:
+        """Return the inputs as arrays of [rows, ...], for what can use nothing else.
+
+        Args:
+            what: what uses them, for the message.
+
+        Raises:
+            DataError: rows differ in shape, or the model takes them otherwise than along axis 0.
+        """
+        found = {name: a for name, a in self.inputs.items() if isinstance(a, np.ndarray)}
+        unusual = [*self.shared, *self.layout.unusual, *(n for n in self.inputs if n not in found)]
+        if unusual:
+            raise DataError(
+                f"data {self.name!r}: {what} needs inputs of [rows, ...] that the model takes row "
+                f"by row along axis 0, and {unusual[0]!r} is none"
+            )
+        return found
 
     @property
     def ref(self) -> DatasetRef:
@@ -147,9 +183,50 @@ class Dataset:
         inputs = {key: array[rows] for key, array in self.inputs.items()}
         labels = None if self.labels is None else self.labels[rows]
         named = {key: array[rows] for key, array in self.named_labels.items()}
+        stream = None if self.stream is None else self.stream[rows]
         return replace(
-            self, inputs=inputs, labels=labels, name=name or self.name, named_labels=named
+            self,
+            inputs=inputs,
+            labels=labels,
+            name=name or self.name,
+            named_labels=named,
+            stream=stream,
         )
+
+
+def held_back(dataset: Dataset, step: int) -> np.ndarray:
+    """Return the numbers of the rows to hold back: one in ``step``.
+
+    Every ``step``-th row, so that data sorted by class are split evenly. Rows of a stream belong
+    together: every ``step``-th stream, or the end of each stream when there are fewer.
+    """
+    if dataset.stream is None:
+        return np.arange(step - 1, dataset.rows, step)
+    names, which = np.unique(dataset.stream, return_inverse=True)
+    which = which.ravel()
+    if len(names) >= step:
+        return np.flatnonzero(which % step == step - 1)
+    parts = [np.flatnonzero(which == number) for number in range(len(names))]
+    return np.sort(np.concatenate([rows[len(rows) - len(rows) // step :] for rows in parts]))
+
+
+def _update(sha: "hashlib._Hash", key: str, array: np.ndarray) -> None:
+    array = np.ascontiguousarray(array) if array.ndim else array
+    sha.update(f"{key}\0{array.dtype.str}\0{array.shape}\0".encode())
+    if not array.ndim:
+        sha.update(array.tobytes())
+        return
+    for begin in range(0, len(array), step := _rows_at_a_time(array)):
+        sha.update(array[begin : begin + step].tobytes())
+
+
+def _checked(name: str, key: str, array: Array) -> Array:
+    """Return what :func:`_plain` makes of an array, or of each row."""
+    if isinstance(array, Ragged):
+        for row in array:
+            _plain(name, key, row)
+        return array
+    return _plain(name, key, np.asarray(array))
 
 
 def _plain(name: str, key: str, array: np.ndarray) -> np.ndarray:

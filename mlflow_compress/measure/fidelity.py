@@ -16,16 +16,16 @@ from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.outputs.boxes import compare_boxes
 from mlflow_compress.measure.outputs.classes import compare_classes, log_scores
 from mlflow_compress.measure.outputs.embedding import compare_embeddings, same_neighbours
-from mlflow_compress.measure.outputs.rows import Rows
 from mlflow_compress.measure.outputs.sequence import compare_sequences
 from mlflow_compress.measure.outputs.values import compare_values
 from mlflow_compress.records import Fidelity, Interval, Output, OutputFidelity
+from mlflow_compress.rows import Array
 
 __all__ = ["measure_fidelity"]
 
 _WORST = 0.01
 
-Outputs = Mapping[str, Rows]
+Outputs = Mapping[str, Array]
 
 
 def measure_fidelity(
@@ -59,7 +59,7 @@ def measure_fidelity(
             raise DataError(
                 f"output {output.name!r} is missing; the model gives {', '.join(variant)}"
             )
-        found.append(_JUDGES[output.kind](output, variant, source, level, margins or source))
+        found.append(_JUDGES[output.kind](output, variant, source, level, margins or {}))
     classes = [one.measures for one in found if one.kind == "classes"]
     divergences = [one["kl"] for one in classes if "kl" in one]
     return Fidelity(
@@ -85,7 +85,7 @@ def _classes(
         measures |= _errors(output, given, wanted)[0]
     if level is not None:
         intervals["agreement"] = _agreement_interval(
-            output, rows.agreement, given, wanted, margins[output.name], level
+            output, rows.agreement, given, wanted, margins.get(output.name, wanted), level
         )
         if "kl" in measures:
             intervals["kl"] = mean_interval(rows.kl, level)
@@ -93,12 +93,12 @@ def _classes(
 
 
 def _agreement_interval(
-    output: Output, agreement: np.ndarray, given: Rows, wanted: Rows, margins: Rows, level: float
+    output: Output, agreement: np.ndarray, given: Array, wanted: Array, margins: Array, level: float
 ) -> Interval:
     """Return the interval of the agreement: smoothed where there are scores, else counted."""
     arrays = (given, wanted, margins)
     scored = output.form not in ("numbers", "texts")
-    if scored and all(isinstance(one, np.ndarray) and one.dtype != object for one in arrays):
+    if scored and all(isinstance(one, np.ndarray) for one in arrays):
         scores = [log_scores(output, np.asarray(one)) for one in arrays]
         if all(np.isfinite(one).all() for one in scores):
             flips = flip_interval(scores[1], scores[0], scores[2], level)
@@ -193,14 +193,14 @@ _JUDGES = {
 }
 
 
-def _errors(output: Output, given: Rows, wanted: Rows):  # type: ignore[no-untyped-def]
+def _errors(output: Output, given: Array, wanted: Array):  # type: ignore[no-untyped-def]
     rows = compare_values(output, given, wanted)
     error = rows.error
     snr = -10 * math.log10(max(error, 1e-30)) if error < math.inf else -math.inf
     return {"error": error, "snr": snr, "r2": 1 - error}, rows
 
 
-def _is_number(rows: Rows) -> bool:
+def _is_number(rows: Array) -> bool:
     return np.asarray(rows[0]).dtype.kind == "f"
 
 

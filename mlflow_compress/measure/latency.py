@@ -10,7 +10,7 @@ import numpy as np
 from mlflow_compress.measure.affinity import pinned
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.intervals import median_interval
-from mlflow_compress.measure.runner import Runnable, fixed_batch
+from mlflow_compress.measure.runner import Runnable
 from mlflow_compress.records import Latency
 
 __all__ = ["drift_of", "is_tie", "measure_latency"]
@@ -52,7 +52,7 @@ def measure_latency(
         seed: seeds the order and the bootstrap.
         level: the interval's confidence level.
     """
-    batch = fixed_batch(source) or batch
+    batch = dataset.fed.batch or batch
     with pinned(threads):
         fastest, times = _rounds((variant, source), _feeds(dataset, batch), rounds, seed)
     ratios = fastest[:, 0] / fastest[:, 1]
@@ -109,11 +109,7 @@ def is_tie(latency: Latency) -> bool:
 
 def _feeds(dataset: Dataset, batch: int) -> list[Feed]:
     count = max(1, min(8, dataset.rows // batch))
-    return [
-        {k: np.resize(a[i * batch : (i + 1) * batch], (batch, *a.shape[1:]))
-         for k, a in dataset.inputs.items()}
-        for i in range(count)
-    ]  # fmt: skip
+    return [dataset.fed.example(batch, first=i * batch) for i in range(count)]
 
 
 def _calls(model: Runnable, feed: Feed) -> tuple[int, int]:

@@ -8,12 +8,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
 from mlflow_compress.measure.data import Dataset
-from mlflow_compress.measure.runner import ORT_ERRORS, fixed_batch, session_options
+from mlflow_compress.measure.runner import ORT_ERRORS, session_options
 from mlflow_compress.records import OperatorTime
 from mlflow_compress.scratch import ScratchFolder
 
@@ -68,8 +67,7 @@ def _profile(model: onnx.ModelProto, dataset: Dataset, threads: int) -> dict[str
         session = ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        rows = fixed_batch(session) or 1
-        feed = {n: np.resize(a[:rows], (rows, *a.shape[1:])) for n, a in dataset.inputs.items()}
+        feed = dataset.fed.example(1)
         for _ in range(_WARMUPS + _CALLS):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """Reads a loader once, batch by batch, into files, so that the rows need not fit into memory."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 
 from mlflow_compress.errors import DataError
 from mlflow_compress.measure.data import LABELS, ONLY_INPUT
+from mlflow_compress.rows import Array, Ragged
 from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["spool"]
 
 
-def spool(batches: Iterable[Any], name: str, limit: int | None = None) -> dict[str, np.ndarray]:
+def spool(batches: Iterable[Any], name: str, limit: int | None = None) -> dict[str, Array]:
     """Return a loader's rows as arrays on disk, mapped into memory.
 
     Args:
@@ -24,10 +26,10 @@ def spool(batches: Iterable[Any], name: str, limit: int | None = None) -> dict[s
         limit: stop reading after so many rows.
 
     Returns:
-        Arrays of [rows, ...] by name.
+        Arrays of [rows, ...] by name, or ``Ragged`` where the rows of batches differ in shape.
 
     Raises:
-        DataError: there are no batches, or they differ in names, dtypes or shapes of rows.
+        DataError: there are no batches, or they differ in names, dtypes or numbers of axes.
     """
     # mapped files stay readable after their names are gone, and no crash leaves them behind
     with ScratchFolder() as folder:
@@ -70,25 +72,32 @@ class _Column:
     """One array, written to a file row by row."""
 
     def __init__(self, path: Path, first: np.ndarray) -> None:
-        self.path, self.dtype, self.shape = path, first.dtype, first.shape[1:]
+        self.path, self.dtype, self.rank = path, first.dtype, first.ndim
+        self.shapes: list[tuple[int, ...]] = []
         path.touch()
 
     def add(self, array: np.ndarray, rows: int, keep: int) -> str:
         """Append the first rows of a batch; return what is wrong with it, or nothing."""
         if array.ndim == 0 or len(array) != rows:
             return f"does not have the batch's {rows} rows"
-        if array.dtype != self.dtype or array.shape[1:] != self.shape:
+        if array.dtype != self.dtype or array.ndim != self.rank:
             return (
-                f"holds {array.dtype} of {list(array.shape[1:])} a row, batch 0 had {self.dtype} "
-                f"of {list(self.shape)}"
+                f"holds {array.dtype} with {array.ndim} axes, batch 0 had {self.dtype} with "
+                f"{self.rank}"
             )
+        self.shapes += [array.shape[1:]] * keep
         with self.path.open("ab") as file:
             file.write(np.ascontiguousarray(array[:keep]).data)
         return ""
 
-    def mapped(self, rows: int) -> np.ndarray:
+    def mapped(self, rows: int) -> Array:
         """Return the file's rows as an array that reads them when they are used."""
-        return np.memmap(self.path, self.dtype, mode="r", shape=(rows, *self.shape))
+        if len(set(self.shapes)) == 1:
+            return np.memmap(self.path, self.dtype, mode="r", shape=(rows, *self.shapes[0]))
+        flat = np.memmap(self.path, self.dtype, mode="r")
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
+        parts = zip(np.split(flat, ends[:-1]), self.shapes, strict=True)
+        return Ragged(part.reshape(shape) for part, shape in parts)
 
 
 def _arrays(batch: Any, name: str, number: int) -> dict[str, np.ndarray]:

@@ -11,8 +11,8 @@ import onnx
 from onnx import numpy_helper
 
 from mlflow_compress.measure.outputs.classes import class_numbers
-from mlflow_compress.measure.outputs.rows import Rows
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array, Ragged
 
 __all__ = ["constant_answers", "shuffled"]
 
@@ -21,8 +21,8 @@ _SPREAD = 4
 
 
 def constant_answers(
-    source: Mapping[str, Rows], outputs: Sequence[Output]
-) -> Iterator[Mapping[str, Rows]]:
+    source: Mapping[str, Array], outputs: Sequence[Output]
+) -> Iterator[Mapping[str, Array]]:
     """Yield what models would give that always give the same.
 
     Among them: the mean over the rows, the answer to a row of each output's commonest class, and
@@ -41,12 +41,12 @@ def constant_answers(
         yield {name: _repeated(output, row, count) for name, output in source.items()}
 
 
-def _common_rows(source: Mapping[str, Rows], outputs: Sequence[Output]) -> list[int]:
+def _common_rows(source: Mapping[str, Array], outputs: Sequence[Output]) -> list[int]:
     """Return a row of the commonest answer of each output of one class per row."""
     found = []
     for output in outputs:
         rows = source[output.name]
-        if output.kind != "classes" or not isinstance(rows, np.ndarray) or rows.dtype == object:
+        if output.kind != "classes" or not isinstance(rows, np.ndarray):
             continue
         numbers = class_numbers(output, rows).reshape(len(rows), -1)
         _, kinds, counts = np.unique(numbers, axis=0, return_inverse=True, return_counts=True)
@@ -54,7 +54,7 @@ def _common_rows(source: Mapping[str, Rows], outputs: Sequence[Output]) -> list[
     return found
 
 
-def _mean(output: Rows, row: int, count: int) -> Rows:
+def _mean(output: Array, row: int, count: int) -> Array:
     if isinstance(output, np.ndarray) and output.dtype.kind == "f":
         with np.errstate(invalid="ignore", over="ignore"):
             mean = output.mean(axis=0, dtype=np.float64).astype(output.dtype)
@@ -62,10 +62,10 @@ def _mean(output: Rows, row: int, count: int) -> Rows:
     return _repeated(output, row, count)
 
 
-def _repeated(output: Rows, row: int, count: int) -> Rows:
-    if isinstance(output, np.ndarray) and output.dtype != object:
+def _repeated(output: Array, row: int, count: int) -> Array:
+    if isinstance(output, np.ndarray):
         return np.broadcast_to(output[row], output.shape)
-    return [np.asarray(output[row])] * count
+    return Ragged([np.asarray(output[row])] * count)
 
 
 def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto | None:

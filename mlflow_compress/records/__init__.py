@@ -18,6 +18,7 @@ from mlflow_compress.records.kinds import (
     Trial,
     Variant,
 )
+from mlflow_compress.records.layout import InputLayout, InputSpec, Layout
 from mlflow_compress.records.outputs import KINDS, Fidelity, Kind, Output, OutputFidelity
 from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
 from mlflow_compress.records.units import (
@@ -35,10 +36,13 @@ __all__ = [
     "Decision",
     "Fidelity",
     "Gate",
+    "InputLayout",
+    "InputSpec",
     "Interval",
     "Kind",
     "Latency",
     "LayerReport",
+    "Layout",
     "Memory",
     "Needs",
     "OperatorTime",

@@ -18,8 +18,9 @@ from onnx import ModelProto, numpy_helper
 
 from mlflow_compress import measure
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.measure.outputs import Evidence, Rows
+from mlflow_compress.measure.outputs import Evidence
 from mlflow_compress.records import Output, Recipe, Step
+from mlflow_compress.rows import Array
 from mlflow_compress.search.space import layers_text
 from mlflow_compress.techniques import Context, apply_recipe, validate_recipe
 from mlflow_compress.techniques.onnx_graph import float_weights
@@ -122,7 +123,7 @@ class _Judge(NamedTuple):
     """What a model is compared with, and on what."""
 
     source: ModelProto
-    reference: Mapping[str, Rows]
+    reference: Mapping[str, Array]
     evaluation: measure.Dataset
     metric: str | measure.MetricSpec
     outputs: tuple[Output, ...]

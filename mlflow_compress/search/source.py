@@ -8,10 +8,11 @@ import onnx
 
 from mlflow_compress import measure
 from mlflow_compress.errors import SourceError
-from mlflow_compress.measure.outputs import Evidence, Rows, tell_outputs
-from mlflow_compress.measure.outputs.rows import pairs
+from mlflow_compress.measure.outputs import Evidence, tell_outputs
+from mlflow_compress.measure.outputs.pairs import pairs
 from mlflow_compress.measure.outputs.values import compare_values
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array
 
 __all__ = ["check_same", "look_at_source"]
 
@@ -48,8 +49,8 @@ def look_at_source(
 
 
 def check_same(
-    reference: Mapping[str, Rows],
-    got: Mapping[str, Rows],
+    reference: Mapping[str, Array],
+    got: Mapping[str, Array],
     outputs: tuple[Output, ...],
     step: str,
 ) -> None:
@@ -69,7 +70,7 @@ def check_same(
             )
 
 
-def _change(output: Output, got: Rows, wanted: Rows) -> str:
+def _change(output: Output, got: Array, wanted: Array) -> str:
     """Say how an output differs beyond rounding, empty when it does not."""
     first = np.asarray(wanted[0])
     if first.dtype.kind == "f":

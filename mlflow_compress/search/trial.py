@@ -15,7 +15,6 @@ from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed, techniques
 from mlflow_compress.errors import CompressError, TechniqueError
-from mlflow_compress.measure.outputs import Rows
 from mlflow_compress.records import (
     Accuracy,
     Fidelity,
@@ -30,6 +29,7 @@ from mlflow_compress.records import (
     digest_of,
     to_dict,
 )
+from mlflow_compress.rows import Array, Ragged
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
@@ -192,7 +192,7 @@ class TrialEvaluator:
             raise DroppedError(reason, None)
         inputs: Mapping[str, np.ndarray] | None = None
         if self.calibration is not None:
-            inputs = self.calibration.inputs
+            inputs = self.calibration.fed
         context = Context(
             calibration=inputs,
             seed=self.seed,
@@ -291,7 +291,7 @@ class TrialEvaluator:
         )
         return replace(variant, report=report)
 
-    def fidelity(self, outputs: Mapping[str, Rows]) -> Fidelity:
+    def fidelity(self, outputs: Mapping[str, Array]) -> Fidelity:
         """Compare a model's outputs on the evaluation rows with the source's."""
         return measure.measure_fidelity(
             outputs,
@@ -302,7 +302,7 @@ class TrialEvaluator:
             margins=self._margins,
         )
 
-    def judged(self, outputs: Mapping[str, Rows]) -> Report:
+    def judged(self, outputs: Mapping[str, Array]) -> Report:
         """Return a report of nothing but what outputs are worth, without intervals."""
         fidelity = measure.measure_fidelity(
             outputs, self.source_outputs, self.outputs, self.evaluation, level=None
@@ -311,14 +311,14 @@ class TrialEvaluator:
 
     @property
     def fixed_batch(self) -> int | None:
-        """Rows per call, where the source fixes them."""
-        return measure.fixed_batch(self._source_sessions[1])
+        """Array per call, where the source fixes them."""
+        return self.evaluation.fed.batch
 
     @cached_property
     def _train_data(self) -> TrainData | None:
         if self.train is None:
             return None
-        return TrainData(self.train.inputs, self.train.labels, self.train.digest)
+        return TrainData(self.train.plain("training"), self.train.labels, self.train.digest)
 
     @cached_property
     def _source_sessions(self) -> Mapping[int, measure.Runnable]:
@@ -330,12 +330,12 @@ class TrialEvaluator:
         return sessions
 
     @cached_property
-    def source_outputs(self) -> Mapping[str, Rows]:
+    def source_outputs(self) -> Mapping[str, Array]:
         """The source's outputs on the evaluation rows, computed once per search."""
         return measure.run(self._source_sessions[1], self.evaluation)
 
     @cached_property
-    def _margins(self) -> Mapping[str, Rows]:
+    def _margins(self) -> Mapping[str, Array]:
         """The source's outputs that are classes, on calibration rows too: how sure it is of them.
 
         They are the source's alone, so that rows which techniques have seen tell as much.
@@ -345,11 +345,7 @@ class TrialEvaluator:
         if self.calibration is None or not scored:
             return known
         more = measure.run(self._source_sessions[1], self.calibration.head(_MARGINS))
-        return {
-            name: np.concatenate([known[name], more[name]])
-            for name in scored
-            if isinstance(known[name], np.ndarray) and known[name].shape[1:] == more[name].shape[1:]
-        } | {name: known[name] for name in known if name not in scored}
+        return {name: _joined(known[name], more[name]) for name in scored}
 
     @cached_property
     def _checks(self) -> dict[str | int, str]:
@@ -413,6 +409,8 @@ class TrialEvaluator:
         # Intervals of other metrics are no bounds on so few rows.
         scored = self.spec.name == "accuracy" or self.spec.name.startswith("top-")
         scored = scored and self.is_labelled
+        if self.evaluation.stream is not None:
+            return  # its rows only run in order, all of them
         for count in screen.looks(self.evaluation.rows):
             rows = self._order[:count]
             some = self.evaluation.take(rows)
@@ -464,7 +462,7 @@ class TrialEvaluator:
             stages=measure.stage_reports(self.source, result.stages, info),
         )
 
-    def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> Accuracy | None:
+    def _accuracy(self, outputs: Mapping[str, Array]) -> Accuracy | None:
         if not self.is_labelled:
             return None
         return measure.measure_accuracy(
@@ -485,7 +483,8 @@ class TrialEvaluator:
             target,
             path,
             source,
-            {name: rows[:1] for name, rows in self.evaluation.inputs.items()},
+            self.evaluation.fed.example(1),
+            batch=self.fixed_batch or 1,
             compact=variant.recipe.profile == "compact",
             rounds=self.latency_rounds,
             seed=self.seed,
@@ -507,3 +506,10 @@ class TrialEvaluator:
 def _judged(output: Output) -> dict[str, Any]:
     """Return what of an output decides how it is judged, as plain data."""
     return to_dict(replace(output, reason="", is_given=False))
+
+
+def _joined(some: Array, more: Array) -> Array:
+    """Return the rows of both where they have one shape, else the first ones alone."""
+    if isinstance(some, Ragged) or isinstance(more, Ragged) or some.shape[1:] != more.shape[1:]:
+        return some
+    return np.concatenate([some, more])

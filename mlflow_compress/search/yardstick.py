@@ -1,6 +1,6 @@
 """Tests the yardstick before it is used: what is worth nothing must not pass the gate.
 
-Rows that are all of one class, an output that is saturated, or a limit that is too wide let a model
+Array that are all of one class, an output that is saturated, or a limit that is too wide let a model
 pass that always answers the same, or the source with its weights shuffled. What such a gate says of
 a variant means nothing.
 """
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlflow_compress import measure
 from mlflow_compress.errors import CompressError, ConfigError
-from mlflow_compress.measure.outputs import Rows
 from mlflow_compress.measure.yardstick import constant_answers, shuffled
 from mlflow_compress.records import Report
+from mlflow_compress.rows import Array
 from mlflow_compress.search.trial import TrialEvaluator
 from mlflow_compress.targets import Limit, Target, judge
 
@@ -41,7 +41,7 @@ def check_yardstick(evaluator: TrialEvaluator, targets: Sequence[Target]) -> Non
                     )
 
 
-def _worthless(evaluator: TrialEvaluator) -> Iterator[tuple[str, Mapping[str, Rows]]]:
+def _worthless(evaluator: TrialEvaluator) -> Iterator[tuple[str, Mapping[str, Array]]]:
     for outputs in constant_answers(evaluator.source_outputs, evaluator.outputs):
         yield "a model that always answers the same", outputs
     mixed = shuffled(evaluator.source, evaluator.seed)

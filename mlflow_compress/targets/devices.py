@@ -88,6 +88,7 @@ def measure_on(
     source: str | Path,
     inputs: Mapping[str, np.ndarray],
     *,
+    batch: int | None = None,
     compact: bool = False,
     rounds: int = 15,
     seed: int = 0,
@@ -101,6 +102,7 @@ def measure_on(
         variant: the packed file.
         source: the source's ONNX file.
         inputs: one batch for each call, by input name.
+        batch: the rows that it has, for the record; the length of the first input when None.
         compact: the variant is in the compact profile, which needs this project's runtime.
         rounds: rounds of both models, in an order that changes.
         seed: seeds the order and the bootstrap.
@@ -117,7 +119,7 @@ def measure_on(
     arguments = ["time", "variant.onnx", "source.onnx", "inputs.npz", told]
     spent = ask(device, _PROBE, files, arguments, timeout)
     _refuse(spent, device)
-    batch = len(next(iter(inputs.values())))
+    batch = len(next(iter(inputs.values()))) if batch is None else batch
     times = {
         "fastest": _milliseconds(spent, "fastest", (rounds, 2), device),
         "variant": _milliseconds(spent, "variant", (None,), device),

@@ -87,8 +87,9 @@ class Context:
     """What a technique may use besides the model.
 
     Attributes:
-        calibration: unlabelled inputs by input name, arrays of [rows, ...]; None when there
-            are none. A technique that needs them refuses by name.
+        calibration: unlabelled inputs by input name, arrays of [rows, ...], or
+            :class:`mlflow_compress.rows.Rows`, which know how the model takes them and split them
+            into calls; None when there are none. A technique that needs them refuses by name.
         seed: seeds everything random.
         work_dir: a folder for temporary files; None means the system's.
         train: rows to train on; techniques that can train do so when they are there.

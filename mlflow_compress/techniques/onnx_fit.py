@@ -14,7 +14,7 @@ from mlflow_compress.techniques.onnx_focus import Focus
 from mlflow_compress.techniques.onnx_graph import initializers, set_initializer
 from mlflow_compress.techniques.onnx_layers import LinearLayer
 from mlflow_compress.techniques.onnx_repair import Moments, refit, row_share
-from mlflow_compress.techniques.onnx_run import batches
+from mlflow_compress.techniques.onnx_run import as_rows, batches
 from mlflow_compress.techniques.onnx_walk import Walk
 
 __all__ = ["LayerByLayer", "Targets", "refit_weights"]
@@ -94,7 +94,8 @@ class LayerByLayer:
     ) -> None:
         self._targets = targets or Targets()
         self._before, self._now = initializers(dense), initializers(changed)
-        self._total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
+        inputs = as_rows(changed, inputs)
+        self._total = min(rows, inputs.count)
         self._size = max(1, min(64, self._total // _HELD_BACK))
         self._seed = seed
         given = list(batches(changed, inputs, size=self._size, rows=rows))

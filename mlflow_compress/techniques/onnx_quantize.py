@@ -216,9 +216,11 @@ def _kl_ranges(method: str) -> Iterator[None]:
 
     ``quantize_static`` hands no number of bins on, and by default there are as many as levels: the
     whole range is then the only candidate. With more, onnxruntime takes seconds per activation.
+    Batches of different shapes, the last one's included, are flattened for its histograms.
     """
     module, kind = vars(sys.modules[quantize_static.__module__]), calibrate.HistogramCollector
     create, search = module["create_calibrator"], kind.get_entropy_threshold
+    collect = kind.collect
 
     def create_finer(*args: Any, **options: Any) -> Any:
         extra = {"num_bins": _BINS} | dict(options.get("extra_options") or {})
@@ -230,12 +232,18 @@ def _kl_ranges(method: str) -> Iterator[None]:
         ends = edges[middle - width], edges[min(middle + width + 1, len(counts))]
         return max(ends[0], low), min(ends[1], high)
 
+    def collect_flat(self: Any, values: Mapping[str, list[np.ndarray]]) -> Any:
+        flat = {n: [np.concatenate([a.ravel() for a in parts])] for n, parts in values.items()}
+        return collect(self, flat)
+
+    kind.collect = collect_flat
     if method == "entropy":
         module["create_calibrator"], kind.get_entropy_threshold = create_finer, threshold
     try:
         yield
     finally:
         module["create_calibrator"], kind.get_entropy_threshold = create, search
+        kind.collect = collect
 
 
 def _run(model: ModelProto, path: Path, reader: _Reader, settings: QuantizeSettings) -> None:

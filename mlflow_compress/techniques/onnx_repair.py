@@ -22,7 +22,7 @@ from mlflow_compress.techniques.onnx_graph import (
     uses,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.onnx_run import batches
+from mlflow_compress.techniques.onnx_run import as_rows, batches
 from mlflow_compress.techniques.onnx_stream import Stream
 
 __all__ = [
@@ -174,7 +174,8 @@ class Pair:
         cls, dense: ModelProto, changed: ModelProto, inputs: Mapping[str, np.ndarray], rows: int
     ) -> "Pair":
         """Feed both models at most so many rows."""
-        total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
+        inputs = as_rows(changed, inputs)
+        total = min(rows, inputs.count)
         size = max(1, min(64, total // _HELD_BACK))
         fed = list(batches(changed, inputs, size=size, rows=rows))
         return cls(Stream(dense, fed), Stream(changed, fed), size, total, Focus.of(dense, fed))

@@ -4,12 +4,13 @@ Every fifth row is held back. A change after which the outputs on these rows are
 source's than before is undone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from mlflow_compress.errors import TechniqueError
+from mlflow_compress.rows import Rows
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.onnx_codebooks import refit_weights
 from mlflow_compress.techniques.onnx_graph import (
@@ -76,7 +77,7 @@ def restore(model: ModelProto, settings: RepairSettings, context: Context) -> Re
                 f"{after:.3g} of their variance"
             )
     notes.append(
-        f"the outputs' error on {_rows(held)} rows held back went from {start:.3g} to {before:.3g} "
+        f"the outputs' error on {held.count} rows held back went from {start:.3g} to {before:.3g} "
         "of their variance"
     )
     return Result(made, notes=tuple(notes))
@@ -94,24 +95,14 @@ def _round_biases(before: ModelProto, after: ModelProto) -> None:
             set_initializer(tensor, significant(numpy_helper.to_array(tensor)))
 
 
-def _split(
-    inputs: Mapping[str, np.ndarray], rows: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _split(inputs: Rows, rows: int) -> tuple[Rows, Rows]:
     """Split calibration rows into those that repair and those that judge.
 
     Raises:
         TechniqueError: there is only one row.
     """
-    total = min(rows, _rows(inputs))
+    total = min(rows, inputs.count)
     if total < 2:
         raise TechniqueError("repair needs at least 2 calibration rows, got 1")
     held = np.arange(total) % min(_HELD_BACK, total) == 0
-    parts = [
-        {name: a[:total][mask] if a.ndim and len(a) >= total else a for name, a in inputs.items()}
-        for mask in (~held, held)
-    ]
-    return parts[0], parts[1]
-
-
-def _rows(inputs: Mapping[str, np.ndarray]) -> int:
-    return max(len(a) for a in inputs.values() if a.ndim)
+    return inputs.take(np.flatnonzero(~held)), inputs.take(np.flatnonzero(held))

@@ -7,10 +7,12 @@ import onnxruntime as ort
 from onnx import ModelProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from mlflow_compress.errors import TechniqueError
+from mlflow_compress.errors import DataError, TechniqueError
+from mlflow_compress.rows import Rows, declared_inputs, declared_outputs, likely_count, place
 
 __all__ = [
     "ORT_ERRORS",
+    "as_rows",
     "batches",
     "check_calibration",
     "fixed_batch",
@@ -32,6 +34,9 @@ _OPEN_SIZE = 4
 
 _SMALLEST = 1e-3
 """Changes are relative to no less: outputs of a sigmoid that are all but 0 are mostly rounding."""
+
+_CONSTANT = 1e-6
+"""Outputs whose variance is a smaller share of their mean square say the same for every row."""
 
 _RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)
 
@@ -90,6 +95,8 @@ def output_change(
 ) -> float:
     """Return the mean squared change of the float outputs, relative to their variance.
 
+    Relative to their mean square, where they are all but constant, as one number for a call is.
+
     Args:
         expected: the outputs of each batch.
         got: those of another model on the same batches.
@@ -108,16 +115,20 @@ def output_change(
         if one.shape != two.shape:
             raise TechniqueError("the outputs have other shapes than the source's")
         if one.size:
-            spread = max(float(one.var(dtype=np.float64)), 1e-30)
+            spread, energy = (
+                float(one.var(dtype=np.float64)),
+                float((one.astype(float) ** 2).mean()),
+            )
+            if spread < _CONSTANT * energy:
+                spread = energy
+            spread = max(spread, 1e-30)
             change = float(((one - two) ** 2).mean(dtype=np.float64)) / spread
             worst = max(worst, change if np.isfinite(change) else np.inf)
     return worst
 
 
-def check_calibration(
-    model: ModelProto, calibration: Mapping[str, np.ndarray] | None
-) -> Mapping[str, np.ndarray]:
-    """Return the calibration inputs that the model takes.
+def check_calibration(model: ModelProto, calibration: Mapping[str, np.ndarray] | None) -> Rows:
+    """Return the calibration inputs that the model takes, which also know how it takes them.
 
     Raises:
         TechniqueError: there are none, or one that the model needs is missing.
@@ -131,7 +142,26 @@ def check_calibration(
             f"the calibration data lack the model's input {missing[0]!r}; "
             f"they have {', '.join(calibration)}"
         )
-    return {name: calibration[name] for name in wanted}
+    return as_rows(model, calibration)
+
+
+def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
+    """Return the inputs that a model takes as rows, and find out how it takes plain arrays.
+
+    Raises:
+        TechniqueError: it cannot be told which axis of an array are the rows.
+    """
+    wanted = declared_inputs(model)
+    if isinstance(inputs, Rows):
+        return inputs.only(list(wanted))
+    arrays = {name: inputs[name] for name in wanted}
+    every = list(arrays.values())
+    count = likely_count([array for array in every if array.ndim], every) or 0
+    try:
+        placed = place(arrays, count, wanted, declared_outputs(model))
+    except DataError as error:
+        raise TechniqueError(f"the calibration data do not fit the model: {error}") from error
+    return Rows(placed.inputs, placed.shared, placed.layout)
 
 
 def fixed_batch(model: ModelProto) -> int | None:
@@ -148,20 +178,17 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the inputs in batches that the model can take; rows that fill no batch are left out.
 
-    When the inputs do not all have the same number of rows (a recurrent state, say), no axis of
-    rows is common to them, and they are given whole, in one batch.
+    Args:
+        model: the model.
+        inputs: inputs by name, as rows or as plain arrays (:func:`as_rows`).
+        size: rows per batch at most, where the model does not fix them.
+        rows: at most so many rows.
+
+    Raises:
+        TechniqueError: as :func:`as_rows`.
     """
-    totals = {len(array) if array.ndim else 0 for array in inputs.values()}
-    if len(totals) > 1:
-        yield dict(inputs)
-        return
-    total = totals.pop()
-    fixed = fixed_batch(model)
-    step = fixed or size
-    stop = min(total, rows) if rows else total
-    last = stop if fixed is None else max(fixed, stop - stop % fixed)
-    for begin in range(0, last, step):
-        yield {name: array[begin : min(begin + step, last)] for name, array in inputs.items()}
+    for call in as_rows(model, inputs).calls(size, limit=rows):
+        yield call.feed
 
 
 def probe(
@@ -169,8 +196,7 @@ def probe(
 ) -> Mapping[str, np.ndarray]:
     """Return inputs to compare two models on: a few calibration rows, or else random ones."""
     if calibration:
-        inputs = {value.name: calibration[value.name] for value in model.graph.input}
-        return next(batches(model, inputs, size=4))
+        return next(batches(model, calibration, size=4))
     rng = np.random.default_rng(seed)
     feed = {}
     for value in model.graph.input:

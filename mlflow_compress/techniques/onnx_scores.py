@@ -17,7 +17,7 @@ from scipy import linalg
 from mlflow_compress.techniques.onnx_graph import Weight, initializers
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, row_share, tapped
-from mlflow_compress.techniques.onnx_run import batches, run, session
+from mlflow_compress.techniques.onnx_run import as_rows, batches, run, session
 
 __all__ = ["importance", "input_grams", "sensitivity"]
 
@@ -113,7 +113,8 @@ def _grams_of(
     sums = [np.zeros((shapes[x.weight][0], *[shapes[x.weight][2]] * 2)) for x in layers]
     totals = [np.zeros(gram.shape[:2]) for gram in sums]
     counts = [0] * len(sums)
-    total = min(rows, max(len(a) for a in inputs.values() if a.ndim))
+    inputs = as_rows(model, inputs)
+    total = min(rows, inputs.count)
     size = max(1, min(64, total))
     rng = np.random.default_rng(seed)
     for batch in batches(model, inputs, size=size, rows=rows):

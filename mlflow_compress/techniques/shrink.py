@@ -144,12 +144,12 @@ def _take(model: "onnx.ModelProto", settings: ShrinkSettings, context: Context) 
         raise TechniqueError("a network is taken from the source itself: put shrink first")
     import numpy as np
 
-    given = context.calibration or {}
-    count = len(next(iter(given.values()), ()))
+    from mlflow_compress.techniques.onnx_run import check_calibration
+
+    given = check_calibration(model, context.calibration)
     # drawn, since rows may be sorted by class; statistics of the first would be those of one class
-    chosen = np.random.default_rng(context.seed).permutation(count)[: settings.rows]
-    inputs = {name: rows[chosen] for name, rows in given.items()}
-    made = context.subnets.take(settings.of_supernet, inputs)
+    chosen = np.random.default_rng(context.seed).permutation(given.count)[: settings.rows]
+    made = context.subnets.take(settings.of_supernet, given.take(chosen))
     text = next((entry.value for entry in made.metadata_props if entry.key == "subnet"), "")
     return Result(made, notes=(f"network {text} of the supernet",))
 

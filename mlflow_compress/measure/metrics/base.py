@@ -89,8 +89,9 @@ class Rows:
     def take(self, rows: np.ndarray) -> "Rows":
         """Return the rows of the given indices."""
         outputs, labels, inputs = (
-            {name: array[rows] for name, array in arrays.items()}
-            for arrays in (self.outputs, self.labels, self.inputs)
+            # what is the same for every row stays as it is
+            {n: a[rows] if len(np.shape(a)) and len(a) == self.count else a for n, a in of.items()}
+            for of in (self.outputs, self.labels, self.inputs)
         )
         return Rows(outputs, labels, inputs, self.failed[rows], self.worst, self.reference)
 

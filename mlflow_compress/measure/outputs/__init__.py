@@ -2,7 +2,6 @@
 
 from mlflow_compress.measure.outputs.given import check_given, parse_text
 from mlflow_compress.measure.outputs.kinds import DEFAULTS, MEASURES, RUINED, Measure
-from mlflow_compress.measure.outputs.rows import Rows
 from mlflow_compress.measure.outputs.tell import Evidence, tell_outputs
 
 __all__ = [
@@ -11,7 +10,6 @@ __all__ = [
     "RUINED",
     "Evidence",
     "Measure",
-    "Rows",
     "check_given",
     "parse_text",
     "tell_outputs",

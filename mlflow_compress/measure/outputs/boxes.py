@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.measure.outputs.rows import Rows, broken_rows
+from mlflow_compress.measure.outputs.pairs import broken_rows
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array
 
 __all__ = ["BoxRows", "Found", "compare_boxes", "find_boxes", "overlaps", "suppressed"]
 
@@ -84,7 +85,9 @@ class _Matches:
     hits: np.ndarray
 
 
-def compare_boxes(spec: Output, variant: Mapping[str, Rows], source: Mapping[str, Rows]) -> BoxRows:
+def compare_boxes(
+    spec: Output, variant: Mapping[str, Array], source: Mapping[str, Array]
+) -> BoxRows:
     """Compare the boxes of each row.
 
     Raises:
@@ -132,7 +135,7 @@ def find_boxes(spec: Output, row: Mapping[str, np.ndarray]) -> Found:
 def suppressed(boxes: np.ndarray, classes: np.ndarray, iou: float) -> np.ndarray:
     """Return the indices that non-maximum suppression per class keeps, of boxes sorted by score."""
     left = np.arange(len(boxes))
-    kept = []
+    kept: list[int] = []
     while len(left) and len(kept) < _MOST:
         first, left = left[0], left[1:]
         kept.append(first)

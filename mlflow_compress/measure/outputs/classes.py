@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlflow_compress.measure.entropy import kl_divergence
-from mlflow_compress.measure.outputs.rows import Rows, broken_rows, pairs
+from mlflow_compress.measure.outputs.pairs import broken_rows, pairs
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array
 
 __all__ = ["BINARY", "ClassRows", "class_numbers", "compare_classes", "distributions", "log_scores"]
 
@@ -31,7 +32,7 @@ class ClassRows:
     broken: np.ndarray
 
 
-def compare_classes(spec: Output, variant: Rows, source: Rows) -> ClassRows:
+def compare_classes(spec: Output, variant: Array, source: Array) -> ClassRows:
     """Compare classes row by row; a row of another shape agrees nowhere."""
     agreement, kl, broken = [], [], []
     for pair in pairs(variant, source):

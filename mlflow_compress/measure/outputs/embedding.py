@@ -2,24 +2,27 @@
 
 import numpy as np
 
-from mlflow_compress.measure.outputs.rows import Rows, broken_rows, pairs
+from mlflow_compress.measure.outputs.pairs import broken_rows, pairs
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array
 
 __all__ = ["compare_embeddings", "same_neighbours"]
 
 _MOST = 2000
-"""Rows among which neighbours are looked for; the first so many."""
+"""Array among which neighbours are looked for; the first so many."""
 
 
 def compare_embeddings(
-    spec: Output, variant: Rows, source: Rows
+    spec: Output, variant: Array, source: Array
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return each row's mean cosine with the source's, [rows], which rows are broken, and vectors.
 
     The vectors are None where a row has several (an embedding for each token), else both models'
     as [2, rows, features], for :func:`same_neighbours`.
     """
-    cosines, broken, vectors = [], [], []
+    cosines: list[np.ndarray] = []
+    broken: list[np.ndarray] = []
+    vectors: list[np.ndarray | None] = []
     for pair in pairs(variant, source):
         if pair is None:
             cosines.append(np.full(1, -1.0))

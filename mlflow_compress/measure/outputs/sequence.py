@@ -3,13 +3,14 @@
 import numpy as np
 
 from mlflow_compress.measure.characters import edit_distance
-from mlflow_compress.measure.outputs.rows import Rows, broken_rows
+from mlflow_compress.measure.outputs.pairs import broken_rows
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array
 
 __all__ = ["compare_sequences", "decoded"]
 
 
-def compare_sequences(spec: Output, variant: Rows, source: Rows) -> tuple[np.ndarray, np.ndarray]:
+def compare_sequences(spec: Output, variant: Array, source: Array) -> tuple[np.ndarray, np.ndarray]:
     """Return [rows, 3]: edits, symbols of the source, 1 where both read the same; and broken rows.
 
     A row that is not finite counts as if nothing of it was read.

@@ -16,9 +16,9 @@ import onnx
 
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.measure.outputs.given import as_given
-from mlflow_compress.measure.outputs.rows import Rows
 from mlflow_compress.measure.outputs.values import channel_axis
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array
 
 __all__ = ["Evidence", "tell_outputs"]
 
@@ -57,7 +57,7 @@ class Evidence:
     """
 
     model: onnx.ModelProto
-    outputs: Mapping[str, Rows]
+    outputs: Mapping[str, Array]
     labels: np.ndarray | None = None
     given: Mapping[str, str | Mapping[str, Any]] = field(default_factory=dict)
 
@@ -132,7 +132,7 @@ def _joined(told: list[Output], evidence: Evidence) -> list[Output]:
 
 def _tell(
     name: str,
-    rows: Rows,
+    rows: Array,
     origin: _Origin,
     made_by: Mapping[str, onnx.NodeProto],
     evidence: Evidence,
@@ -165,9 +165,9 @@ def _tell(
     )
 
 
-def _sample(rows: Rows) -> np.ndarray | None:
+def _sample(rows: Array) -> np.ndarray | None:
     """Return some rows as one array of floats, None where shapes differ too much for that."""
-    if isinstance(rows, np.ndarray) and rows.dtype != object:
+    if isinstance(rows, np.ndarray):
         return rows[:: max(1, len(rows) // 256)]
     shapes = {np.asarray(row).shape for row in rows}
     if len({len(shape) for shape in shapes}) != 1:

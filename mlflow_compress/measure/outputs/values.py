@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlflow_compress.measure.outputs.rows import Rows, broken_rows, cleaned, pairs
+from mlflow_compress.measure.outputs.pairs import broken_rows, cleaned, pairs
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Array
 
 __all__ = ["ValueRows", "channel_axis", "compare_values"]
 
@@ -65,7 +66,7 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
     return min(candidates, key=lambda axis: shape[axis], default=None) if len(shape) > 2 else None
 
 
-def compare_values(spec: Output, variant: Rows, source: Rows) -> ValueRows:
+def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
     """Compare values row by row; a row of another shape is infinitely wrong."""
     blocks, left = [], 0
     for pair in pairs(variant, source):

@@ -1,34 +1,25 @@
-"""Outputs row by row: arrays of one shape, or lists of arrays where shapes differ."""
+"""Two models' outputs side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["Rows", "broken_rows", "cleaned", "count", "pairs"]
+from mlflow_compress.rows import Array, Ragged
 
-Rows = np.ndarray | Sequence[np.ndarray]
-"""An output on all rows: [rows, ...], or one array for each row."""
-
-
-def count(output: Rows) -> int:
-    """Return how many rows there are."""
-    return len(output)
+__all__ = ["broken_rows", "cleaned", "pairs"]
 
 
-def pairs(variant: Rows, source: Rows) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+def pairs(variant: Array, source: Array) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """Yield both models' outputs in blocks of [rows, ...] of one shape, in the order of the rows.
 
     Yields None for a row whose shapes differ: nothing in it can be compared.
     """
-    whole = isinstance(variant, np.ndarray) and isinstance(source, np.ndarray)
-    if whole and variant.dtype != object and source.dtype != object:  # type: ignore[union-attr]
-        assert isinstance(variant, np.ndarray) and isinstance(source, np.ndarray)
+    if not isinstance(variant, Ragged) and not isinstance(source, Ragged):
         if variant.shape == source.shape:
             yield variant, source
             return
     for given, wanted in zip(variant, source, strict=True):
-        one, other = np.asarray(given), np.asarray(wanted)
-        yield (one[None], other[None]) if one.shape == other.shape else None
+        yield (given[None], wanted[None]) if given.shape == wanted.shape else None
 
 
 def broken_rows(variant: np.ndarray, source: np.ndarray) -> np.ndarray:
