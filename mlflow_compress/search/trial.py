@@ -311,7 +311,7 @@ class TrialEvaluator:
 
     @property
     def fixed_batch(self) -> int | None:
-        """Array per call, where the source fixes them."""
+        """Rows per call, where the source fixes them."""
         return self.evaluation.fed.batch
 
     @cached_property

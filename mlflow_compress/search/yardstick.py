@@ -1,8 +1,8 @@
 """Tests the yardstick before it is used: what is worth nothing must not pass the gate.
 
-Array that are all of one class, an output that is saturated, or a limit that is too wide let a model
-pass that always answers the same, or the source with its weights shuffled. What such a gate says of
-a variant means nothing.
+Rows that are all of one class, an output that is saturated, or a limit that is too wide let a
+model pass that always answers the same, or the source with its weights shuffled. What such a gate
+says of a variant means nothing.
 """
 
 from collections import defaultdict

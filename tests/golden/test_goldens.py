@@ -15,7 +15,7 @@ import pytest
 from mlflow_compress import measure, retraining
 from mlflow_compress.config import Config
 from mlflow_compress.plan import make_plan
-from mlflow_compress.records import Decision, from_dict, to_dict
+from mlflow_compress.records import Decision, Output, from_dict, to_dict
 from mlflow_compress.registry.decisions import DecisionLog, evidence_digest
 from mlflow_compress.registry.tags import from_tags, to_tags
 from mlflow_compress.search import TrialEvaluator
@@ -79,6 +79,7 @@ def evaluator(**changes):
         evaluation=data,
         calibration=data.take([0, 2, 4]),
         work_dir=Path(),
+        outputs=(Output("y", "classes", "logits", 1),),
         seed=3,
         versions={"mlflow-compress": "0.1", "onnx": "1", "onnxruntime": "2", "numpy": "3"},
     )

@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from mlflow_compress.errors import DataError, DataNotFoundError
-from mlflow_compress.measure import Dataset, check_fits, load_dataset
+from mlflow_compress.measure import Dataset, check_fits, dataset_of, load_dataset
 from mlflow_compress.measure.data import ONLY_INPUT
 from mlflow_compress.measure.spool import spool
 
@@ -43,6 +43,12 @@ def test_the_digest_is_of_the_content_not_of_the_name(x, labels):
         Dataset({"x": x}, labels[::-1].copy()),
     ]
     assert len({digest, *(other.digest for other in others)}) == 7
+
+
+def test_the_digest_of_ordinary_rows_never_changes():
+    # it is in the tags of registered versions, which are compared by it
+    data = Dataset({"x": np.arange(6, dtype=np.float32).reshape(3, 2)}, np.array([0, 1, 2]))
+    assert data.digest == "9ad85ac38b3a69e1d3ab05ba36f8b4db3f5b8d108558917d4596bc60140a79a6"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -267,7 +273,7 @@ def test_labels_have_names(tmp_path, x, labels):
         "labels": 4,
         "boxes": 4,
     }
-    only = Dataset.of({"x": x, "labels.boxes": boxes})
+    only = dataset_of({"x": x, "labels.boxes": boxes}, "data")
     assert only.labels is None
     assert only.has_labels
     assert not Dataset({"x": x}).has_labels
@@ -275,7 +281,7 @@ def test_labels_have_names(tmp_path, x, labels):
     digests = {one.digest for one in (data, only, plain, Dataset({"x": x}))}
     assert len(digests) == 4
     with pytest.raises(DataError, match=r"labels\.boxes do not match the inputs: 5 labels for 6"):
-        Dataset.of({"x": x, "labels.boxes": boxes[:5]})
+        dataset_of({"x": x, "labels.boxes": boxes[:5]}, "data")
 
 
 def test_the_digest_of_rows_is_what_it_was():

@@ -6,6 +6,7 @@ import pytest
 from mlflow_compress.measure import Dataset, kl_divergence, measure_fidelity
 from mlflow_compress.measure.outputs import DEFAULTS, MEASURES
 from mlflow_compress.records import Output
+from mlflow_compress.rows import Ragged
 
 
 def data(rows):
@@ -249,9 +250,9 @@ def test_boxes_after_suppression_take_scores_and_classes_from_other_outputs():
 
 
 def test_rows_of_different_shapes_are_compared_one_by_one(rng):
-    source = [rng.normal(size=(length, 4)) for length in (3, 5, 4)]
-    near = [row + 0.001 * rng.normal(size=row.shape) for row in source]
+    source = Ragged([rng.normal(size=(length, 4)) for length in (3, 5, 4)])
+    near = Ragged([row + 0.001 * rng.normal(size=row.shape) for row in source])
     assert judged(near, source, "values", axis=2).measures["error"] < 1e-4
-    cut = [near[0], near[1][:2], near[2]]
+    cut = Ragged([near[0], near[1][:2], near[2]])
     assert judged(cut, source, "values", axis=2).measures["error"] == np.inf
     assert judged(cut, source, "classes", "logits", 2).measures["agreement"] == pytest.approx(2 / 3)

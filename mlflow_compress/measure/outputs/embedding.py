@@ -9,7 +9,7 @@ from mlflow_compress.rows import Array
 __all__ = ["compare_embeddings", "same_neighbours"]
 
 _MOST = 2000
-"""Array among which neighbours are looked for; the first so many."""
+"""Rows among which neighbours are looked for; the first so many."""
 
 
 def compare_embeddings(

@@ -14,10 +14,13 @@ def pairs(variant: Array, source: Array) -> Iterator[tuple[np.ndarray, np.ndarra
 
     Yields None for a row whose shapes differ: nothing in it can be compared.
     """
-    if not isinstance(variant, Ragged) and not isinstance(source, Ragged):
-        if variant.shape == source.shape:
-            yield variant, source
-            return
+    if (
+        not isinstance(variant, Ragged)
+        and not isinstance(source, Ragged)
+        and variant.shape == source.shape
+    ):
+        yield variant, source
+        return
     for given, wanted in zip(variant, source, strict=True):
         yield (given[None], wanted[None]) if given.shape == wanted.shape else None
 
