@@ -264,7 +264,7 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         source_digest=digest.hexdigest(),
         source_bytes=measure.weight_bytes(model),
         evaluation=fitted.evaluation,
-        outputs=look_at_source(model, normal, fitted.evaluation, config.data.outputs),
+        outputs=look_at_source(model, normal, fitted.evaluation, config.data.outputs, plan.targets),
         calibration=fitted.calibration,
         train=fitted.train,
         work_dir=work_dir,

@@ -305,7 +305,7 @@ def smallest(
     if measure.MetricSpec.of(metric).labels != "source":
         _check_labels(target, evaluation)
     fitted = measure.fit_rows(normal, evaluation, calibration, specs=specs, stream=stream)
-    kinds = look_at_source(model, normal, fitted.evaluation, outputs)
+    kinds = look_at_source(model, normal, fitted.evaluation, outputs, [target])
     watcher.outputs(kinds)
     evaluator = TrialEvaluator(
         source=normal,

@@ -9,9 +9,10 @@ from onnx import numpy_helper
 
 from mlflow_compress import measure, packed
 from mlflow_compress.cli.main import cli
-from mlflow_compress.records import Accuracy, DatasetRef, Fidelity, Interval, Report
-from mlflow_compress.smallest import EFFORTS, check, ladders, split_rows
-from mlflow_compress.targets import AccuracyLimits, Target, limits_of
+from mlflow_compress.records import Accuracy, DatasetRef, Interval, Report
+from mlflow_compress.smallest import EFFORTS, check, halves, ladders, split_rows
+from mlflow_compress.targets import AccuracyLimits, Target
+from tests.judged import fidelity as fidelity_of
 from tests.tiny import tiny_model
 
 ROWS = DatasetRef("rows", "0" * 64, 100)
@@ -51,7 +52,7 @@ def test_without_labels_it_writes_one_smaller_file_that_agrees(folder, profile):
     (made,), (expected,) = opened.run(None, {"x": x}), source.run(None, {"x": x})
     assert (made.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.8
     onnx.checker.check_model(onnx.load(out), full_check=True)
-    assert "50 rows of calibration-x, held back" in done.stdout
+    assert "confirmed on 50 rows that had no part in making or choosing it" in done.stdout
     assert "made by: " in done.stdout
     assert sorted(path.name for path in folder.iterdir() if "out" in path.name) == ["out.onnx"]
 
@@ -62,7 +63,7 @@ def test_with_labels_accuracy_is_the_gate(folder):
     )
     assert done.exit_code == 0, done.output
     assert "gate: accuracy drop " in done.stdout
-    assert "200 rows of evaluation" in done.stdout
+    assert "confirmed on 100 rows" in done.stdout
     assert (folder / "out.onnx").stat().st_size < (folder / "in.onnx").stat().st_size
 
 
@@ -115,16 +116,19 @@ def test_few_rows_are_refused(folder):
     assert "too few" in compress("--calibration", "few.npz").stderr
 
 
-def test_held_back_rows_are_disjoint_and_spread():
+def test_rows_that_make_choose_and_confirm_are_disjoint_and_spread():
     data = measure.Dataset({"x": np.arange(10.0)[:, None]}, name="rows")
-    seen, held = split_rows(data)
-    assert held.inputs["x"].ravel().tolist() == [3, 7]
-    assert seen.inputs["x"].ravel().tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
+    seen, kept = split_rows(data)
+    choosing, confirming = halves(kept)
+    rows = [part.inputs["x"].ravel().tolist() for part in (seen, choosing, confirming)]
+    assert rows == [[0, 2, 4, 6, 8], [1, 5, 9], [3, 7]]
 
 
 def report(drop=0.0, agreement=1.0, kl=0.0):
     accuracy = Accuracy("accuracy", 0.9 - drop, 0.9, drop, Interval(0, 0), ROWS)
-    return Report(10, 100, 10.0, 1.0, "", accuracy=accuracy, fidelity=Fidelity(agreement, kl, ROWS))
+    return Report(
+        10, 100, 10.0, 1.0, "", accuracy=accuracy, fidelity=fidelity_of(agreement, kl, ROWS)
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +146,7 @@ def report(drop=0.0, agreement=1.0, kl=0.0):
     ],
 )
 def test_gates_fail_closed(limits, given, passes):
-    gates = check(given, limits_of(Target("any", accuracy=limits)))
+    gates = check(Target("any", accuracy=limits), given)
     assert all(gate.passed for gate in gates) is passes
     assert all(gate.reason for gate in gates)
 
@@ -181,6 +185,6 @@ def test_the_source_s_outputs_can_be_the_labels(folder):
         "--max-drop", "1.5",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    checked = next(line for line in done.stdout.splitlines() if line.startswith("checked on"))
+    checked = next(line for line in done.stdout.splitlines() if line.startswith("  mae"))
     assert "%" not in checked.replace("[95 %]", ""), "an error of values is no share"
-    assert "held back: 0." in checked
+    assert "mae: 0." in checked

@@ -1,6 +1,6 @@
 """The source as it came: what its outputs are, and whether our own form of it computes the same."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from mlflow_compress.measure.outputs.pairs import pairs
 from mlflow_compress.measure.outputs.values import compare_values
 from mlflow_compress.records import Output
 from mlflow_compress.rows import Array
+from mlflow_compress.targets import Target, asked_kinds, check_outputs
 
 __all__ = ["check_same", "look_at_source"]
 
@@ -28,6 +29,7 @@ def look_at_source(
     normal: onnx.ModelProto,
     rows: measure.Dataset,
     given: Mapping[str, str | Mapping[str, Any]] | None = None,
+    targets: Sequence[Target] = (),
 ) -> tuple[Output, ...]:
     """Run the source as it came, compare our form of it, and tell what its outputs are.
 
@@ -36,6 +38,7 @@ def look_at_source(
         normal: what techniques are given.
         rows: rows that fit it.
         given: what a person says of outputs, by name.
+        targets: what their limits ask for tells too.
 
     Raises:
         SourceError: onnxruntime does not load the source, or our form of it computes otherwise.
@@ -43,7 +46,9 @@ def look_at_source(
         ConfigError: something is said of an output that cannot be.
     """
     reference = measure.run(measure.open_session(original), rows)
-    outputs = tell_outputs(Evidence(original, reference, rows.labels, given or {}))
+    asked = asked_kinds(targets)
+    outputs = tell_outputs(Evidence(original, reference, rows.labels, given or {}, asked))
+    check_outputs(targets, outputs)
     check_same(reference, measure.run(measure.open_session(normal), rows), outputs, "normalisation")
     return outputs
 

@@ -3,7 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
-from mlflow_compress.targets.judging import is_out_of_reach, judge, limits_for, target_limits
+from mlflow_compress.targets.judging import (
+    asked_kinds,
+    check_outputs,
+    is_out_of_reach,
+    judge,
+    limits_for,
+    target_limits,
+)
 from mlflow_compress.targets.limits import (
     QUALITY_SCALE,
     Limit,
@@ -52,7 +59,9 @@ __all__ = [
     "Reward",
     "Target",
     "Timings",
+    "asked_kinds",
     "bound_of",
+    "check_outputs",
     "compare",
     "device_for",
     "format_ms",

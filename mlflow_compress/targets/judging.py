@@ -5,18 +5,33 @@ are known once a variant was measured.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow_compress.errors import ConfigError, nearest
-from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, RUINED, Measure
-from mlflow_compress.records import Accuracy, Fidelity, Interval, OutputFidelity, Report
+from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, MEASURES_OF, RUINED, Measure
+from mlflow_compress.records import (
+    Accuracy,
+    Fidelity,
+    Interval,
+    Kind,
+    Output,
+    OutputFidelity,
+    Report,
+)
 from mlflow_compress.targets.limits import QUALITY_SCALE, Limit, LimitKind, Look, limits_of
 from mlflow_compress.targets.profile import FIDELITY_BOUNDS, AccuracyLimits, Target, load_target
 from mlflow_compress.targets.readings import Reading, sound, stale
 
-__all__ = ["is_out_of_reach", "judge", "limits_for", "target_limits"]
+__all__ = [
+    "asked_kinds",
+    "check_outputs",
+    "is_out_of_reach",
+    "judge",
+    "limits_for",
+    "target_limits",
+]
 
 _LEAST_SCALE = 0.01
 
@@ -70,6 +85,40 @@ def target_limits(said: Mapping[str, float], more: Sequence[str]) -> AccuracyLim
             )
     target = {"name": "compress", "objective": "accuracy", "accuracy": data}
     return load_target(target).accuracy
+
+
+def asked_kinds(targets: Iterable[Target]) -> dict[Kind, str]:
+    """Return the kinds of outputs that targets limit, with the key that does."""
+    return {
+        kinds[0]: key
+        for target in targets
+        for measure, (key, kinds) in FIDELITY_BOUNDS.items()
+        if target.accuracy.bound_on(measure) is not None
+    }
+
+
+def check_outputs(targets: Iterable[Target], outputs: Sequence[Output]) -> None:
+    """Refuse limits on an output that is not there, or on what is not measured of its kind.
+
+    Raises:
+        ConfigError: names the target, the output and the measure.
+    """
+    known = {output.name: output for output in outputs}
+    for target in targets:
+        for name, bounds in target.accuracy.limits.items():
+            where = f"target {target.name!r}: accuracy.limits.{name}"
+            if name not in known:
+                near = nearest(name, tuple(known))
+                hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
+                raise ConfigError(f"{where}: the model has no such output ({hint})")
+            kind = known[name].kind
+            wrong = next((one for one in bounds if one not in MEASURES_OF[kind]), None)
+            if wrong is not None:
+                measured = ", ".join(MEASURES_OF[kind]) or "nothing"
+                raise ConfigError(
+                    f"{where}.{wrong}: the output is {kind}, of which {measured} is measured; say "
+                    f"what it is (data.outputs, or --kind {name}=KIND)"
+                )
 
 
 def limits_for(

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.records import Kind
 from mlflow_compress.targets.schema import TargetSchema, check_target
 
 __all__ = [
@@ -81,7 +82,7 @@ class Limits:
     memory_bytes: int | None = None
 
 
-FIDELITY_BOUNDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+FIDELITY_BOUNDS: Mapping[str, tuple[str, tuple[Kind, ...]]] = {
     "agreement": ("min_agreement", ("classes",)),
     "kl": ("max_kl", ("classes",)),
     "error": ("max_error", ("values", "state")),

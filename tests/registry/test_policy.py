@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlflow_compress.records import DatasetRef, Fidelity, Interval, Latency, Memory, Needs
+from mlflow_compress.records import DatasetRef, Interval, Latency, Memory, Needs
 from mlflow_compress.registry import best_for, check, closest, decide, feasible
 from mlflow_compress.registry.policy import gap_text
 from mlflow_compress.targets import (
@@ -12,6 +12,7 @@ from mlflow_compress.targets import (
     Reward,
     Target,
 )
+from tests.judged import fidelity as fidelity_of
 
 TARGET = Target("pi", Limits(size_bytes=50_000), AccuracyLimits(max_drop=0.01))
 NAN = float("nan")
@@ -109,7 +110,7 @@ def test_agreement_and_kl_serve_without_labels(make_variant):
     variant = make_variant(accuracy=0.95)
 
     def with_fidelity(agreement, kl):
-        fidelity = Fidelity(agreement, kl, rows)
+        fidelity = fidelity_of(agreement, kl, rows)
         return replace(variant, report=replace(variant.report, accuracy=None, fidelity=fidelity))
 
     assert feasible(with_fidelity(0.995, 0.05), target)

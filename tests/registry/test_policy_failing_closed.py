@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
-    Fidelity,
     Interval,
     Latency,
     Memory,
@@ -26,6 +25,7 @@ from mlflow_compress.records import (
 )
 from mlflow_compress.registry import check, decide, feasible
 from mlflow_compress.targets import AccuracyLimits, Execution, Limits, Reward, Target
+from tests.judged import fidelity as fidelity_of
 
 TODAY, OTHER = DatasetRef("rows", "aa" * 32, 1000), DatasetRef("other", "bb" * 32, 1000)
 BROKEN = (math.nan, math.inf, -math.inf, -2.0)
@@ -162,7 +162,7 @@ def sound_reports(draw, place, labels):
         entropy=1.0,
         sha256="00",
         accuracy=Accuracy("accuracy", value, 0.95, drop, interval, TODAY) if labels else None,
-        fidelity=Fidelity(draw(st.floats(0, 1)), draw(st.floats(0, 100)), TODAY),
+        fidelity=fidelity_of(draw(st.floats(0, 1)), draw(st.floats(0, 100)), TODAY),
         latency=(Latency(place, 1, 1, p50, 2 * p50, 1.0, ratio, speed),),
         memory_bytes=peak if place == "local" else None,
         memory=() if place == "local" else (Memory(place, 1, peak),),

@@ -5,11 +5,12 @@ from itertools import permutations
 
 import pytest
 
-from mlflow_compress.records import DatasetRef, Fidelity, Interval
+from mlflow_compress.records import DatasetRef, Interval
 from mlflow_compress.registry import best_for, closest, decide
 from mlflow_compress.registry.order import best_of, dominates, improvement
 from mlflow_compress.registry.policy import todays_rows
 from mlflow_compress.targets import AccuracyLimits, Limits, Reward, Target
+from tests.judged import fidelity as fidelity_of
 
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
 FEW = DatasetRef("easy", "ee" * 32, 10)
@@ -26,7 +27,7 @@ def labelled(make_variant):
         rows = more.setdefault("rows", ROWS)
         found = make_variant(f"k{version}", accuracy=accuracy, version=version, **more)
         named = replace(found.report.accuracy, metric=metric)
-        fidelity = Fidelity(agreement, 0.01, rows)
+        fidelity = fidelity_of(agreement, 0.01, rows)
         return replace(found, report=replace(found.report, accuracy=named, fidelity=fidelity))
 
     return make

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
-    Fidelity,
     Interval,
     Latency,
     Memory,
@@ -23,6 +22,7 @@ from mlflow_compress.registry import decide, feasible
 from mlflow_compress.registry.order import dominates, generation
 from mlflow_compress.registry.policy import todays_rows
 from mlflow_compress.targets import AccuracyLimits, Execution, Limits, Reward, Target
+from tests.judged import fidelity as fidelity_of
 
 DIGESTS = st.sampled_from(["aa" * 32, "bb" * 32])
 # Few distinct values, so that ties and near-ties are common; and what must never pass.
@@ -52,7 +52,7 @@ def reports(draw, pick=number):
     interval = Interval(-0.01, drop + high, level)
     metric = draw(sound("accuracy", "accuracy", "f1", "cer"))
     accuracy = Accuracy(metric, value, 0.95, drop, interval, rows, metric != "cer")
-    fidelity = Fidelity(draw(pick(0.98, 0.99, 1.0)), draw(pick(0.01, 0.1)), rows)
+    fidelity = fidelity_of(draw(pick(0.98, 0.99, 1.0)), draw(pick(0.01, 0.1)), rows)
     there = Memory("ssh://pi", 1, draw(pick(10**6, 10**7)))
     latency = Latency(
         draw(sound("local", "ssh://pi")),

@@ -6,7 +6,6 @@ from dataclasses import replace
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
-    Fidelity,
     Interval,
     Latency,
     LayerReport,
@@ -28,6 +27,7 @@ from mlflow_compress.report import (
     trial_rows,
 )
 from mlflow_compress.report.tables import format_bytes, format_drop
+from tests.judged import fidelity as fidelity_of
 
 ROWS = DatasetRef("rows", "0" * 64, 1000)
 LAYER = LayerReport(
@@ -48,7 +48,7 @@ def trial(number=0, rate=10.0, drop=0.004, labelled=True, steps=SHARE):
         layers=(LAYER,),
         stages=(StageReport("source", 1_000_000, 1.0, 0.0, 20.0),),
         accuracy=accuracy if labelled else None,
-        fidelity=Fidelity(0.97, 0.01, ROWS),
+        fidelity=fidelity_of(0.97, 0.01, ROWS),
         latency=(Latency("local", 1, 1, 0.02, 0.03, 0.04, 0.5, Interval(0.4, 0.6)),),
     )
     variant = Variant(f"k{number}", Recipe(steps), report)

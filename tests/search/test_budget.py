@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from mlflow_compress.records import Fidelity, Trial
+from mlflow_compress.records import Trial
 from mlflow_compress.search import Budget, hypervolume, violations, volume
 from mlflow_compress.search.goals import told_values
 from mlflow_compress.targets import load_target
+from tests.judged import fidelity as fidelity_of
 
 NEVER = ("rate", "accuracy")
 
@@ -85,7 +86,7 @@ def test_what_loses_more_than_ten_points_has_no_volume(make_variant):
 
 def test_volume_counts_agreement_and_speed(make_variant):
     variant = make_variant(
-        ratio=(0.4, 0.6), fidelity=Fidelity(0.95, 0.01, make_variant().report.accuracy.dataset)
+        ratio=(0.4, 0.6), fidelity=fidelity_of(0.95, 0.01, make_variant().report.accuracy.dataset)
     )
     expected = math.log10(50) * 0.05 * math.log10(2 / 0.5)
     assert volume([variant], ("rate", "agreement", "latency")) == pytest.approx(expected)

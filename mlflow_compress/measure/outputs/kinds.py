@@ -9,7 +9,7 @@ from typing import Literal
 
 from mlflow_compress.records import Kind
 
-__all__ = ["DEFAULTS", "MEASURES", "RUINED", "Measure"]
+__all__ = ["DEFAULTS", "MEASURES", "MEASURES_OF", "RUINED", "Measure"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,19 @@ MEASURES: Mapping[str, Measure] = {
         Measure("decoded", "least", "share", "rows that read as the source reads them", 1.0),
     )
 }
+
+_ERRORS = ("error", "snr", "r2")
+
+MEASURES_OF: Mapping[Kind, tuple[str, ...]] = {
+    "classes": ("agreement", "kl", *_ERRORS),
+    "values": _ERRORS,
+    "embedding": ("cosine", "cosine_low", "neighbours", *_ERRORS),
+    "boxes": ("precision", "recall", "map"),
+    "sequence": ("edits", "decoded", *_ERRORS),
+    "state": _ERRORS,
+    "ignore": (),
+}
+"""What is measured of each kind; of classes that are numbers or texts, the agreement alone."""
 
 DEFAULTS: Mapping[Kind, Mapping[str, float]] = {
     "classes": {"agreement": 0.99},

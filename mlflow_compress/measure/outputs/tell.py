@@ -17,7 +17,7 @@ import onnx
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.measure.outputs.given import as_given
 from mlflow_compress.measure.outputs.values import channel_axis
-from mlflow_compress.records import Output
+from mlflow_compress.records import Kind, Output
 from mlflow_compress.rows import Array
 
 __all__ = ["Evidence", "tell_outputs"]
@@ -39,6 +39,10 @@ _CLASS_NUMBERS = frozenset(
 _CLASS_SCORES = frozenset(("LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"))
 _RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 _NAMES_OF_CLASSES = ("names", "classes", "class_names", "labels", "id2label", "character")
+_UNTOLD = "nothing says that it is anything else"
+_GUESSED = frozenset(("classes", "embedding"))
+"""Kinds that a limit alone says enough of."""
+
 _SUM, _NORM = 2e-3, 1e-3
 _LEAST_FEATURES = 8
 _LEAST_SYMBOLS = 10
@@ -54,12 +58,14 @@ class Evidence:
         outputs: what it gives on some rows, by name, in its order.
         labels: labels of the same rows, or None.
         given: what a person says of outputs, by name.
+        asked: kinds of which a person limits something, with the limit's name.
     """
 
     model: onnx.ModelProto
     outputs: Mapping[str, Array]
     labels: np.ndarray | None = None
     given: Mapping[str, str | Mapping[str, Any]] = field(default_factory=dict)
+    asked: Mapping[Kind, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,13 +96,41 @@ def tell_outputs(evidence: Evidence) -> tuple[Output, ...]:
         if name not in reached and not output.is_given:
             output = Output(name, "ignore", reason="it does not depend on the inputs")
         told.append(replace(output, decision=_decision(name, made_by)))
-    told = _joined(told, evidence)
+    told = _joined(_as_asked(told, evidence), evidence)
     if all(output.kind == "ignore" for output in told):
         raise ConfigError(
             f"no output is left to be judged: {', '.join(output.name for output in told)} are all "
             "ignored; judge one of them at least"
         )
     return tuple(told)
+
+
+def _as_asked(told: list[Output], evidence: Evidence) -> list[Output]:
+    """Take the only output that nothing else tells for what a limit speaks of.
+
+    Raises:
+        ConfigError: no output is of a kind that is limited, and several could be, or none.
+    """
+    for kind, limit in evidence.asked.items():
+        if any(output.kind == kind for output in told):
+            continue
+        open_ones = [
+            output.name for output in told if output.reason == _UNTOLD and kind in _GUESSED
+        ]
+        if len(open_ones) != 1:
+            raise ConfigError(
+                f"{limit} limits outputs that are {kind}, and the model has none: "
+                f"{', '.join(f'{output.name} is {output.kind}' for output in told)}; say which one "
+                f"is (data.outputs: {{NAME: {kind}}}, or --kind NAME={kind}), or limit what it has"
+            )
+        (name,) = open_ones
+        guessed = as_given(name, kind, _sample(evidence.outputs[name]))
+        guessed = replace(guessed, reason=f"{limit} limits it", is_given=False)
+        told = [
+            replace(guessed, decision=output.decision) if output.name == name else output
+            for output in told
+        ]
+    return told
 
 
 def _check_names(evidence: Evidence) -> None:
@@ -151,7 +185,7 @@ def _tell(
     if _is_state(name, evidence.model, made_by):
         return Output(name, "state", reason="it is the last state of a recurrent layer")
     if sample is None:
-        return Output(name, "values", reason="nothing says that it is anything else")
+        return Output(name, "values", reason=_UNTOLD)
     for tell in (_detector, _distribution, _named_classes, _labelled, _embedding):
         found = tell(name, sample, origin, evidence)
         if found is not None:
@@ -161,7 +195,7 @@ def _tell(
         "values",
         axis=channel_axis(sample.shape),
         settings={"each": True} if _is_head(sample, origin) else {},
-        reason="nothing says that it is anything else",
+        reason=_UNTOLD,
     )
 
 
