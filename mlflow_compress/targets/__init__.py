@@ -6,12 +6,11 @@ from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
 from mlflow_compress.targets.limits import (
     QUALITY_SCALE,
     Limit,
-    Look,
     bound_of,
     is_out_of_reach,
     limits_of,
-    upper,
 )
+from mlflow_compress.targets.looks import Look, upper
 from mlflow_compress.targets.profile import (
     AccuracyLimits,
     Execution,

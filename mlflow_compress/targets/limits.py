@@ -8,10 +8,16 @@ one, add its field to :class:`~mlflow_compress.targets.profile.Target` and an en
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Literal
 
-from mlflow_compress.records import Accuracy, Fidelity, Gate, Report
+from mlflow_compress.records import Gate, Report
+from mlflow_compress.targets.looks import (
+    Look,
+    best_accuracy,
+    best_agreement,
+    best_drop,
+    best_kl,
+)
 from mlflow_compress.targets.profile import Target
 from mlflow_compress.targets.readings import (
     Reading,
@@ -29,13 +35,11 @@ __all__ = [
     "USUAL_LEVEL",
     "Limit",
     "LimitKind",
-    "Look",
     "bound_of",
     "interval_level",
     "is_out_of_reach",
     "limits_of",
     "metric_problem",
-    "upper",
 ]
 
 Source = Literal["file", "device", "labels", "rows"]
@@ -58,59 +62,6 @@ _RELATIONS = {
     "most": {True: "at most", False: "more than"},
     "least": {True: "at least", False: "less than"},
 }
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is known of a variant from some rows only.
-
-    Attributes:
-        accuracy: on these rows, with its drop's interval at ``level``; None when not scored.
-        fidelity: on the same rows, or None.
-        level: of the intervals whose better ends count.
-        source: the source's metric on all rows, NaN when it is not known.
-        doubt: a measure without an interval may turn out better by this factor.
-    """
-
-    accuracy: Accuracy | None
-    fidelity: Fidelity | None
-    level: float
-    source: float = math.nan
-    doubt: float = math.inf
-
-
-def upper(share: float, rows: int, level: float) -> float:
-    """Return the upper end of a share's interval at a confidence level (Wilson, 1927)."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = share + z * z / (2 * rows)
-    spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    return (middle + spread) / (1 + z * z / rows)
-
-
-def _best_accuracy(look: Look) -> float | None:
-    accuracy = look.accuracy
-    if accuracy is None or not accuracy.higher_is_better:
-        return None
-    if math.isfinite(look.source):
-        return look.source - accuracy.drop_interval.low
-    return upper(accuracy.value, accuracy.dataset.rows, look.level)
-
-
-def _best_drop(look: Look) -> float | None:
-    return None if look.accuracy is None else look.accuracy.drop_interval.low
-
-
-def _best_agreement(look: Look) -> float | None:
-    fidelity = look.fidelity
-    if fidelity is None:
-        return None
-    return upper(fidelity.agreement, fidelity.dataset.rows, look.level)
-
-
-def _best_kl(look: Look) -> float | None:
-    if look.fidelity is None or math.isinf(look.doubt):
-        return None
-    return look.fidelity.kl / look.doubt
 
 
 def _none(look: Look) -> None:
@@ -242,7 +193,7 @@ _KINDS = (
         show=_plain,
         phrase=("accuracy {} or more", _percent),
         scale=_quality,
-        optimistic=_best_accuracy,
+        optimistic=best_accuracy,
         has_interval=True,
     ),
     LimitKind(
@@ -266,7 +217,7 @@ _KINDS = (
         show=_points,
         phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
         scale=_quality,
-        optimistic=_best_drop,
+        optimistic=best_drop,
         has_interval=True,
     ),
     LimitKind(
@@ -279,7 +230,7 @@ _KINDS = (
         show=_plain,
         phrase=("{} or more rows as the source", _percent),
         scale=_quality,
-        optimistic=_best_agreement,
+        optimistic=best_agreement,
         has_interval=True,
     ),
     LimitKind(
@@ -292,7 +243,7 @@ _KINDS = (
         show=lambda value: f"{value:.4g} nats",
         phrase=("KL divergence up to {} nats", "{:g}".format),
         scale=_own_size,
-        optimistic=_best_kl,
+        optimistic=best_kl,
     ),
 )
 """In the order in which gates are shown."""
