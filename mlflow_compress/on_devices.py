@@ -20,6 +20,7 @@ from mlflow_compress.registry import check
 from mlflow_compress.targets import (
     DeviceFacts,
     Target,
+    bound_of,
     device_for,
     is_limited,
     loads_opset,
@@ -119,7 +120,7 @@ class Devices:
         for target in self.targets:
             if is_limited(target):
                 done = [_with_needs(trial, file_of) for trial in done]
-            if target.measured_on == LOCAL and target.limits.memory_bytes is None:
+            if target.measured_on == LOCAL and bound_of(target, "memory") is None:
                 continue
             self._measure_for(target, done, rows, file_of, source, inputs, batch)
         return tuple(done)

@@ -14,11 +14,10 @@ from mlflow_compress.targets.judging import (
 from mlflow_compress.targets.limits import (
     QUALITY_SCALE,
     Limit,
-    Look,
     bound_of,
     limits_of,
-    upper,
 )
+from mlflow_compress.targets.looks import Look, upper
 from mlflow_compress.targets.profile import (
     AccuracyLimits,
     Execution,

@@ -20,7 +20,8 @@ from mlflow_compress.records import (
     OutputFidelity,
     Report,
 )
-from mlflow_compress.targets.limits import QUALITY_SCALE, Limit, LimitKind, Look, limits_of
+from mlflow_compress.targets.limits import QUALITY_SCALE, Limit, LimitKind, limits_of
+from mlflow_compress.targets.looks import Look
 from mlflow_compress.targets.profile import FIDELITY_BOUNDS, AccuracyLimits, Target, load_target
 from mlflow_compress.targets.readings import Reading, sound, stale
 

@@ -8,16 +8,15 @@ one, add its field to :class:`~mlflow_compress.targets.profile.Target` and an en
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Literal
 
-from mlflow_compress.records import (
-    Accuracy,
-    Fidelity,
-    Gate,
-    Report,
-    change_unit,
-    shown_change,
+from mlflow_compress.records import Gate, Report, change_unit, shown_change
+from mlflow_compress.targets.looks import (
+    Look,
+    best_accuracy,
+    best_agreement,
+    best_drop,
+    best_kl,
 )
 from mlflow_compress.targets.profile import Target
 from mlflow_compress.targets.readings import (
@@ -36,12 +35,10 @@ __all__ = [
     "USUAL_LEVEL",
     "Limit",
     "LimitKind",
-    "Look",
     "bound_of",
     "interval_level",
     "limits_of",
     "metric_problem",
-    "upper",
 ]
 
 Source = Literal["file", "device", "labels", "rows"]
@@ -64,62 +61,6 @@ _RELATIONS = {
     "most": {True: "at most", False: "more than"},
     "least": {True: "at least", False: "less than"},
 }
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is known of a variant from some rows only.
-
-    Attributes:
-        accuracy: on these rows, with its drop's interval at ``level``; None when not scored.
-        fidelity: on the same rows, or None.
-        level: of the intervals whose better ends count.
-        source: the source's metric on all rows, NaN when it is not known.
-        doubt: a measure without an interval may turn out better by this factor.
-        read_by: the outputs that the metric reads; None when there are no labels.
-    """
-
-    accuracy: Accuracy | None
-    fidelity: Fidelity | None
-    level: float
-    source: float = math.nan
-    doubt: float = math.inf
-    read_by: Sequence[str] | None = None
-
-
-def upper(share: float, rows: int, level: float) -> float:
-    """Return the upper end of a share's interval at a confidence level (Wilson, 1927)."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = share + z * z / (2 * rows)
-    spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    return (middle + spread) / (1 + z * z / rows)
-
-
-def _best_accuracy(look: Look) -> float | None:
-    accuracy = look.accuracy
-    if accuracy is None or not accuracy.higher_is_better:
-        return None
-    if math.isfinite(look.source):
-        return look.source - accuracy.drop_interval.low
-    return upper(accuracy.value, accuracy.dataset.rows, look.level)
-
-
-def _best_drop(look: Look) -> float | None:
-    return None if look.accuracy is None else look.accuracy.drop_interval.low
-
-
-def _best_agreement(look: Look) -> float | None:
-    fidelity = look.fidelity
-    if fidelity is None or fidelity.agreement is None:
-        return None
-    return upper(fidelity.agreement, fidelity.dataset.rows, look.level)
-
-
-def _best_kl(look: Look) -> float | None:
-    fidelity = look.fidelity
-    if fidelity is None or fidelity.kl is None or math.isinf(look.doubt):
-        return None
-    return fidelity.kl / look.doubt
 
 
 def _none(look: Look) -> None:
@@ -257,7 +198,7 @@ _KINDS = (
         show=_plain,
         phrase=("accuracy {} or more", _percent),
         scale=_quality,
-        optimistic=_best_accuracy,
+        optimistic=best_accuracy,
         has_interval=True,
     ),
     LimitKind(
@@ -281,7 +222,7 @@ _KINDS = (
         show=_change,
         phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
         scale=_quality,
-        optimistic=_best_drop,
+        optimistic=best_drop,
         has_interval=True,
     ),
     LimitKind(
@@ -294,7 +235,7 @@ _KINDS = (
         show=_plain,
         phrase=("{} or more rows as the source", _percent),
         scale=_quality,
-        optimistic=_best_agreement,
+        optimistic=best_agreement,
         has_interval=True,
     ),
     LimitKind(
@@ -307,7 +248,7 @@ _KINDS = (
         show=lambda value, report: f"{value:.4g} nats",
         phrase=("KL divergence up to {} nats", "{:g}".format),
         scale=_own_size,
-        optimistic=_best_kl,
+        optimistic=best_kl,
     ),
 )
 """In the order in which gates are shown."""
