@@ -2,24 +2,26 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from mlflow_compress.errors import DataError
 from mlflow_compress.measure.bounds import (
-    flip_interval,
-    grouped_interval,
+    jackknife_interval,
     mean_interval,
     ratio_interval,
+    share_bound,
 )
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.outputs.boxes import compare_boxes
-from mlflow_compress.measure.outputs.classes import compare_classes, log_scores
+from mlflow_compress.measure.outputs.classes import ClassRows, compare_classes, log_scores
 from mlflow_compress.measure.outputs.embedding import compare_embeddings, same_neighbours
 from mlflow_compress.measure.outputs.sequence import compare_sequences
-from mlflow_compress.measure.outputs.values import compare_values
+from mlflow_compress.measure.outputs.values import ValueRows, compare_values
+from mlflow_compress.measure.smoothed import flip_interval, kl_bound
 from mlflow_compress.records import Fidelity, Interval, Output, OutputFidelity
-from mlflow_compress.rows import Array
+from mlflow_compress.rows import Array, Ragged
 
 __all__ = ["measure_fidelity"]
 
@@ -35,7 +37,7 @@ def measure_fidelity(
     dataset: Dataset,
     *,
     level: float | None = 0.95,
-    margins: Outputs | None = None,
+    others: Outputs | None = None,
 ) -> Fidelity:
     """Compare what two models give for the same rows, output by output.
 
@@ -45,8 +47,8 @@ def measure_fidelity(
         outputs: what each output is; those that are ignored are left out.
         dataset: the rows, for the record.
         level: confidence level of the intervals; None measures none, which is quicker.
-        margins: the source's outputs on more rows, which say how sure it is of its classes; the
-            same rows when None.
+        others: the source's outputs on other rows, which say how sure it is of its classes; those
+            that techniques have seen will do.
 
     Raises:
         DataError: the variant lacks an output.
@@ -59,7 +61,8 @@ def measure_fidelity(
             raise DataError(
                 f"output {output.name!r} is missing; the model gives {', '.join(variant)}"
             )
-        found.append(_JUDGES[output.kind](output, variant, source, level, margins or {}))
+        found.append(_JUDGES[output.kind](output, variant, source, level, others or {}))
+    found = _as_one_decision(found, outputs)
     classes = [one.measures for one in found if one.kind == "classes"]
     divergences = [one["kl"] for one in classes if "kl" in one]
     return Fidelity(
@@ -71,8 +74,29 @@ def measure_fidelity(
     )
 
 
+def _as_one_decision(
+    found: list[OutputFidelity], outputs: Sequence[Output]
+) -> list[OutputFidelity]:
+    """Let numbers and texts share the interval of the scores that they were decided by.
+
+    Counting alone says little of few rows; how far scores stray says much.
+    """
+    scored = {
+        one.decision: one.intervals["agreement"]
+        for one in found
+        if "kl" in one.intervals and one.decision
+    }
+    counted = {o.name for o in outputs if o.kind == "classes" and o.form in ("numbers", "texts")}
+    return [
+        replace(one, intervals={"agreement": scored[one.decision]})
+        if one.output in counted and one.intervals and one.decision in scored
+        else one
+        for one in found
+    ]
+
+
 def _classes(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, margins: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
 ) -> OutputFidelity:
     given, wanted = variant[output.name], source[output.name]
     rows = compare_classes(output, given, wanted)
@@ -84,43 +108,61 @@ def _classes(
     if _is_number(wanted):
         measures |= _errors(output, given, wanted)[0]
     if level is not None:
-        intervals["agreement"] = _agreement_interval(
-            output, rows.agreement, given, wanted, margins.get(output.name, wanted), level
-        )
-        if "kl" in measures:
-            intervals["kl"] = mean_interval(rows.kl, level)
+        intervals = _class_intervals(output, rows, given, wanted, others.get(output.name), level)
     return _fidelity(output, measures, intervals, broken)
 
 
-def _agreement_interval(
-    output: Output, agreement: np.ndarray, given: Array, wanted: Array, margins: Array, level: float
-) -> Interval:
-    """Return the interval of the agreement: smoothed where there are scores, else counted."""
-    arrays = (given, wanted, margins)
-    scored = output.form not in ("numbers", "texts")
-    if scored and all(isinstance(one, np.ndarray) for one in arrays):
-        scores = [log_scores(output, np.asarray(one)) for one in arrays]
-        if all(np.isfinite(one).all() for one in scores):
-            flips = flip_interval(scores[1], scores[0], scores[2], level)
-            return Interval(1 - flips.high, 1 - flips.low, level)
-    flips = mean_interval(1 - agreement, level, most=1.0)
-    return Interval(1 - flips.high, 1 - flips.low, level)
+def _class_intervals(
+    output: Output,
+    rows: ClassRows,
+    given: Array,
+    wanted: Array,
+    others: Array | None,
+    level: float,
+) -> dict[str, Interval]:
+    """Return the intervals of classes: smoothed where there are scores, else counted."""
+    if output.form in ("numbers", "texts") or isinstance(given, Ragged) or rows.broken.any():
+        counted = _share_interval(1 - rows.agreement, level)
+        return {"agreement": Interval(1 - counted.high, 1 - counted.low, level)}
+    known = None if others is None or isinstance(others, Ragged) else log_scores(output, others)
+    scores = (log_scores(output, np.asarray(wanted)), log_scores(output, given), known)
+    flips = flip_interval(*scores, level=level)
+    low = mean_interval(rows.kl, level=level).low
+    high = kl_bound(*scores, level=(1 + level) / 2).bound
+    return {
+        "agreement": Interval(1 - flips.high, 1 - flips.low, level),
+        "kl": Interval(max(low, 0.0), high, level),
+    }
+
+
+def _share_interval(missed: np.ndarray, level: float) -> Interval:
+    """Return the interval of a share that rows make up, each with 0 to 1 of itself."""
+    each = (1 + level) / 2
+    rows = len(missed)
+    low = share_bound(float(missed.sum()), rows, level=each, side="lower").bound
+    high = share_bound(float(missed.sum()), rows, level=each).bound
+    return Interval(max(low, 0.0), min(high, 1.0), level)
 
 
 def _values(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, margins: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
 ) -> OutputFidelity:
     given, wanted = variant[output.name], source[output.name]
     measures, rows = _errors(output, given, wanted)
-    intervals = {}
+    intervals: dict[str, Interval] = {}
     if level is not None:
         worst = rows.worst
-        intervals["error"] = ratio_interval(rows.errors[:, worst], rows.powers[:, worst], level)
+        error = ratio_interval(rows.errors[:, worst], rows.powers[:, worst], level=level)
+        intervals = {
+            "error": error,
+            "snr": Interval(_decibels(error.high), _decibels(error.low), level),
+            "r2": Interval(1 - error.high, 1 - error.low, level),
+        }
     return _fidelity(output, measures, intervals, int(rows.broken.sum()))
 
 
 def _embedding(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, margins: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
 ) -> OutputFidelity:
     given, wanted = variant[output.name], source[output.name]
     cosines, broken, vectors = compare_embeddings(output, given, wanted)
@@ -132,18 +174,18 @@ def _embedding(
     }
     intervals = {}
     if level is not None:
-        away = mean_interval(1 - cosines, level, most=2.0)
+        away = mean_interval(1 - cosines, level=level)
         intervals["cosine"] = Interval(1 - away.high, 1 - away.low, level)
         same = None if vectors is None else same_neighbours(vectors)
         if same is not None:
             measures["neighbours"] = float(same.mean())
-            changed = mean_interval(1.0 - same, level, most=1.0)
+            changed = _share_interval(1.0 - same, level)
             intervals["neighbours"] = Interval(1 - changed.high, 1 - changed.low, level)
     return _fidelity(output, measures, intervals, int(broken.sum()))
 
 
 def _boxes(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, margins: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
 ) -> OutputFidelity:
     rows = compare_boxes(output, variant, source)
     same, given, wanted = rows.hits.sum(axis=0)
@@ -156,15 +198,15 @@ def _boxes(
     if level is not None:
         for name, column in (("precision", 1), ("recall", 2)):
             missed = ratio_interval(
-                rows.hits[:, column] - rows.hits[:, 0], rows.hits[:, column], level
+                rows.hits[:, column] - rows.hits[:, 0], rows.hits[:, column], level=level, unit=1.0
             )
             intervals[name] = Interval(1 - missed.high, 1 - missed.low, level)
-        intervals["map"] = grouped_interval(rows.average_precision, len(rows.hits), level)
+        intervals["map"] = jackknife_interval(rows.average_precision, len(rows.hits), level=level)
     return _fidelity(output, measures, intervals, int(rows.broken.sum()))
 
 
 def _sequence(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, margins: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
 ) -> OutputFidelity:
     given, wanted = variant[output.name], source[output.name]
     rows, broken = compare_sequences(output, given, wanted)
@@ -177,8 +219,8 @@ def _sequence(
         measures |= _errors(output, given, wanted)[0]
     intervals = {}
     if level is not None:
-        intervals["edits"] = ratio_interval(rows[:, 0], rows[:, 1], level)
-        missed = mean_interval(1 - rows[:, 2], level, most=1.0)
+        intervals["edits"] = ratio_interval(rows[:, 0], rows[:, 1], level=level, unit=1.0)
+        missed = _share_interval(1 - rows[:, 2], level)
         intervals["decoded"] = Interval(1 - missed.high, 1 - missed.low, level)
     return _fidelity(output, measures, intervals, int(broken.sum()))
 
@@ -193,11 +235,14 @@ _JUDGES = {
 }
 
 
-def _errors(output: Output, given: Array, wanted: Array):  # type: ignore[no-untyped-def]
+def _errors(output: Output, given: Array, wanted: Array) -> tuple[dict[str, float], ValueRows]:
     rows = compare_values(output, given, wanted)
     error = rows.error
-    snr = -10 * math.log10(max(error, 1e-30)) if error < math.inf else -math.inf
-    return {"error": error, "snr": snr, "r2": 1 - error}, rows
+    return {"error": error, "snr": _decibels(error), "r2": 1 - error}, rows
+
+
+def _decibels(error: float) -> float:
+    return -10 * math.log10(max(error, 1e-30)) if error < math.inf else -math.inf
 
 
 def _is_number(rows: Array) -> bool:

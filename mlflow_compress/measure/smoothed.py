@@ -221,6 +221,8 @@ def kl_bound(
     spread = max(float(by_row.var(ddof=1)), _between_rows(pairs, table)) / rows
     weight = spread / (spread + variance)
     estimate = weight * smooth + (1 - weight) * plain.estimate
+    if not min(weight * variance, estimate**2) > 0:
+        return plain  # so small that it is no number any more
     bound = gamma_bound(estimate, estimate**2 / (weight * variance), level)
     lower = mean_bound(by_row, level=level, side="lower").bound
     return replace(plain, estimate=estimate, bound=max(bound, lower))

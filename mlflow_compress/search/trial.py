@@ -29,7 +29,7 @@ from mlflow_compress.records import (
     digest_of,
     to_dict,
 )
-from mlflow_compress.rows import Array, Ragged
+from mlflow_compress.rows import Array
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.chain import apply_chain
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
@@ -299,7 +299,7 @@ class TrialEvaluator:
             self.outputs,
             self.evaluation,
             level=self.level,
-            margins=self._margins,
+            others=self._others,
         )
 
     def judged(self, outputs: Mapping[str, Array]) -> Report:
@@ -335,17 +335,17 @@ class TrialEvaluator:
         return measure.run(self._source_sessions[1], self.evaluation)
 
     @cached_property
-    def _margins(self) -> Mapping[str, Array]:
-        """The source's outputs that are classes, on calibration rows too: how sure it is of them.
+    def _others(self) -> Mapping[str, Array]:
+        """The source's outputs that are classes on the calibration rows: how sure it is of them.
 
         They are the source's alone, so that rows which techniques have seen tell as much.
         """
-        known = self.source_outputs
         scored = [output.name for output in self.outputs if output.kind == "classes"]
         if self.calibration is None or not scored:
-            return known
-        more = measure.run(self._source_sessions[1], self.calibration.head(_MARGINS))
-        return {name: _joined(known[name], more[name]) for name in scored}
+            return {}
+        rows = self.calibration.head(_MARGINS)
+        outputs = measure.run(self._source_sessions[1], rows)
+        return {name: outputs[name] for name in scored}
 
     @cached_property
     def _checks(self) -> dict[str | int, str]:
@@ -422,7 +422,7 @@ class TrialEvaluator:
                     outputs, source, some, self.metric, level=LEVEL, seed=self.seed
                 )
             fidelity = measure.measure_fidelity(
-                outputs, source, self.outputs, some, level=LEVEL, margins=self._margins
+                outputs, source, self.outputs, some, level=LEVEL, others=self._others
             )
             reference = self._source_score if scored else math.nan
             read_by = self._read_by if scored else None
@@ -506,10 +506,3 @@ class TrialEvaluator:
 def _judged(output: Output) -> dict[str, Any]:
     """Return what of an output decides how it is judged, as plain data."""
     return to_dict(replace(output, reason="", is_given=False))
-
-
-def _joined(some: Array, more: Array) -> Array:
-    """Return the rows of both where they have one shape, else the first ones alone."""
-    if isinstance(some, Ragged) or isinstance(more, Ragged) or some.shape[1:] != more.shape[1:]:
-        return some
-    return np.concatenate([some, more])

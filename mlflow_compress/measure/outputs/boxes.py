@@ -5,7 +5,7 @@ threshold, then non-maximum suppression per class. Boxes that a model suppressed
 they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +53,13 @@ class BoxRows:
     broken: np.ndarray
     matches: tuple["_Matches", ...]
 
-    def average_precision(self, rows: Sequence[int] | None = None) -> float:
+    def average_precision(self, rows: np.ndarray | None = None) -> float:
         """Return the mean over classes and overlaps; 1 where neither model finds anything.
 
         Everingham et al., "The Pascal Visual Object Classes challenge", 2010, section 4.2, with the
         overlaps of COCO; the area under the interpolated curve, at all points.
         """
-        chosen = [self.matches[row] for row in (range(len(self.matches)) if rows is None else rows)]
+        chosen = self.matches if rows is None else [self.matches[row] for row in rows]
         wanted = np.concatenate([one.wanted for one in chosen]) if chosen else np.zeros(0)
         scores = np.concatenate([one.scores for one in chosen]) if chosen else np.zeros(0)
         classes = np.concatenate([one.classes for one in chosen]) if chosen else np.zeros(0)
