@@ -121,20 +121,69 @@ def _from_source(outputs: Arrays) -> Arrays:
 def _score(rows: Rows) -> Scores:
     """Match boxes and labels once per image, and draw images among the matches."""
     evaluation = _evaluated(detections(rows.outputs), *_labels(rows))
-    matches = np.empty(len(evaluation.evalImgs), object)
-    matches[:] = evaluation.evalImgs
-    by_class = matches.reshape(-1, rows.count)  # classes · images; the one range of areas
+    images = np.array(evaluation.evalImgs, object).reshape(-1, rows.count)  # classes · images
+    classes = [_matches(of_class) for of_class in images]
+    recalls = np.asarray(evaluation.params.recThrs)
 
     def of(drawn: np.ndarray) -> float:
-        # the number of images stays: the evaluator knows them by their place
-        evaluation.evalImgs = list(by_class[:, drawn].reshape(-1))
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.accumulate()
-        precision = evaluation.eval["precision"]
-        told = precision[precision > -1]  # -1: a class without labels
-        return float(told.mean()) if told.size else float("nan")
+        times = np.bincount(drawn, minlength=rows.count)
+        found = [one.average_precision(times, recalls) for one in classes]
+        told = [value for value in found if value is not None]
+        return float(np.mean(told)) if told else float("nan")
 
-    return Scores(rows.count, of, cost=0)
+    cost = sum(one.right.size for one in classes) + len(classes) * len(recalls)
+    return Scores(rows.count, of, cost=cost)
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """The boxes found of one class, the highest scores first.
+
+    Attributes:
+        image: of which image each is, [boxes].
+        right: whether it is matched with a label, [thresholds of IoU, boxes].
+        labels: how many labels of the class each image has, [images].
+    """
+
+    image: np.ndarray
+    right: np.ndarray
+    labels: np.ndarray
+
+    def average_precision(self, times: np.ndarray, recalls: np.ndarray) -> float | None:
+        """Return the mean over thresholds of COCO's average precision; None without labels.
+
+        What the evaluator's own ``accumulate`` computes, with each image counted so many times.
+
+        Args:
+            times: how often each image was drawn, [images].
+            recalls: where precision is read.
+        """
+        there = int(times @ self.labels)
+        if not there:
+            return None
+        weights = times[self.image]
+        right = np.cumsum(self.right * weights, axis=1)
+        precision = right / np.maximum(np.cumsum(weights), 1)
+        # at each recall, the best precision at this or a higher one
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        precision = np.pad(precision, ((0, 0), (0, 1)))  # recalls that are never reached
+        places = (np.searchsorted(row, recalls) for row in right / there)
+        return float(np.mean([row[at] for row, at in zip(precision, places, strict=True)]))
+
+
+def _matches(images: np.ndarray) -> _Matches:
+    """Return the matches of one class from what the evaluator says of each image."""
+    told = [(number, one) for number, one in enumerate(images) if one is not None]
+    labels = np.zeros(len(images), np.int64)
+    scores, right, image = [np.empty(0)], [], [np.empty(0, np.int64)]
+    for number, one in told:
+        labels[number] = len(one["gtIds"])
+        scores.append(np.asarray(one["dtScores"], np.float64))
+        right.append(np.asarray(one["dtMatches"]) > 0)
+        image.append(np.full(len(one["dtScores"]), number))
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    thresholds = np.concatenate(right, axis=1)[:, order] if right else np.empty((1, 0), bool)
+    return _Matches(np.concatenate(image)[order], thresholds, labels)
 
 
 def _evaluated(found: Detections, boxes: np.ndarray, classes: np.ndarray) -> Any:
