@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from mlflow_compress.errors import DataError
-from mlflow_compress.measure.data import LABELS, ONLY_INPUT, Dataset
+from mlflow_compress.measure.data import LABELS, ONLY_INPUT, STREAM, Dataset
 from mlflow_compress.records import InputSpec
 from mlflow_compress.rows import (
     Array,
@@ -70,6 +70,11 @@ def check_fits(
     specs |= {n: replace(specs.get(n, InputSpec()), axis=axis) for n, axis in named.items()}
     label = f"data {dataset.name!r}: "
     placed = place(given, count, wanted, outputs, specs, label=label)
+    if not placed.layout.states and (stream is not None or STREAM in given.keys() - wanted.keys()):
+        raise DataError(
+            f"data {dataset.name!r}: there are streams, and no input is said to be a state: give "
+            "data.inputs.NAME.state_of, or compress --input NAME=state_of:OUTPUT"
+        )
     extra = [key for key in given if key not in wanted]
     if extra and not dataset.is_table:
         raise DataError(

@@ -96,13 +96,13 @@ class Rows(Mapping[str, Any]):
         total = self.count if limit is None else min(self.count, limit)
         for rows in self._groups(total, fixed or size):
             short = fixed is not None and len(rows) < fixed
-            if short and not fill and total >= (fixed or 0) and not self._is_ragged:
+            if short and not fill and total >= (fixed or 0) and not self.is_ragged:
                 continue
             yield Call(rows, self.feed(rows))
 
     def _groups(self, total: int, size: int) -> list[np.ndarray]:
         """Return the rows of each call; those of one call have the same shapes."""
-        if not self._is_ragged:
+        if not self.is_ragged:
             return [np.arange(b, min(b + size, total)) for b in range(0, total, size)]
         ragged = [array.shapes for array in self.inputs.values() if isinstance(array, Ragged)]
         alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
@@ -116,7 +116,8 @@ class Rows(Mapping[str, Any]):
         return sorted(parts, key=lambda rows: int(rows[0]))
 
     @property
-    def _is_ragged(self) -> bool:
+    def is_ragged(self) -> bool:
+        """Whether rows of an input differ in shape."""
         return any(isinstance(array, Ragged) for array in self.inputs.values())
 
     @property
@@ -175,7 +176,7 @@ class Rows(Mapping[str, Any]):
             first: the row to begin with.
         """
         size = self.batch or rows
-        which = (np.full(size, first) if self._is_ragged else np.arange(size) + first) % self.count
+        which = (np.full(size, first) if self.is_ragged else np.arange(size) + first) % self.count
         return self.feed(which)
 
     def _placed(self, name: str, array: np.ndarray) -> np.ndarray:

@@ -104,6 +104,14 @@ def test_the_digest_of_a_stream_is_its_own():
     assert len(digests) == 3
 
 
+@pytest.mark.parametrize(("more", "every"), [({"stream": np.arange(60)}, None), ({}, 5)])
+def test_streams_without_a_state_are_refused(more, every):
+    specs = {"h0": InputSpec(axis=1, value=0)}
+    rows = dataset_of({"x": X, **more}, "rows", specs)
+    with pytest.raises(DataError, match="there are streams, and no input is said to be a state"):
+        fit_rows(normalize(made.gru()), rows, specs=specs, stream=every)
+
+
 def test_an_output_that_is_not_there_is_named():
     specs = {**SPECS, "h0": InputSpec(axis=1, state_of="h")}
     with pytest.raises(DataError, match="the model has no output 'h'; it gives y, hn"):

@@ -65,6 +65,10 @@ def quantize_static(model: ModelProto, settings: StaticSettings, context: Contex
         raise TechniqueError(
             "neural_compressor_static: the model's batch size is fixed; export it with an open one"
         )
+    if inputs.shared or inputs.layout.unusual or inputs.is_ragged:
+        raise TechniqueError(
+            "neural_compressor_static: inputs have to be rows of one shape along axis 0"
+        )
     module = Interpreter(_plain(model)).eval()
     check_interpreter(module, model, probe(model, inputs, context.seed))
     layers = {name: key for name, (key, _) in weight_layers(module).items()}
