@@ -245,10 +245,13 @@ def _hall(values: np.ndarray, quantile: float) -> float:
     """Return how far above their mean the bound of some values lies; negative below one half."""
     rows = len(values)
     away = values - values.mean()
-    spread = math.sqrt(float(away @ away) / (rows - 1))
-    if spread == 0:
+    largest = float(np.abs(away).max())
+    if largest == 0:
         return 0.0
-    skew = float((away**3).sum()) / spread**3 * rows / ((rows - 1) * max(rows - 2, 1))
+    scaled = away / largest  # whose powers neither overflow nor vanish
+    unit = math.sqrt(float(scaled @ scaled) / (rows - 1))
+    skew = float((scaled**3).sum()) / unit**3 * rows / ((rows - 1) * max(rows - 2, 1))
+    spread = unit * largest
     if abs(skew) < 1e-6:
         return -spread * quantile
     inner = 1 + skew * (quantile - skew / (6 * rows))
