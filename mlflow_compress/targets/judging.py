@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _LEAST_SCALE = 0.01
+_ROUNDING = 1e-9
 
 _BROKEN = Measure("broken", "most", "rows", "rows that are not finite", 0.0)
 
@@ -238,7 +239,7 @@ def _read(report: Report, target: Target, rows: str | None, name: str, measure: 
         return Reading(float(output.broken))
     if output.broken:
         return Reading(None, f"{name} has NaN or infinite values in {output.broken} rows")
-    value = sound(measure.name, output.measures.get(measure.name), -math.inf)
+    value = sound(measure.name, output.measures.get(measure.name), *_possible(measure))
     interval = output.intervals.get(measure.name)
     confidence = target.accuracy.confidence
     if value.value is None or confidence is None or interval is None:
@@ -250,6 +251,11 @@ def _read(report: Report, target: Target, rows: str | None, name: str, measure: 
             "asked",
         )
     return sound(measure.name, _worse(measure, value.value, interval), -math.inf)
+
+
+def _possible(measure: Measure) -> tuple[float, float]:
+    """Return the range of a measure, with room for the last bits of a mean."""
+    return measure.low - _ROUNDING, measure.high + _ROUNDING
 
 
 def _worse(measure: Measure, value: float, interval: Interval) -> float:

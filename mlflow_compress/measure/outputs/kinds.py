@@ -3,6 +3,7 @@
 The defaults, with their reasons, are in docs/judging.md.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,8 @@ class Measure:
         unit: ``share`` (0 to 1), ``dB``, ``nats``, or empty for a plain ratio.
         text: what it is, in a line.
         best: its value of an output that is the source's own.
+        low: the least that it can be.
+        high: the most.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Measure:
     unit: str
     text: str
     best: float
+    low: float = 0.0
+    high: float = math.inf
 
     def show(self, value: float) -> str:
         """Return a value with its unit, for a person."""
@@ -43,19 +48,43 @@ _CLEAN = 300.0
 MEASURES: Mapping[str, Measure] = {
     one.name: one
     for one in (
-        Measure("agreement", "least", "share", "rows or positions of the source's class", 1.0),
+        Measure(
+            "agreement", "least", "share", "rows or positions of the source's class", 1.0, 0.0, 1.0
+        ),
         Measure("kl", "most", "nats", "mean KL divergence from the source's", 0.0),
         Measure("error", "most", "", "power of the error over the output's variance", 0.0),
-        Measure("snr", "least", "dB", "signal-to-noise ratio, of the same error", _CLEAN),
-        Measure("r2", "least", "", "R², 1 minus the error", 1.0),
-        Measure("cosine", "least", "", "mean cosine similarity with the source's", 1.0),
-        Measure("cosine_low", "least", "", "mean cosine of the worst 1 % of the rows", 1.0),
-        Measure("neighbours", "least", "share", "rows with the source's nearest neighbour", 1.0),
-        Measure("precision", "least", "share", "boxes that the source has too", 1.0),
-        Measure("recall", "least", "share", "boxes of the source that are found", 1.0),
-        Measure("map", "least", "share", "mean average precision against the source's boxes", 1.0),
+        Measure(
+            "snr", "least", "dB", "signal-to-noise ratio, of the same error", _CLEAN, -math.inf
+        ),
+        Measure("r2", "least", "", "R², 1 minus the error", 1.0, -math.inf, 1.0),
+        Measure("cosine", "least", "", "mean cosine similarity with the source's", 1.0, -1.0, 1.0),
+        Measure(
+            "cosine_low", "least", "", "mean cosine of the worst 1 % of the rows", 1.0, -1.0, 1.0
+        ),
+        Measure(
+            "neighbours",
+            "least",
+            "share",
+            "rows with the source's nearest neighbour",
+            1.0,
+            0.0,
+            1.0,
+        ),
+        Measure("precision", "least", "share", "boxes that the source has too", 1.0, 0.0, 1.0),
+        Measure("recall", "least", "share", "boxes of the source that are found", 1.0, 0.0, 1.0),
+        Measure(
+            "map",
+            "least",
+            "share",
+            "mean average precision against the source's boxes",
+            1.0,
+            0.0,
+            1.0,
+        ),
         Measure("edits", "most", "share", "edits per symbol that the source reads", 0.0),
-        Measure("decoded", "least", "share", "rows that read as the source reads them", 1.0),
+        Measure(
+            "decoded", "least", "share", "rows that read as the source reads them", 1.0, 0.0, 1.0
+        ),
     )
 }
 
