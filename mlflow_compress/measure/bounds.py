@@ -31,6 +31,9 @@ Side = Literal["upper", "lower"]
 _CLOSE = 1e-9
 """Relative error at which a bisection ends."""
 
+_FAR = 1e6
+"""A ratio that may be so many times larger than what was seen is unknown."""
+
 _MOST_ROWS = 10_000_000
 """A variant that would need more rows than this is not worth telling of."""
 
@@ -78,9 +81,9 @@ def mean_bound(values: np.ndarray, *, level: float = 0.95, side: Side = "upper")
         return _unknown(values, level, side)
     mean = float(values.mean())
     bound = mean + _hall(values, _quantile(level if side == "upper" else 1 - level, rows))
-    if side == "upper" and values.min() >= 0 and mean > 0:
-        events = mean * mean * rows / max(float(values.var(ddof=1)), math.ulp(mean))
-        bound = max(bound, gamma_bound(mean, events, level))
+    spread = float(values.std(ddof=1))
+    if side == "upper" and values.min() >= 0 and mean > 0 and spread > 0:
+        bound = max(bound, gamma_bound(mean, rows * (mean / spread) ** 2, level))
     return Bound(mean, bound, level, rows, side)
 
 
@@ -125,14 +128,14 @@ def ratio_bound(
         return _unknown(np.full(rows, math.nan), level, side)
     ratio = float(top.sum()) / total
     rest = top - ratio * base
-    variance = float(rest @ rest) * rows / (rows - 1) / total**2
+    error = float(np.linalg.norm(rest)) / total * math.sqrt(rows / (rows - 1))
     if side == "lower":
         bound = _fieller(top, base, ratio, 1 - level)
         return Bound(ratio, bound, level, rows, side)
     bound = _fieller(top, base, ratio, level)
     if top.min() >= 0 and (ratio > 0 or unit > 0):
         most = ratio * total / unit if unit > 0 else math.inf
-        events = min(ratio * ratio / max(variance, math.ulp(ratio) ** 2), most) if ratio else 0.0
+        events = min((ratio / max(error, math.ulp(ratio))) ** 2, most) if ratio else 0.0
         smallest = ratio / events if events else unit / total
         bound = max(bound, smallest * float(stats.chi2.ppf(level, 2 * events + 2)) / 2)
     return Bound(ratio, bound, level, rows, side)
@@ -218,7 +221,7 @@ def _hall(values: np.ndarray, quantile: float) -> float:
     spread = math.sqrt(float(away @ away) / (rows - 1))
     if spread == 0:
         return 0.0
-    skew = float((away**3).sum()) / spread**3 * rows / ((rows - 1) * max(rows - 2, 1))
+    skew = float(((away / spread) ** 3).sum()) * rows / ((rows - 1) * max(rows - 2, 1))
     if abs(skew) < 1e-6:
         return -spread * quantile
     inner = 1 + skew * (quantile - skew / (6 * rows))
@@ -234,13 +237,14 @@ def _fieller(top: np.ndarray, base: np.ndarray, ratio: float, level: float) -> f
         rest = top - value * base
         return sign * (float(rest.mean()) + _hall(rest, quantile)) <= 0
 
-    step = max(abs(ratio), float(np.abs(top).max()) / float(base.mean())) * 1e-3
+    scale = max(abs(ratio), float(np.abs(top).max()) / float(base.mean()))
+    step = scale * 1e-3
     if step == 0:
         return ratio
     while not beyond(ratio + sign * step):
         step *= 2
-        if not step < 1e300:
-            return sign * math.inf
+        if step > scale * _FAR:
+            return sign * math.inf  # the denominators themselves may be zero on average
     near, far = 0.0, step
     while far - near > _CLOSE * (abs(ratio) + far):
         middle = (near + far) / 2
