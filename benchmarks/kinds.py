@@ -23,12 +23,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, set_default_logger_severity
 from real import ours, peers
 from real.cases import CASES, Case
 from real.sessions import opened
 from real.store import Store
-from real.table import PEERS, compare, table
+from real.table import PEERS, compare, line, table
 
 from mlflow_compress import packed
 
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    set_default_logger_severity(4)  # the tools open models that onnxruntime has hints for
     store = Store(options.out.resolve())
     names = options.models.split(",")
     if unknown := [name for name in names if name not in known]:
@@ -100,7 +101,7 @@ def main() -> None:
         row = store.result(name) | row
         compare(row)
         store.keep_result(name, row)
-        print(table([row]), file=sys.stderr, flush=True)
+        print(line(row), file=sys.stderr, flush=True)
     rows = [row for name in names if (row := store.result(name))]
     (store.root / "kinds.json").write_text(json.dumps(rows, indent=1))
     print(table(rows))

@@ -1,10 +1,15 @@
 """Ours beside the peers': which is smaller, which is as good, and a table of it."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 PEERS = ("onnxruntime", "nncf")
 _WIDE = 100
+_LEGEND = (
+    "times smaller than the source (after zstd -19), metric; + ours is smaller and as good,",
+    "s smaller only, g as good only, - neither",
+)
 
 
 def compare(row: dict[str, Any]) -> None:
@@ -26,26 +31,28 @@ def _first(scores: Mapping[str, float]) -> float:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the results, at most 100 columns wide."""
+    """Return the results, at most 100 columns wide, and what each of ours was held to."""
     head = f"{'model':<12}{'metric':<14}{'source':>7} " + "".join(
         f"{tool:>21}" for tool in ("ours", *PEERS)
     )
-    lines = [head, "-" * len(head)]
-    for row in rows:
-        metric, own = next(iter(row["source"].items()))
-        cells = "".join(f"{_cell(row, tool):>21}" for tool in ("ours", *PEERS))
-        lines.append(f"{row['model']:<12}{metric:<14}{_number(own):>7} {cells}")
-    lines += [
-        "",
-        "rate (after zstd -19) and metric; + ours is smaller and as good, s smaller only,",
-    ]
-    lines += ["g as good only, - neither"]
+    lines = [head, "-" * len(head), *map(line, rows), "", *_LEGEND]
     for row in rows:
         mine = row.get("ours", {})
-        told = [f"{name}: {kind}" for name, kind in mine.get("kinds", {}).items()]
-        told += [f"gate {gate}" for gate in mine.get("gates", ())]
-        lines += ["", f"{row['model']} ({row['kind']})", *(f"  {line}"[:_WIDE] for line in told)]
+        notes = [f"{name}: {kind}" for name, kind in mine.get("kinds", {}).items()]
+        notes += [f"gate: {gate}" for gate in mine.get("gates", ())]
+        notes += [f"arguments: {mine['arguments']}"] if mine.get("arguments") else []
+        if notes:
+            lines += ["", f"{row['model']} ({row['kind']})"]
+        for note in notes:
+            lines += textwrap.wrap(note, _WIDE, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines)
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Return one model's line of the table."""
+    metric, own = next(iter(row["source"].items()))
+    cells = "".join(f"{_cell(row, tool):>21}" for tool in ("ours", *PEERS))
+    return f"{row['model']:<12}{metric:<14}{_number(own):>7} {cells}".rstrip()
 
 
 def _cell(row: Mapping[str, Any], tool: str) -> str:

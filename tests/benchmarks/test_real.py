@@ -54,9 +54,9 @@ def test_the_table_shows_rates_metrics_verdicts_and_what_failed_within_100_colum
     table.compare(made)
     text = table.table([made])
     assert max(map(len, text.splitlines())) <= 100
-    line = next(line for line in text.splitlines() if line.startswith("net "))
+    (line,) = (line for line in text.splitlines() if line.startswith("net  "))
     assert "8.0 0.9000" in line and "4.0 (4.4) 0.8000 +" in line and "RuntimeError" in line
-    assert "gate at least 99 %" in text
+    assert "gate: at least 99 %" in text
 
 
 def test_boxes_are_matched_once_each_by_class_and_overlap():
