@@ -79,7 +79,10 @@ def zipped(file: Path) -> int:
 
 
 def _raised(source: Path, folder: Path) -> Path:
-    """Return the model at an opset that has scales per channel, if it can be had."""
+    """Return the model at an opset that has scales per channel, if it can be had.
+
+    Weights in Constant nodes become initializers: NNCF leaves them as they are otherwise.
+    """
     model = onnx.load(source)
     opset = max(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
     if opset < _OPSET:
@@ -87,6 +90,11 @@ def _raised(source: Path, folder: Path) -> Path:
             model = version_converter.convert_version(model, _OPSET)
         except Exception as raised:  # noqa: BLE001 - then as it is: some tools take it all the same
             logging.warning("%s stays at opset %d: %s", source.name, opset, raised)
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
+        if node.attribute[0].name == "value":
+            node.attribute[0].t.name = node.output[0]
+            model.graph.initializer.append(node.attribute[0].t)
+            model.graph.node.remove(node)
     plain = folder / "plain.onnx"
     onnx.save(model, plain)
     return plain
