@@ -36,7 +36,7 @@ from mlflow_compress import packed
 from mlflow_compress.errors import CompressError
 from mlflow_compress.measure import Dataset, weight_bytes
 from mlflow_compress.registry import decide
-from mlflow_compress.smallest import Ladder, Limits, ladders, smallest
+from mlflow_compress.smallest import Ladder, ladders, smallest
 from mlflow_compress.targets import AccuracyLimits, Target
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 
@@ -49,8 +49,16 @@ OLD = 2
 SEARCH = "compress"
 """The rule that is judged; ``old`` is the one it is compared with."""
 
-LIMITS = {"agreement": 0.99, "values": 0.01, "embedding": 0.01, "drop": 0.005}
-"""Least agreement, and largest normalised error, 1 - mean cosine and drop of accuracy."""
+LIMITS = {"agreement": 0.99, "values": 0.01, "embedding": 0.99, "drop": 0.005}
+"""Least agreement and mean cosine, and largest normalised error and drop of accuracy."""
+
+BOUNDS = {
+    "agreement": "min_agreement",
+    "values": "max_error",
+    "embedding": "min_cosine",
+    "drop": "max_drop",
+}
+"""How a target says them."""
 
 GATES = {
     "classes": ("agreement", "drop"),
@@ -100,14 +108,14 @@ def deliver(chosen: Source, case: Case, rows: np.ndarray, folder: Path, effort: 
         half = len(rows) // 2
         calibration = Dataset({"x": inputs[:half]}, name="calibration")
         evaluation = Dataset({"x": inputs[half:]}, labels[rows[half:]], "evaluation")
-        limits, accuracy = Limits(max_drop=limit), AccuracyLimits(max_drop=limit)
     else:
         calibration, evaluation = Dataset({"x": inputs}, name="calibration"), None
-        least = limit if case.gate == "agreement" else 1 - limit
-        limits, accuracy = Limits(min_agreement=least), AccuracyLimits(min_agreement=least)
+    limits = AccuracyLimits(confidence=0.95, **{BOUNDS[case.gate]: limit})
+    kind = "classes" if chosen.kind == "positions" else chosen.kind
     found = smallest(
         chosen.model,
         limits=limits,
+        outputs={chosen.model.graph.output[0].name: kind},
         work_dir=folder,
         calibration=calibration,
         evaluation=evaluation,
@@ -116,7 +124,7 @@ def deliver(chosen: Source, case: Case, rows: np.ndarray, folder: Path, effort: 
     )
     done = [trial for trial in found.trials if trial.variant is not None]
     variants = [replace(t.variant, version=n) for n, t in enumerate(done, 1) if t.variant]
-    decision = decide(variants, Target("device", accuracy=accuracy))
+    decision = decide(variants, Target("device", accuracy=limits))
     promoted = None
     if decision.version is not None:
         trial = done[decision.version - 1]
@@ -169,11 +177,11 @@ def normalised_error(
     return float(((before - after) ** 2).mean() / before.var())
 
 
-def one_less_cosine(
+def mean_cosine(
     before: np.ndarray, after: np.ndarray, labels: np.ndarray | None = None
 ) -> float:
     norms = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
-    return float(1 - ((before * after).sum(axis=-1) / np.maximum(norms, 1e-12)).mean())
+    return float(((before * after).sum(axis=-1) / np.maximum(norms, 1e-12)).mean())
 
 
 def drop(before: np.ndarray, after: np.ndarray, labels: np.ndarray | None = None) -> float:
@@ -184,7 +192,7 @@ def drop(before: np.ndarray, after: np.ndarray, labels: np.ndarray | None = None
 MEASURES: dict[str, Measure] = {
     "agreement": agreement,
     "values": normalised_error,
-    "embedding": one_less_cosine,
+    "embedding": mean_cosine,
     "drop": drop,
 }
 
@@ -197,7 +205,9 @@ def classes(output: np.ndarray) -> np.ndarray:
 
 def keeps(gate: str, value: float) -> bool:
     """Whether a measured value is within the limit; not a number is not."""
-    return value >= LIMITS[gate] - 1e-9 if gate == "agreement" else value <= LIMITS[gate] + 1e-9
+    if BOUNDS[gate].startswith("min"):
+        return value >= LIMITS[gate] - 1e-9
+    return value <= LIMITS[gate] + 1e-9
 
 
 def outputs_of(data: bytes, inputs: np.ndarray) -> np.ndarray:
