@@ -38,6 +38,7 @@ from mlflow_compress.search import (
     TrialEvaluator,
     get_executor,
     get_strategy,
+    look_at_source,
     run_search,
     volume,
 )
@@ -102,12 +103,14 @@ def lenet() -> tuple[onnx.ModelProto, dict[str, measure.Dataset]]:
 def make_evaluator(work_dir: Path, cache: StepCache | None = None) -> TrialEvaluator:
     model, data = lenet()
     normal = normalize(model)
+    evaluation = measure.check_fits(data["evaluation"], normal)
     return TrialEvaluator(
         source=normal,
         uri="lenet",
         source_digest=hashlib.sha256(normal.SerializeToString(deterministic=True)).hexdigest(),
         source_bytes=measure.weight_bytes(model),
-        evaluation=measure.check_fits(data["evaluation"], normal),
+        evaluation=evaluation,
+        outputs=look_at_source(model, normal, evaluation),
         calibration=measure.check_fits(data["calibration"].head(2000), normal),
         work_dir=work_dir,
         latency_rounds=0,

@@ -8,10 +8,10 @@ drop. (The LeNets, which nobody ships, are trained once as sources; see ``techni
 
 int8 is static QDQ by ``onnxruntime.quantization``, weights per channel where that works, and the
 same by Olive when ``--olive-python`` names an interpreter that has it. Of ours, "as good" is the
-smallest file that loses no more than int8 does on the validation rows, "smallest" the smallest
-within the limit there, and "at goal" the one of those as small as the goal whose outputs are
-closest to the source's there (KL divergence). Writes ``benchmarks/out/techniques.json``, one row
-after the other.
+smallest file that loses no more than int8 does on the validation rows that choose (half of them),
+"smallest" the smallest within the limit there that the other half confirm, and "at goal" the one
+of those as small as the goal whose outputs are closest to the source's there (KL divergence).
+Writes ``benchmarks/out/techniques.json``, one row after the other.
 """
 
 import argparse
@@ -34,9 +34,10 @@ from threadpoolctl import threadpool_limits
 from mlflow_compress import measure, packed
 from mlflow_compress.measure import Dataset
 from mlflow_compress.measure.intervals import bootstrap_interval
-from mlflow_compress.measure.metrics import find_metric
-from mlflow_compress.records import Recipe, Step, Trial
-from mlflow_compress.smallest import Ladder, Smallest, ladders, smallest
+from mlflow_compress.measure.metrics import Rows, Scores, find_metric
+from mlflow_compress.measure.outputs import Evidence
+from mlflow_compress.records import Gate, Recipe, Step, Trial
+from mlflow_compress.smallest import Ladder, Smallest, Watcher, halves, ladders, smallest
 from mlflow_compress.targets import AccuracyLimits
 from mlflow_compress.techniques import Context, apply_recipe, normalize, validate_recipe
 from mlflow_compress.techniques.onnx_opset import raise_opset
@@ -91,6 +92,7 @@ class Judge:
     def __init__(self, task: rows.Task, data: Dataset) -> None:
         self.task, self.data = task, data
         self.source = measure.run(measure.open_session(task.model), data)
+        self.outputs = measure.tell_outputs(Evidence(task.model, self.source, data.labels))
 
     def source_score(self) -> float:
         """Return the source's own value of the metric."""
@@ -102,29 +104,36 @@ class Judge:
         if data is not None:
             return self._against(outputs, data)
         found = measure.measure_accuracy(outputs, self.source, self.data, self.task.metric)
-        fidelity = measure.measure_fidelity(outputs, self.source, self.data)
+        fidelity = measure.measure_fidelity(
+            outputs, self.source, self.outputs, self.data, level=None
+        )
         interval = found.drop_interval
         return {
             "value": found.value,
             "drop": found.drop,
             "drop_interval": [interval.low, interval.high],
-            "agreement": None if fidelity is None else fidelity.agreement,
+            "agreement": fidelity.agreement,
         }
 
     def _against(self, outputs: Mapping[str, np.ndarray], data: Dataset) -> dict[str, Any]:
         metric = find_metric(self.task.metric)
-        ours, theirs = (
-            np.asarray(metric.per_row(given, wanted.labels))
-            for given, wanted in ((outputs, data), (self.source, self.data))
-        )
+
+        def scores(given: Mapping[str, np.ndarray], wanted: Dataset) -> Scores:
+            read = {name: given[name] for name in metric.reads(given)}
+            sound = np.zeros(wanted.rows, bool)
+            return metric.score(
+                Rows(read, wanted.labels_by_name, wanted.inputs, sound, metric.worst)
+            )
+
+        ours, theirs = scores(outputs, data), scores(self.source, self.data)
         sign = 1 if metric.higher_is_better else -1
 
         def drop(chosen: np.ndarray) -> float:
-            return sign * (metric.combine(theirs[chosen]) - metric.combine(ours[chosen]))
+            return sign * (theirs.of(chosen) - ours.of(chosen))
 
         interval = bootstrap_interval(drop, data.rows)
         return {
-            "value": metric.combine(ours),
+            "value": ours.value,
             "drop": drop(np.arange(data.rows)),
             "drop_interval": [interval.low, interval.high],
         }
@@ -177,7 +186,9 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
         print(f"  int8 by onnxruntime failed: {result['int8_failed']}", flush=True)
     else:
         opened = measure.open_session(data)
-        allowed = max(0.0, Judge(task, task.validation).score(opened)["drop"])
+        # on the rows that our variants are chosen by
+        choosing, _ = halves(task.validation)
+        allowed = max(0.0, Judge(task, choosing).score(opened)["drop"])
         found = judge.score(opened)
         report("int8", {"bytes": len(data), **found, "recipe": how})
         report("int8 + zip", {"bytes": zipped(data), **found})
@@ -211,7 +222,7 @@ def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
             profile="compact",
             effort=effort,
             plan=plan,
-            on_trial=lambda trial, gates: _trial(trial, size),
+            watcher=Shown(size),
         )
 
     effort = options.effort or row.effort
@@ -254,7 +265,8 @@ def _at_goal(trials: Sequence[Trial], size: float) -> Trial | None:
 
     def distance(trial: Trial) -> float:
         report = trial.variant.report
-        return report.accuracy.drop if report.fidelity is None else report.fidelity.kl
+        kl = None if report.fidelity is None else report.fidelity.kl
+        return report.accuracy.drop if kl is None else kl
 
     fits = [t for t in trials if t.variant.report.size_bytes <= size]
     return min(fits, key=distance, default=None)
@@ -271,13 +283,20 @@ def _brief(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _trial(trial: Trial, size: int) -> None:
-    if trial.variant is None:
-        print(f"    {recipe_text(trial.recipe)}: {trial.error}", flush=True)
-        return
-    found = _brief(trial)
-    print(f"    {found['recipe']}: {size / found['bytes']:.1f}x, validation drop "
-          f"{100 * found['validation_drop']:.2f}", flush=True)  # fmt: skip
+class Shown(Watcher):
+    """Prints every trial."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def trial(self, trial: Trial, gates: tuple[Gate, ...]) -> None:
+        """Print a line."""
+        if trial.variant is None:
+            print(f"    {recipe_text(trial.recipe)}: {trial.error}", flush=True)
+            return
+        found = _brief(trial)
+        print(f"    {found['recipe']}: {self.size / found['bytes']:.1f}x, validation drop "
+              f"{100 * found['validation_drop']:.2f}", flush=True)  # fmt: skip
 
 
 def _show(label: str, found: dict[str, Any], size: int) -> None:

@@ -6,8 +6,12 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress.cli.main import cli
+from mlflow_compress.records import Output
 
 ROWS = 80
+
+CLASSES = (Output("y", "classes", "logits", 1, decision="y"),)
+"""What the output of the model is."""
 
 
 def tiny_model():

@@ -206,7 +206,6 @@ class TrialEvaluator:
         with threadpool_limits(1):
             applied = apply_chain(self.source, recipe, context, self.cache, self._made_from)
         result = applied.result
-        self._check_harmless(recipe, result.model)
         path = self.work_dir / f"{key[:16]}.onnx"
         made = packed.pack(result.model, recipe.profile)
         packed.save(made, path)
@@ -215,6 +214,7 @@ class TrialEvaluator:
         sizes = replace(self._sizes(result, path), needs=needs)
         if screen is not None and (reason := screen.cannot_load(needs, recipe.profile)):
             raise DroppedError(reason, sizes)
+        self._check_harmless(recipe, result.model)
         report = self._report(sizes, path, screen)
         variant = Variant(key, recipe, report, source=self.uri)
         return Made(variant, str(path), applied.steps, applied.reused)

@@ -27,7 +27,7 @@ from mlflow_compress.search.executors import Options, worker_died
 from mlflow_compress.techniques import normalize
 from tests.search.made_up import SPACE
 from tests.search.workers import Deadly, Quick, Untimed
-from tests.tiny import tiny_model
+from tests.tiny import CLASSES, tiny_model
 
 INFO = SearchInfo("t", "models:/t/1", "0" * 64, 4352, "grid")
 RECIPES = [
@@ -56,6 +56,7 @@ def evaluator(tmp_path):
         source_digest="0" * 64,
         source_bytes=5120,
         evaluation=rows,
+        outputs=CLASSES,
         work_dir=tmp_path / "work",
         latency_rounds=0,
         cache=StepCache(tmp_path / "steps", 10**8),

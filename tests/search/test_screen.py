@@ -20,7 +20,7 @@ from mlflow_compress.search import (
 )
 from mlflow_compress.targets import load_target
 from mlflow_compress.techniques import normalize
-from tests.tiny import tiny_model
+from tests.tiny import CLASSES, tiny_model
 
 OBJECTIVES = ("rate", "accuracy")
 INFO = SearchInfo("t", "models:/t/1", "0" * 64, 1000, "manual")
@@ -45,6 +45,7 @@ def evaluator(tmp_path):
         source_digest=hashlib.sha256(model.SerializeToString()).hexdigest(),
         source_bytes=measure.weight_bytes(model),
         evaluation=measure.Dataset({"x": x[order]}, labels[order]),
+        outputs=CLASSES,
         work_dir=tmp_path,
         latency_rounds=0,
     )
@@ -126,7 +127,11 @@ def test_agreement_alone_is_enough_to_drop(evaluator):
         trials=9, objectives=("rate", "agreement"), window=1,
     )  # fmt: skip
     assert states(trials) == ["complete", "dropped"]
-    assert "% at the most" in trials[1].error
+    seen = trials[1].partial.fidelity
+    assert trials[1].error == (
+        f"is too far from the source ({100 * seen.agreement:.2f} % agree), by its first 256 rows"
+    )
+    assert seen.best_quality < 0.97, "even at the better end of its interval"
 
 
 def test_a_profile_that_no_target_loads_is_not_even_compressed(evaluator):

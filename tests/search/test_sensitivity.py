@@ -7,9 +7,10 @@ import pytest
 
 from mlflow_compress import measure
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.records import Output
 from mlflow_compress.search.effects import Effect, allocate, sensitivity, sensitivity_rows
 from mlflow_compress.techniques import Context, apply_recipe, normalize
-from tests.tiny import tiny_model
+from tests.tiny import CLASSES, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,8 @@ def measured():
     rows = measure.Dataset({"x": x})
     levels = {"prune": (0.5, 0.9), "share": (2, 4, 16), "weight_only": (4,)}
     context = Context(calibration={"x": x})
-    return model, rows, context, sensitivity(model, rows, context, levels)
+    effects = sensitivity(model, rows, context, levels, outputs=CLASSES)
+    return model, rows, context, effects
 
 
 def test_every_layer_has_every_level(measured):
@@ -46,7 +48,7 @@ def test_an_effect_is_what_the_recipe_does(measured):
     recipe = allocate([e for e in effects if e.layer == "w1" and e in (effect,)], effect.bytes)
     made = apply_recipe(model, recipe, context).model
     outputs, source = (measure.run(measure.open_session(m), rows) for m in (made, model))
-    assert measure.measure_fidelity(outputs, source, rows).kl == pytest.approx(effect.kl)
+    assert measure.measure_fidelity(outputs, source, CLASSES, rows).kl == pytest.approx(effect.kl)
 
 
 def test_labels_give_accuracy_and_without_it_is_missing(measured):
@@ -110,6 +112,20 @@ def test_a_budget_that_is_too_small_says_what_is_needed():
         allocate(effects, 5)
 
 
-def test_models_without_classes_cannot_be_allocated():
-    with pytest.raises(ConfigError, match="no classes"):
+def test_models_whose_outputs_cannot_be_compared_cannot_be_allocated():
+    with pytest.raises(ConfigError, match="no outputs to compare"):
         allocate([Effect("a", "", 0, 10, float("nan"), float("nan"), 1)], 100)
+
+
+def test_where_there_are_no_classes_the_error_is_what_a_layer_costs(measured):
+    model, rows, context, _ = measured
+    levels = {"share": (2, 4, 16)}
+    values = (Output("y", "values", axis=1),)
+    effects = sensitivity(model, rows, context, levels, outputs=values)
+    assert all(np.isnan(e.kl) and np.isnan(e.agreement) for e in effects)
+    for layer in ("w1", "w2"):
+        untouched, hard, middle, soft = (e for e in effects if e.layer == layer)
+        assert hard.error > middle.error > soft.error > untouched.error == 0
+    budget = sum(e.bytes for e in effects if e.level == 16)
+    recipe = allocate(effects, budget)
+    assert [step.settings["layers"] for step in recipe.steps] == ["w1=16, w2=16"]

@@ -10,7 +10,7 @@ from mlflow_compress import measure, packed
 from mlflow_compress.records import Recipe
 from mlflow_compress.search import TrialEvaluator
 from mlflow_compress.techniques import normalize
-from tests.tiny import tiny_model
+from tests.tiny import CLASSES, tiny_model
 
 
 @pytest.mark.skipif(
@@ -39,6 +39,7 @@ def test_source_and_variant_are_opened_and_timed_on_the_same_core(tmp_path, monk
         source_digest=hashlib.sha256(model.SerializeToString()).hexdigest(),
         source_bytes=measure.weight_bytes(model),
         evaluation=rows,
+        outputs=CLASSES,
         work_dir=tmp_path,
         latency_rounds=2,
     )

@@ -12,7 +12,7 @@ from mlflow_compress.measure import MetricSpec
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.search import TrialEvaluator
 from mlflow_compress.techniques import normalize
-from tests.tiny import tiny_model
+from tests.tiny import CLASSES, tiny_model
 
 SHARED = Recipe((Step("share", {"clusters": 4}),))
 
@@ -26,6 +26,7 @@ def evaluator(tmp_path, model=None, labels=None, rows=64, **settings):
         source_digest=hashlib.sha256(model.SerializeToString()).hexdigest(),
         source_bytes=measure.weight_bytes(model),
         evaluation=measure.Dataset({"x": x}, labels),
+        outputs=CLASSES,
         work_dir=tmp_path,
         latency_rounds=0,
         **settings,

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from mlflow_compress import measure, packed
+from mlflow_compress.measure.outputs import Evidence
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 from mlflow_compress.techniques.torch_export import export_torch
@@ -129,9 +130,11 @@ def one(
     onnx.checker.check_model(made, full_check=True)
     opened, plain = session(made), session(model)
     outputs, expected = measure.run(opened, test), measure.run(plain, test)
+    kinds = measure.tell_outputs(Evidence(model, expected, test.labels))
+    fidelity = measure.measure_fidelity(outputs, expected, kinds, test, level=None)
     row = {
         "accuracy": measure.score(outputs, test, "accuracy"),
-        "agreement": measure.measure_fidelity(outputs, expected, test).agreement,
+        "agreement": fidelity.agreement,
         "bytes": len(packed.pack(made, "compact").SerializeToString()),
         "onnx_bytes": made.ByteSize(),
         "seconds": seconds,
