@@ -122,9 +122,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _onnxruntime(plain: Path, feeds: Feeds, out: Path) -> str:
-    source = _prepared(plain)
-
-    def quantize(per_channel: bool) -> None:
+    def quantize(source: Path, per_channel: bool) -> None:
         quantize_static(
             source,
             out,
@@ -136,12 +134,24 @@ def _onnxruntime(plain: Path, feeds: Feeds, out: Path) -> str:
         )
         opened(out)
 
-    try:
-        quantize(True)
-        return "per channel"
-    except Exception as raised:  # noqa: BLE001 - the quantizer raises what it comes across
-        quantize(False)
-        return f"per tensor; per channel: {type(raised).__name__}"
+    tries = [
+        (source, per_channel)
+        for source in (_prepared(plain), plain)
+        for per_channel in (True, False)
+    ]
+    for source, per_channel in tries[:-1]:
+        try:
+            quantize(source, per_channel)
+            return _how(source, per_channel)
+        except Exception as raised:  # noqa: BLE001 - the quantizer raises what it comes across
+            logging.warning("%s: %s", _how(source, per_channel), raised)
+    quantize(*tries[-1])
+    return _how(*tries[-1])
+
+
+def _how(source: Path, per_channel: bool) -> str:
+    scales = "per channel" if per_channel else "per tensor"
+    return f"{scales}, {'as it came' if source.name == 'plain.onnx' else 'prepared'}"
 
 
 def _nncf(source: Path, feeds: Feeds, out: Path, transformer: bool, store: Store) -> str:
