@@ -177,9 +177,7 @@ def normalised_error(
     return float(((before - after) ** 2).mean() / before.var())
 
 
-def mean_cosine(
-    before: np.ndarray, after: np.ndarray, labels: np.ndarray | None = None
-) -> float:
+def mean_cosine(before: np.ndarray, after: np.ndarray, labels: np.ndarray | None = None) -> float:
     norms = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
     return float(((before * after).sum(axis=-1) / np.maximum(norms, 1e-12)).mean())
 

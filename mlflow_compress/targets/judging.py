@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.measure.bounds import Bound
 from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, MEASURES_OF, RUINED, Measure
 from mlflow_compress.records import (
     Accuracy,
     Fidelity,
-    Interval,
     Kind,
     Output,
     OutputFidelity,
@@ -241,6 +241,7 @@ def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind
         has_interval=measure.name in output.intervals,
         output=output.output,
         measures=measure.name,
+        doubt=lambda report, target: _doubt(report, target, output.output, measure),
     )
 
 
@@ -307,6 +308,22 @@ def _read(report: Report, target: Target, rows: str | None, name: str, measure: 
 def _possible(measure: Measure) -> tuple[float, float]:
     """Return the range of a measure, with room for the last bits of a mean."""
     return measure.low - _ROUNDING, measure.high + _ROUNDING
+
+
+def _doubt(report: Report, target: Target, name: str, measure: Measure) -> Bound | None:
+    """Return a measure of an output with the bound that is read, None when it has no interval."""
+    fidelity, level = report.fidelity, target.accuracy.confidence
+    outputs = () if fidelity is None else fidelity.outputs
+    output = next((one for one in outputs if one.output == name), None)
+    if fidelity is None or output is None or output.broken or level is None:
+        return None
+    interval, value = output.intervals.get(measure.name), output.measures.get(measure.name)
+    if interval is None or value is None:
+        return None
+    rows = fidelity.dataset.rows
+    if measure.sense == "most":
+        return Bound(value, max(value, interval.high), level, rows)
+    return Bound(value, min(value, interval.low), level, rows, "lower")
 
 
 def _best(look: Look, name: str, measure: Measure) -> float | None:
