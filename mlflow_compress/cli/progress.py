@@ -42,7 +42,7 @@ def _outcome(trial: Trial) -> str:
     if report.accuracy is not None:
         text += f", {format_quality(report)}, drop {format_drop(report, with_unit=True)}"
     elif report.fidelity is not None:
-        text += f", {report.fidelity.text} with the source"
+        text += f", {report.fidelity.text}"
     return text + (" (reused)" if trial.state == "reused" else "")
 
 

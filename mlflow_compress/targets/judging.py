@@ -302,7 +302,7 @@ def _read(report: Report, target: Target, rows: str | None, name: str, measure: 
         return bound
     # An end on the better side of the number itself would be a broken interval; the worse counts.
     worse = max if measure.sense == "most" else min
-    return Reading(worse(value.value, bound.value))
+    return Reading(worse(value.value, bound.value), level=confidence)
 
 
 def _possible(measure: Measure) -> tuple[float, float]:

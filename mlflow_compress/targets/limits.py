@@ -342,7 +342,7 @@ class Limit:
         if reading.value is None:
             return Gate(self.name, False, None, float(self.bound), reading.problem)
         passed = self.passes(reading.value)
-        reason = "" if passed else self._compared(reading.value, report)
+        reason = "" if passed else self._compared(reading, reading.value, report)
         return Gate(self.name, passed, reading.value, float(self.bound), reason)
 
     def doubt(self, report: Report) -> Bound | None:
@@ -357,7 +357,7 @@ class Limit:
         reading = self.read(report)
         if reading.value is None:
             return reading.problem
-        return f"{self.name.replace('_', ' ')} {self._compared(reading.value, report)}"
+        return f"{self.name.replace('_', ' ')} {self._compared(reading, reading.value, report)}"
 
     def within(self, share: float) -> "Limit":
         """Return the limit with only a share of its bound to use."""
@@ -368,9 +368,12 @@ class Limit:
         beyond = value - self.bound if self.kind.sense == "most" else self.bound - value
         return min(beyond, 0.0) if beyond <= _SLACK else beyond
 
-    def _compared(self, value: float, report: Report) -> str:
+    def _compared(self, reading: Reading, value: float, report: Report) -> str:
         relation = _RELATIONS[self.kind.sense][self.passes(value)]
-        return f"{self.kind.show(value, report)} is {relation} {self.kind.show(self.bound, report)}"
+        shown = self.kind.show(value, report)
+        if reading.level is not None:
+            shown += f" ({100 * reading.level:g} % sure)"
+        return f"{shown} is {relation} {self.kind.show(self.bound, report)}"
 
 
 def limits_of(target: Target) -> tuple[Limit, ...]:

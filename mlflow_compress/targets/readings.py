@@ -39,11 +39,13 @@ class Reading:
         value: the number, None when there is none that counts.
         problem: why there is none, in one line; empty when there is one.
         is_measured: False when nothing was measured at all, so that it may still come.
+        level: confidence level of the interval whose worse end it is; None for the number itself.
     """
 
     value: float | None
     problem: str = ""
     is_measured: bool = True
+    level: float | None = None
 
 
 def _missing(problem: str) -> Reading:
@@ -190,7 +192,7 @@ def read_drop(report: Report, rows: str | None, confidence: float | None) -> Rea
             None, f"the drop's interval is at level {interval.level:g}, {confidence:g} is asked"
         )
     # A bound below the drop itself would be a broken interval; the worse of the two counts.
-    return Reading(max(drop.value, high.value))
+    return Reading(max(drop.value, high.value), level=confidence)
 
 
 def _fidelity(report: Report, rows: str | None, name: str) -> Fidelity | Reading:
