@@ -14,7 +14,6 @@ from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, MEASURES_OF, RUI
 from mlflow_compress.records import (
     Accuracy,
     Fidelity,
-    Interval,
     Kind,
     Output,
     OutputFidelity,

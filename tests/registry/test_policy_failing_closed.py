@@ -143,9 +143,7 @@ CASES = {
     "no accuracy": Case(ALL_OF_ACCURACY, whole("accuracy"), (None,)),
     "stale accuracy": Case(ALL_OF_ACCURACY, in_accuracy("dataset"), (OTHER,)),
     "agreement": Case({"agreement"}, in_measure("agreement"), (*AND_NONE, 1.5)),
-    "bound of agreement": Case(
-        {"agreement"}, in_measures_interval("agreement", "low"), AND_NONE
-    ),
+    "bound of agreement": Case({"agreement"}, in_measures_interval("agreement", "low"), AND_NONE),
     "level of agreement": Case({"agreement"}, in_measures_interval("agreement", "level"), LEVELS),
     "kl": Case({"kl"}, in_measure("kl"), AND_NONE),
     "bound of kl": Case({"kl"}, in_measures_interval("kl", "high"), NO_NUMBER),
