@@ -166,11 +166,13 @@ class _Promotion:
         )
 
     def _today(self, incumbent: Variant | None) -> Variant | None:
-        """Score the incumbent on today's rows when its numbers are from others."""
+        """Score the incumbent on today's rows when its numbers are of others, or of older rules."""
         if incumbent is None or self._options.rescore is None or self._options.rows is None:
             return incumbent
-        scored = incumbent.report.accuracy or incumbent.report.fidelity
-        if scored is not None and scored.dataset.digest == self._options.rows:
+        fidelity = incumbent.report.fidelity
+        scored = incumbent.report.accuracy or fidelity
+        is_judged = fidelity is None or fidelity.is_whole
+        if is_judged and scored is not None and scored.dataset.digest == self._options.rows:
             return incumbent
         version = incumbent.version or 0
         if version not in self._rescored:
