@@ -48,9 +48,11 @@ TEST = [
     *TEXT,
     *BOXES,
 ]
-# What benchmarks/packing.py measures beside the project. nncodec is left out: it states numpy<2
-# (`make bench` installs it without its dependencies). zipnn needs torch.
-BENCH = ["zstandard>=0.23", "brotli>=1.1", "zipnn>=0.5", "constriction>=0.4", "simple-ans>=0.3"]
+# What benchmarks/packing.py measures beside the project, and what benchmarks/kinds.py reads text
+# with. nncodec is left out: it states numpy<2 (`make bench` installs it without its dependencies).
+# zipnn needs torch.
+BENCH = ["zstandard>=0.23", "brotli>=1.1", "zipnn>=0.5", "constriction>=0.4", "simple-ans>=0.3",
+         "tokenizers>=0.21"]  # fmt: skip
 LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
 
 PACKED = "mlflow_compress/packed"

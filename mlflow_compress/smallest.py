@@ -17,6 +17,7 @@ import onnx
 
 from mlflow_compress import measure, packed, techniques
 from mlflow_compress.errors import CompressError, ConfigError, DataError, TechniqueError
+from mlflow_compress.measure.bounds import rows_needed
 from mlflow_compress.records import (
     Gate,
     InputSpec,
@@ -97,6 +98,7 @@ class Smallest:
         gates: the gates of each trial with a variant, by its key, on the rows that chose.
         confirmed: what the rows that confirm said, by key, of the trials that were brought to them.
         rows: the rows that confirmed.
+        target: what was asked.
         outputs: what the outputs are, and so how they were judged.
     """
 
@@ -106,7 +108,39 @@ class Smallest:
     gates: dict[str, tuple[Gate, ...]] = field(repr=False)
     confirmed: "dict[str, Confirmed]" = field(repr=False)
     rows: measure.Dataset = field(repr=False)
+    target: Target = field(repr=False)
     outputs: tuple[Output, ...] = ()
+
+    @property
+    def waiting(self) -> "tuple[Trial, int] | None":
+        """The smallest trial that more rows may confirm, and about how many more that takes.
+
+        Its numbers keep every limit, and only their intervals do not. None when there is none.
+        """
+        size = _size(self.best)
+        smaller = (trial for trial in self.trials if _size(trial) < size)
+        for trial in sorted(smaller, key=_size):
+            more = self._rows_needed(trial)
+            if more:
+                return trial, more
+        return None
+
+    def _rows_needed(self, trial: Trial) -> int | None:
+        """Return how many more confirming rows a trial takes, None when more would not do."""
+        if trial.variant is None:
+            return None
+        confirmed = self.confirmed.get(trial.key)
+        report = trial.variant.report if confirmed is None else confirmed.report
+        needed = 0
+        for limit in judge(self.target, report):
+            if limit.gate(report).passed:
+                continue
+            bound = limit.doubt(report)
+            more = None if bound is None else rows_needed(bound, limit.bound)
+            if more is None:
+                return None
+            needed = max(needed, more)
+        return needed
 
     @property
     def nearest_miss(self) -> Trial | None:
@@ -337,6 +371,7 @@ def smallest(
         search.gates,
         confirmed,
         confirming.evaluation,
+        target,
         kinds,
     )
 

@@ -153,6 +153,6 @@ def project(store_uri, tmp_path):
         "data": {"evaluation": "rows.npz"},
         "recipe": [{"share": {"clusters": 16}}],
         "search": {"latency_rounds": 2, "workers": 1},
-        "targets": [{"name": "device", "accuracy": {"max_drop": 0.5}}],
+        "targets": [{"name": "device", "accuracy": {"max_drop": 0.25}}],
     }
     return Project(tmp_path, config, MlflowClient(store_uri))

@@ -50,13 +50,13 @@ def there(device, **keys):
     limits = {"latency_p50": "1s", "memory": "1GB"}
     return {
         "name": "there",
-        "accuracy": {"max_drop": 0.5},
+        "accuracy": {"max_drop": 0.25},
         "limits": limits,
         "measured_on": device.url,
     } | keys
 
 
-HERE = {"name": "here", "accuracy": {"max_drop": 0.5}}
+HERE = {"name": "here", "accuracy": {"max_drop": 0.25}}
 
 
 def aliases(project, name="tiny-edge"):

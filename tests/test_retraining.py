@@ -15,6 +15,7 @@ import onnx
 import pytest
 import yaml
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import BusyError
@@ -27,7 +28,7 @@ from tests.tiny import tiny_model
 
 COMMAND = [sys.executable, "-c", "from mlflow_compress.cli.main import main; main()", "retrain"]
 IMPOSSIBLE = {
-    "targets": [{"name": "device", "limits": {"size": "100B"}, "accuracy": {"max_drop": 0.5}}]
+    "targets": [{"name": "device", "limits": {"size": "100B"}, "accuracy": {"max_drop": 0.25}}]
 }
 
 
@@ -79,7 +80,7 @@ def test_a_source_version_is_compressed_once(project, tmp_path_factory):
     (target,) = first["targets"]
     assert (target["target"], target["outcome"], target["version"]) == ("device", "promoted", 1)
     assert target["rate"] > 1
-    assert 0 <= target["drop"] < 0.5
+    assert 0 <= target["drop"] < 0.25
     assert (first["skipped"], first["error"], first["exit_code"]) == (False, None, 0)
 
     # The same again, from a checkout elsewhere and with more workers.
@@ -114,9 +115,11 @@ def test_what_changes_the_outcome_is_a_new_job(finished):
     assert not retrain(path)["skipped"]
     assert retrain(path)["skipped"]
     model = tiny_model()
-    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    first = model.graph.initializer[0]
+    first.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(first), first.name))
     onnx.save(model, project.folder / "tiny.onnx")
-    assert not retrain(path)["skipped"]
+    said = retrain(path)
+    assert (said["skipped"], said["exit_code"]) == (False, 0), said["error"]
 
 
 def test_a_verdict_ends_with_the_versions_that_it_names(finished):

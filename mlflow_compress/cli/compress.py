@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["compress"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_KEPT_FOR_ONE = 4
+"""Calibration rows for each row that confirms."""
+
 _FRACTION = click.FloatRange(0, 1)
 
 
@@ -195,6 +198,14 @@ def _explain(found: "Smallest", source: Path, output: Path) -> None:
     if missed is not None and missed.variant is not None:
         size = format_bytes(missed.variant.report.size_bytes)
         click.echo(f"next smaller: {missed.recipe.label}, {size}: {_told(found.gates_of(missed))}")
+    waiting = found.waiting
+    if waiting is not None and waiting[0].variant is not None:
+        trial, more = waiting
+        rate = trial.variant.report.rate  # type: ignore[union-attr]
+        click.echo(
+            f"more rows: about {_KEPT_FOR_ONE * more:,} more calibration rows, or {2 * more:,} "
+            f"more for --evaluation, may confirm {rate:.1f}x ({trial.recipe.label})"
+        )
     if found.is_lossless:
         click.echo("no lossy recipe passed the gate: this is the lossless result")
 

@@ -1,7 +1,7 @@
 """Accuracy of a variant and its source on the same rows, and the drop with its interval."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,12 +9,16 @@ from mlflow_compress.errors import DataError, nearest
 from mlflow_compress.measure.data import LABELS, Dataset
 from mlflow_compress.measure.intervals import bootstrap_interval, paired_proportions_interval
 from mlflow_compress.measure.metrics import Metric, MetricSpec, Rows, Scores, find_metric
-from mlflow_compress.records import Accuracy, Interval
+from mlflow_compress.measure.outputs.classes import log_scores
+from mlflow_compress.measure.smoothed import drop_bound
+from mlflow_compress.records import Accuracy, Interval, Output
 from mlflow_compress.rows import Array, Ragged
 
 __all__ = ["measure_accuracy", "score"]
 
 _LEAST_DRAWS = 200
+
+_RIGHT_OR_WRONG = ("accuracy", "top-1")
 
 _COST = 200_000_000
 """The draws of an interval look at so many numbers at most, or are :data:`_LEAST_DRAWS`."""
@@ -54,12 +58,15 @@ def measure_accuracy(
     *,
     level: float = 0.95,
     seed: int = 0,
+    kinds: Sequence[Output] = (),
+    others: Outputs | None = None,
 ) -> Accuracy:
     """Score both models' outputs on the dataset's rows.
 
     The drop is positive when the variant is worse, for errors such as ``rmse`` too. Its interval
     is paired: the score interval for metrics that are right or wrong per row (never of zero
-    width), the bootstrap over rows otherwise.
+    width), the bootstrap over rows otherwise. The upper end of the drop of accuracy is smoothed
+    by how sure the source is of its classes (:func:`drop_bound`).
 
     A row in which the variant has NaN or infinity where the source has a number has the metric's
     worst score.
@@ -71,6 +78,8 @@ def measure_accuracy(
         metric: see :func:`find_metric`.
         level: the interval's confidence level.
         seed: seeds the bootstrap.
+        kinds: what the outputs are; without them nothing is smoothed.
+        others: the source's outputs on other rows, by name.
 
     Raises:
         ConfigError: the metric does not exist.
@@ -84,16 +93,21 @@ def measure_accuracy(
     unit = found.unit
     if unit is None:
         unit = "share" if ours.hits is not None else ""
+    names = _read(found, source)
+    interval = _interval(found, ours, theirs, sign, level, seed)
+    if found.name in _RIGHT_OR_WRONG and ours.hits is not None and len(names) == 1:
+        kind = next((one for one in kinds if one.name == names[0]), None)
+        interval = _smoothed(interval, kind, variant, source, dataset, others or {})
     return Accuracy(
         metric=found.name,
         value=value,
         source=reference,
         drop=sign * (reference - value) + 0.0,  # never -0.0
-        drop_interval=_interval(found, ours, theirs, sign, level, seed),
+        drop_interval=interval,
         dataset=dataset.ref,
         higher_is_better=found.higher_is_better,
         unit=unit,
-        output=", ".join(_read(found, source)),
+        output=", ".join(names),
     )
 
 
@@ -200,6 +214,44 @@ def _value(metric: Metric, scores: Scores) -> float:
     if math.isnan(value):
         raise DataError(f"metric {metric.name!r} has no value on these rows: {metric.undefined}")
     return value
+
+
+def _smoothed(
+    interval: Interval,
+    kind: Output | None,
+    variant: Outputs,
+    source: Outputs,
+    dataset: Dataset,
+    others: Outputs,
+) -> Interval:
+    """Return the interval of a drop of accuracy with a smoothed upper end, where there are scores.
+
+    Labels that are no class numbers, and scores per position, are only counted.
+    """
+    labels = dataset.labels
+    if kind is None or kind.kind != "classes" or kind.form in ("numbers", "texts"):
+        return interval
+    given, wanted, rest = variant[kind.name], source[kind.name], others.get(kind.name)
+    if isinstance(given, Ragged) or isinstance(wanted, Ragged) or isinstance(rest, Ragged):
+        return interval
+    before, after = log_scores(kind, wanted), log_scores(kind, given)
+    before, after = (scores.reshape(len(scores), -1) for scores in (before, after))
+    known = None if rest is None else log_scores(kind, rest).reshape(len(rest), -1)
+    if labels is None or labels.dtype.kind not in "iub" or labels.size != len(before):
+        return interval
+    numbers = labels.reshape(-1).astype(np.int64)
+    if before.shape != (len(numbers), *_classes_of(kind, wanted)) or numbers.min() < 0:
+        return interval
+    if numbers.max() >= before.shape[1]:
+        return interval
+    each = (1 + interval.level) / 2
+    high = drop_bound(before, after, numbers, known, level=each).bound
+    return Interval(min(interval.low, high), high, interval.level)
+
+
+def _classes_of(kind: Output, output: np.ndarray) -> tuple[int]:
+    """Return how many classes an output of one decision per row tells apart."""
+    return (2,) if kind.axis is None else (output.shape[kind.axis],)
 
 
 def _interval(

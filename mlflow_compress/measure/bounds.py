@@ -33,6 +33,8 @@ _CLOSE = 1e-9
 """Relative error at which a bisection ends."""
 
 _GROUPS = 20
+_FAR = 1e6
+"""A ratio that may be so many times larger than what was seen is unknown."""
 
 _MOST_ROWS = 10_000_000
 """A variant that would need more rows than this is not worth telling of."""
@@ -81,9 +83,9 @@ def mean_bound(values: np.ndarray, *, level: float = 0.95, side: Side = "upper")
         return _unknown(values, level, side)
     mean = float(values.mean())
     bound = mean + _hall(values, _quantile(level if side == "upper" else 1 - level, rows))
-    if side == "upper" and values.min() >= 0 and mean > 0:
-        events = mean * mean * rows / max(float(values.var(ddof=1)), math.ulp(mean))
-        bound = max(bound, gamma_bound(mean, events, level))
+    spread = float(values.std(ddof=1))
+    if side == "upper" and values.min() >= 0 and mean > 0 and spread > 0:
+        bound = max(bound, gamma_bound(mean, rows * (mean / spread) ** 2, level))
     return Bound(mean, bound, level, rows, side)
 
 
@@ -128,14 +130,14 @@ def ratio_bound(
         return _unknown(np.full(rows, math.nan), level, side)
     ratio = float(top.sum()) / total
     rest = top - ratio * base
-    variance = float(rest @ rest) * rows / (rows - 1) / total**2
+    error = float(np.linalg.norm(rest)) / total * math.sqrt(rows / (rows - 1))
     if side == "lower":
         bound = _fieller(top, base, ratio, 1 - level)
         return Bound(ratio, bound, level, rows, side)
     bound = _fieller(top, base, ratio, level)
     if top.min() >= 0 and (ratio > 0 or unit > 0):
         most = ratio * total / unit if unit > 0 else math.inf
-        events = min(ratio * ratio / max(variance, math.ulp(ratio) ** 2), most) if ratio else 0.0
+        events = min((ratio / max(error, math.ulp(ratio))) ** 2, most) if ratio else 0.0
         smallest = ratio / events if events else unit / total
         bound = max(bound, smallest * float(stats.chi2.ppf(level, 2 * events + 2)) / 2)
     return Bound(ratio, bound, level, rows, side)
@@ -267,13 +269,14 @@ def _fieller(top: np.ndarray, base: np.ndarray, ratio: float, level: float) -> f
         rest = top - value * base
         return sign * (float(rest.mean()) + _hall(rest, quantile)) <= 0
 
-    step = max(abs(ratio), float(np.abs(top).max()) / float(base.mean())) * 1e-3
+    scale = max(abs(ratio), float(np.abs(top).max()) / float(base.mean()))
+    step = scale * 1e-3
     if step == 0:
         return ratio
     while not beyond(ratio + sign * step):
         step *= 2
-        if not step < 1e300:
-            return sign * math.inf
+        if step > scale * _FAR:
+            return sign * math.inf  # the denominators themselves may be zero on average
     near, far = 0.0, step
     while far - near > _CLOSE * (abs(ratio) + far):
         middle = (near + far) / 2

@@ -44,7 +44,7 @@ Where a class changes, the loss of accuracy grows once more, as slight margins a
 _MISCALIBRATED = 0.05
 """What the source's probabilities of two classes that are close may be off on average."""
 
-_MISFIT_KL = 1.0
+_MISFIT_KL = 2.0
 """Relative error of a smoothed divergence beside that of sampling: it goes with the square of the
 differences, and with those of the few rows where they are large."""
 

@@ -472,6 +472,8 @@ class TrialEvaluator:
             self.metric,
             level=self.level,
             seed=self.seed,
+            kinds=self.outputs,
+            others=self._others,
         )
 
     def _measured_on(self, target: Target, variant: Variant, path: Path) -> Measurement:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.measure.bounds import Bound
 from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, MEASURES_OF, RUINED, Measure
 from mlflow_compress.records import (
     Accuracy,
     Fidelity,
-    Interval,
     Kind,
     Output,
     OutputFidelity,
@@ -23,7 +23,7 @@ from mlflow_compress.records import (
 from mlflow_compress.targets.limits import QUALITY_SCALE, Limit, LimitKind, limits_of
 from mlflow_compress.targets.looks import Look
 from mlflow_compress.targets.profile import FIDELITY_BOUNDS, AccuracyLimits, Target, load_target
-from mlflow_compress.targets.readings import Reading, sound, stale
+from mlflow_compress.targets.readings import Reading, read_fidelity_score, sound, stale
 
 __all__ = [
     "asked_kinds",
@@ -38,6 +38,9 @@ _LEAST_SCALE = 0.01
 _ROUNDING = 1e-9
 
 _BROKEN = Measure("broken", "most", "rows", "rows that are not finite", 0.0)
+
+_NOT_FIXED = tuple(name for name in FIDELITY_BOUNDS if name not in ("agreement", "kl"))
+"""Measures that a target bounds, of which nothing is known until outputs are judged."""
 
 
 def judge(target: Target, report: Report) -> tuple[Limit, ...]:
@@ -139,7 +142,7 @@ def limits_for(
             there are no labels.
     """
     if fidelity is None or not fidelity.is_whole:
-        return limits_of(target)
+        return (*limits_of(target), *_unjudged(target, fidelity, read_by))
     fixed = [limit for limit in limits_of(target) if limit.name not in FIDELITY_BOUNDS]
     covered = _covered(target, fidelity, read_by)
     outputs = [
@@ -147,7 +150,30 @@ def limits_for(
         for output in fidelity.outputs
         for bound in _bounds(target, output, output.output in covered)
     ]
-    return (*fixed, *outputs)
+    return (*fixed, *outputs, *_missing(target, fidelity))
+
+
+def _missing(target: Target, fidelity: Fidelity) -> Iterator[Limit]:
+    """Yield the limits on outputs that a target names and that were not judged."""
+    judged = {output.output for output in fidelity.outputs}
+    for name, bounds in target.accuracy.limits.items():
+        for measure, value in bounds.items():
+            if name not in judged:
+                bound = _Bound(MEASURES[measure], value, f"accuracy.limits.{name}.{measure}")
+                yield Limit(_kind_of(OutputFidelity(name, "ignore"), bound, True), target, value)
+
+
+def _unjudged(
+    target: Target, fidelity: Fidelity | None, read_by: Sequence[str] | None
+) -> Iterator[Limit]:
+    """Yield the limit that fails where outputs have limits, and none was judged by itself."""
+    asked = any(target.accuracy.bound_on(name) is not None for name in _NOT_FIXED)
+    if not asked and not target.accuracy.limits:
+        # These fail by themselves where outputs were not judged, or are all that is known.
+        fixed = any(limit.source in ("labels", "rows") for limit in limits_of(target))
+        if fixed or (fidelity is None and read_by is not None):
+            return
+    yield Limit(_UNJUDGED, target, 0.0)
 
 
 def _covered(target: Target, fidelity: Fidelity, read_by: Sequence[str] | None) -> set[str]:
@@ -215,7 +241,27 @@ def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind
         has_interval=measure.name in output.intervals,
         output=output.output,
         measures=measure.name,
+        doubt=lambda report, target: _doubt(report, target, output.output, measure),
     )
+
+
+def _read_unjudged(report: Report, target: Target, rows: str | None) -> Reading:
+    reading = read_fidelity_score(report, rows)
+    # A score alone says nothing of an output.
+    return reading if reading.value is None else Reading(None, "no output was judged")
+
+
+_UNJUDGED = LimitKind(
+    key="accuracy",
+    name="outputs",
+    sense="most",
+    source="rows",
+    bound=lambda target: 0.0,
+    read=_read_unjudged,
+    show=lambda value, report: f"{value:g}",
+    phrase=("outputs judged each", lambda bound: ""),
+)
+"""Stands for the limits on outputs that are not known."""
 
 
 def _scale(measure: Measure) -> Callable[[float], float]:
@@ -244,13 +290,19 @@ def _read(report: Report, target: Target, rows: str | None, name: str, measure: 
     confidence = target.accuracy.confidence
     if value.value is None or confidence is None or interval is None:
         return value
-    if interval.level < confidence - 1e-9:
+    if not interval.level >= confidence - _ROUNDING:
         return Reading(
             None,
             f"the interval of {measure.name} is at level {interval.level:g}, {confidence:g} is "
             "asked",
         )
-    return sound(measure.name, _worse(measure, value.value, interval), -math.inf)
+    end = interval.high if measure.sense == "most" else interval.low
+    bound = sound(f"bound of {measure.name}", end, -math.inf)
+    if bound.value is None:
+        return bound
+    # An end on the better side of the number itself would be a broken interval; the worse counts.
+    worse = max if measure.sense == "most" else min
+    return Reading(worse(value.value, bound.value))
 
 
 def _possible(measure: Measure) -> tuple[float, float]:
@@ -258,10 +310,20 @@ def _possible(measure: Measure) -> tuple[float, float]:
     return measure.low - _ROUNDING, measure.high + _ROUNDING
 
 
-def _worse(measure: Measure, value: float, interval: Interval) -> float:
+def _doubt(report: Report, target: Target, name: str, measure: Measure) -> Bound | None:
+    """Return a measure of an output with the bound that is read, None when it has no interval."""
+    fidelity, level = report.fidelity, target.accuracy.confidence
+    outputs = () if fidelity is None else fidelity.outputs
+    output = next((one for one in outputs if one.output == name), None)
+    if fidelity is None or output is None or output.broken or level is None:
+        return None
+    interval, value = output.intervals.get(measure.name), output.measures.get(measure.name)
+    if interval is None or value is None:
+        return None
+    rows = fidelity.dataset.rows
     if measure.sense == "most":
-        return max(value, interval.high)
-    return min(value, interval.low)
+        return Bound(value, max(value, interval.high), level, rows)
+    return Bound(value, min(value, interval.low), level, rows, "lower")
 
 
 def _best(look: Look, name: str, measure: Measure) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mlflow_compress.measure.bounds import Bound
 from mlflow_compress.records import Gate, Report, change_unit, shown_change
 from mlflow_compress.targets.looks import (
     Look,
@@ -61,6 +62,18 @@ _RELATIONS = {
     "most": {True: "at most", False: "more than"},
     "least": {True: "at least", False: "less than"},
 }
+
+
+def _certain(report: Report, target: Target) -> None:
+    """What is no estimate from rows is not in doubt."""
+
+
+def _doubt_of_drop(report: Report, target: Target) -> Bound | None:
+    accuracy, level = report.accuracy, target.accuracy.confidence
+    if accuracy is None or level is None:
+        return None
+    high = accuracy.drop_interval.high
+    return Bound(accuracy.drop, max(accuracy.drop, high), level, accuracy.dataset.rows)
 
 
 def _none(look: Look) -> None:
@@ -122,6 +135,7 @@ class LimitKind:
         has_interval: whether a look at some rows bounds the number, by an interval.
         output: the output that the number is of; empty when it is of the whole variant.
         measures: the measure of that output.
+        doubt: returns the number with the bound that is read in its place; None without one.
     """
 
     key: str
@@ -137,6 +151,7 @@ class LimitKind:
     has_interval: bool = False
     output: str = ""
     measures: str = ""
+    doubt: Callable[[Report, Target], Bound | None] = _certain
 
 
 def _own_size(bound: float) -> float:
@@ -223,6 +238,7 @@ _KINDS = (
         phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
         scale=_quality,
         optimistic=best_drop,
+        doubt=_doubt_of_drop,
         has_interval=True,
     ),
     LimitKind(
@@ -328,6 +344,13 @@ class Limit:
         passed = self.passes(reading.value)
         reason = "" if passed else self._compared(reading.value, report)
         return Gate(self.name, passed, reading.value, float(self.bound), reason)
+
+    def doubt(self, report: Report) -> Bound | None:
+        """Return the number with the bound that is read, None when no interval is.
+
+        What a limit fails by the bound alone, more rows may show to be within it.
+        """
+        return self.kind.doubt(report, self.target)
 
     def verdict(self, report: Report) -> str:
         """Return one line that says how a report stands to the limit, met or not."""

@@ -112,6 +112,12 @@ def test_a_ratio_over_nothing_is_unknown():
     assert ratio_bound(np.ones(4), np.zeros(4)).bound == math.inf
 
 
+def test_a_ratio_whose_denominator_may_be_zero_is_unknown_above():
+    top, base = np.array([1.0, 2.0, 1.5, 1.0]), np.array([0.0, 0.0, 1e-9, 50.0])
+    assert ratio_bound(top, base).bound == math.inf
+    assert ratio_bound(top * 1e-200, np.full(4, 1e-200)).bound < math.inf
+
+
 def test_the_bound_of_a_share_is_that_of_clopper_and_pearson():
     expected = stats.binomtest(3, 40).proportion_ci(0.9, method="exact")
     assert share_bound(3, 40).bound == pytest.approx(expected.high)

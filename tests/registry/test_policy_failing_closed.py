@@ -57,6 +57,32 @@ def in_fidelity(field):
     )
 
 
+def in_output(report, **changes):
+    (output,) = report.fidelity.outputs
+    outputs = (replace(output, **changes),)
+    return replace(report, fidelity=replace(report.fidelity, outputs=outputs))
+
+
+def in_measure(name):
+    def put(report, value):
+        (output,) = report.fidelity.outputs
+        measures = {**output.measures, name: value}
+        if value is None:
+            del measures[name]
+        return in_output(report, measures=measures)
+
+    return put
+
+
+def in_measures_interval(name, field):
+    def put(report, value):
+        (output,) = report.fidelity.outputs
+        interval = replace(output.intervals[name], **{field: value})
+        return in_output(report, intervals={**output.intervals, name: interval})
+
+    return put
+
+
 def in_interval(field):
     def put(report, value):
         interval = replace(report.accuracy.drop_interval, **{field: value})
@@ -91,12 +117,15 @@ def whole(*fields):
 
 
 def unlimited(target):
-    """Only what the objective orders by is looked at."""
-    return replace(target, limits=Limits(), accuracy=AccuracyLimits())
+    """Only what the objective orders by has to be there, and outputs that were judged."""
+    anything = AccuracyLimits(limits={"y": {"agreement": 0.0}})
+    return replace(target, limits=Limits(), accuracy=anything)
 
 
 AND_ZERO = (*BROKEN, 0.0)
 AND_NONE = (*BROKEN, None)
+NO_NUMBER = (math.nan, math.inf, -math.inf, None)
+LEVELS = (math.nan, -math.inf, -2.0, 0.5)
 ALL_OF_ACCURACY = {"accuracy", "accuracy_drop"}
 SPEED = {"latency_p50", "latency_p95"}
 CASES = {
@@ -110,12 +139,22 @@ CASES = {
     "accuracy": Case({"accuracy"}, in_accuracy("value"), (*AND_NONE, 1.5)),
     "drop": Case({"accuracy_drop"}, in_accuracy("drop"), AND_NONE),
     "bound": Case({"accuracy_drop"}, in_interval("high"), AND_NONE),
-    "level": Case({"accuracy_drop"}, in_interval("level"), (math.nan, -math.inf, -2.0, 0.5)),
+    "level": Case({"accuracy_drop"}, in_interval("level"), LEVELS),
     "no accuracy": Case(ALL_OF_ACCURACY, whole("accuracy"), (None,)),
     "stale accuracy": Case(ALL_OF_ACCURACY, in_accuracy("dataset"), (OTHER,)),
-    "agreement": Case({"agreement"}, in_fidelity("agreement"), (*AND_NONE, 1.5)),
-    "kl": Case({"kl"}, in_fidelity("kl"), AND_NONE),
+    "agreement": Case({"agreement"}, in_measure("agreement"), (*AND_NONE, 1.5)),
+    "bound of agreement": Case({"agreement"}, in_measures_interval("agreement", "low"), AND_NONE),
+    "level of agreement": Case({"agreement"}, in_measures_interval("agreement", "level"), LEVELS),
+    "kl": Case({"kl"}, in_measure("kl"), AND_NONE),
+    "bound of kl": Case({"kl"}, in_measures_interval("kl", "high"), NO_NUMBER),
+    "level of kl": Case({"kl"}, in_measures_interval("kl", "level"), LEVELS),
+    "rows that are not finite": Case(
+        {"agreement", "kl"}, lambda report, value: in_output(report, broken=value), (1, 1000)
+    ),
     "no fidelity": Case({"agreement", "kl"}, whole("fidelity"), (None,)),
+    "outputs that were not judged each": Case(
+        ALL_OF_ACCURACY | {"agreement", "kl"}, in_fidelity("outputs"), ((),)
+    ),
     "stale fidelity": Case({"agreement", "kl"}, in_fidelity("dataset"), (OTHER,)),
     "needs": Case({"runtime"}, whole("needs"), (None,)),
     "rate to rank by": Case({"objective"}, whole("rate"), AND_NONE, "rate"),
@@ -123,12 +162,19 @@ CASES = {
 RANKED = {
     "accuracy": Case({"objective"}, in_accuracy("value"), AND_NONE, target=unlimited),
     "stale accuracy": Case({"objective"}, in_accuracy("dataset"), (OTHER,), target=unlimited),
-    "nothing": Case({"objective"}, whole("accuracy", "fidelity"), (None,), target=unlimited),
-    "agreement": Case(
-        {"objective"}, in_fidelity("agreement"), AND_NONE, labels=False, target=unlimited
+    "nothing": Case(
+        {"objective", "outputs"}, whole("accuracy", "fidelity"), (None,), target=unlimited
     ),
-    "stale agreement": Case(
-        {"objective"}, in_fidelity("dataset"), (OTHER,), labels=False, target=unlimited
+    "fidelity": Case({"objective"}, in_fidelity("score"), BROKEN, labels=False, target=unlimited),
+    "no score": Case(
+        {"objective"},
+        lambda report, value: in_fidelity("agreement")(in_fidelity("score")(report, value), value),
+        (None,),
+        labels=False,
+        target=unlimited,
+    ),
+    "stale fidelity": Case(
+        {"objective", "agreement"}, in_fidelity("dataset"), (OTHER,), labels=False, target=unlimited
     ),
 }
 TIMED = {
