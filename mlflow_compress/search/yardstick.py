@@ -2,7 +2,8 @@
 
 Rows that are all of one class, an output that is saturated, or a limit that is too wide let a
 model pass that always answers the same, or the source with its weights shuffled. What such a gate
-says of a variant means nothing.
+says of a variant means nothing. That no output may be ruined does not make up for it: a constant
+is ruined wherever an output varies at all, and what is half ruined would still pass.
 """
 
 from collections import defaultdict
@@ -20,6 +21,9 @@ __all__ = ["check_yardstick"]
 
 _LABELS = "the labels"
 
+_ALWAYS = ("ruined", "finite")
+"""Keys of the rules that no limit takes away; they are no yardstick of their own."""
+
 
 def check_yardstick(evaluator: TrialEvaluator, targets: Sequence[Target]) -> None:
     """Refuse rows, or limits, with which a target would take a model that is worth nothing.
@@ -34,11 +38,12 @@ def check_yardstick(evaluator: TrialEvaluator, targets: Sequence[Target]) -> Non
     for worthless, outputs in _worthless(evaluator):
         report = evaluator.judged(outputs)
         for target in targets:
+            whose = f" by target {target.name!r}" if len(targets) > 1 else ""
             for output, limits in _by_output(target, report).items():
                 if all(limit.gate(report).passed for limit in limits):
-                    raise ConfigError(
-                        _refusal(evaluator, target, output, limits, report, worthless)
-                    )
+                    found = "; ".join(limit.verdict(report) for limit in limits)
+                    passes = f"{worthless} passes ({found})"
+                    raise ConfigError(_refusal(evaluator, target, output, whose, passes))
 
 
 def _worthless(evaluator: TrialEvaluator) -> Iterator[tuple[str, Mapping[str, Array]]]:
@@ -60,32 +65,26 @@ def _by_output(target: Target, report: Report) -> dict[str, list[Limit]]:
     for limit in judge(target, report):
         if limit.source == "labels":
             found[_LABELS].append(limit)
-        elif limit.source == "rows" and limit.kind.output:
+        elif limit.source == "rows" and limit.kind.output and limit.key not in _ALWAYS:
             found[limit.kind.output].append(limit)
-    return {
-        output: limits
-        for output, limits in found.items()
-        if any(limit.kind.measures != "broken" for limit in limits)
-    }
+    return found
 
 
 def _refusal(
     evaluator: TrialEvaluator,
     target: Target,
     output: str,
-    limits: Sequence[Limit],
-    report: Report,
-    worthless: str,
+    whose: str,
+    passes: str,
 ) -> str:
-    found = "; ".join(limit.verdict(report) for limit in limits)
     rows = f"these {evaluator.evaluation.rows} rows"
     if output == _LABELS:
         return (
-            f"target {target.name!r} cannot judge on {rows}: {worthless} passes ({found}); give "
+            f"target {target.name!r} cannot judge on {rows}: {passes}; give "
             "rows that the source is better on, or a tighter limit"
         )
     return (
-        f"output {output!r} cannot be judged on {rows}: {worthless} passes ({found}); give rows "
+        f"output {output!r} cannot be judged{whose} on {rows}: {passes}; give rows "
         f"that differ more or a tighter limit, say what the output is (data.outputs, or --kind "
         f"{output}=KIND), or leave it out (--kind {output}=ignore)"
     )

@@ -94,7 +94,8 @@ def test_volume_counts_agreement_and_speed(make_variant):
 
 
 def target(**keys):
-    return load_target({"name": "device", "accuracy": {"max_drop": 0.02}, **keys})
+    accuracy = {"max_drop": 0.02, "confidence": None}
+    return load_target({"name": "device", "accuracy": accuracy, **keys})
 
 
 def test_limits_become_violations_relative_to_each(make_variant):
@@ -105,6 +106,15 @@ def test_limits_become_violations_relative_to_each(make_variant):
     assert found["memory"] == pytest.approx(math.log(3))
     assert found["latency_p50"] < 0
     assert violations(make_variant(accuracy=math.nan), [device])["accuracy_drop"] > 0
+
+
+def test_a_violation_counts_from_the_worse_end_of_the_interval(make_variant):
+    sure = load_target({"name": "device", "accuracy": {"max_drop": 0.02}})
+    variant = make_variant(accuracy=0.92)
+    interval = variant.report.accuracy.drop_interval
+    found = violations(variant, [sure])["accuracy_drop"]
+    assert found == pytest.approx((interval.high - 0.02) / 0.1)
+    assert found > violations(variant, [target()])["accuracy_drop"]
 
 
 def test_of_several_targets_the_nearest_counts(make_variant):

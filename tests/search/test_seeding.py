@@ -19,7 +19,7 @@ from mlflow_compress.search import (
 from mlflow_compress.targets import load_target
 from mlflow_compress.techniques import Context, normalize
 from tests.search.made_up import MadeUp
-from tests.tiny import tiny_model
+from tests.tiny import CLASSES, tiny_model
 
 SPEC = [
     [
@@ -39,7 +39,7 @@ def measured():
     bounds = bind(space, model)
     rows = measure.Dataset({"x": x})
     levels = levels_of(bounds)
-    return space, bounds, sensitivity(model, rows, Context(), by_layer=levels)
+    return space, bounds, sensitivity(model, rows, Context(), by_layer=levels, outputs=CLASSES)
 
 
 def target(name="device", **accuracy):

@@ -147,7 +147,11 @@ WIDE = [
 @pytest.mark.parametrize(("strategy", "seeds"), [("tpe", 5), ("evolution", 10)])
 def test_limits_of_a_target_draw_the_search_to_what_can_be_promoted(strategy, seeds):
     target = load_target(
-        {"name": "tiny", "limits": {"size": "1400B"}, "accuracy": {"max_drop": 0.03}}
+        {
+            "name": "tiny",
+            "limits": {"size": "1400B"},
+            "accuracy": {"max_drop": 0.03, "confidence": None},
+        }
     )
 
     def feasible(found):
