@@ -30,7 +30,8 @@ from real.store import Store
 _NNCF = ("torch==2.13.0", "nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0")
 _OPSET = 13  # the first with scales per channel
 _SCRIPT = Path(__file__).parents[1] / "nncf_int8.py"
-_PLAIN_ZSTD = 19
+_ZSTD_LEVEL = 19
+_PLAIN = "plain.onnx"
 
 Feeds = list[dict[str, np.ndarray]]
 
@@ -58,7 +59,6 @@ def make(case: Case, tool: str, store: Store) -> Made:
                 how = _nncf(plain, feeds, out, case.transformer, store)
             else:
                 how = _onnxruntime(plain, feeds, out)
-            opened(out)
             error = ""
         except Exception as raised:  # noqa: BLE001 - a peer that fails is a row of the table
             how, error = "", f"{type(raised).__name__}: {str(raised).strip()[-200:]}"
@@ -75,7 +75,7 @@ def _children() -> float:
 
 def zipped(file: Path) -> int:
     """Return a file's bytes after zstd -19."""
-    return len(zstandard.ZstdCompressor(level=_PLAIN_ZSTD).compress(file.read_bytes()))
+    return len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(file.read_bytes()))
 
 
 def _raised(source: Path, folder: Path) -> Path:
@@ -95,7 +95,7 @@ def _raised(source: Path, folder: Path) -> Path:
             node.attribute[0].t.name = node.output[0]
             model.graph.initializer.append(node.attribute[0].t)
             model.graph.node.remove(node)
-    plain = folder / "plain.onnx"
+    plain = folder / _PLAIN
     onnx.save(model, plain)
     return plain
 
@@ -151,23 +151,37 @@ def _onnxruntime(plain: Path, feeds: Feeds, out: Path) -> str:
 
 def _how(source: Path, per_channel: bool) -> str:
     scales = "per channel" if per_channel else "per tensor"
-    return f"{scales}, {'as it came' if source.name == 'plain.onnx' else 'prepared'}"
+    return f"{scales}, {_origin(source)}"
 
 
-def _nncf(source: Path, feeds: Feeds, out: Path, transformer: bool, store: Store) -> str:
+def _origin(source: Path) -> str:
+    return "as it came" if source.name == _PLAIN else "prepared"
+
+
+def _nncf(plain: Path, feeds: Feeds, out: Path, transformer: bool, store: Store) -> str:
+    def quantize(source: Path) -> None:
+        command = [_environment(store), _SCRIPT, source, file.name, out]
+        command += ["transformer"] if transformer else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            causes = [line for line in lines if re.match(r"\S+(Error|Exception)\b", line)]
+            raise RuntimeError((causes or lines)[-1])
+        opened(out)
+
     with tempfile.NamedTemporaryFile(suffix=".npz") as file:
         named = {
             f"{k}/{name}": array for k, feed in enumerate(feeds) for name, array in feed.items()
         }
         np.savez(file, **named)
-        command = [_environment(store), _SCRIPT, source, file.name, out]
-        command += ["transformer"] if transformer else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        causes = [line for line in lines if re.match(r"\S+(Error|Exception)\b", line)]
-        raise RuntimeError((causes or lines)[-1])
-    return "transformer" if transformer else "default"
+        source = plain
+        try:
+            quantize(source)
+        except Exception as raised:  # noqa: BLE001 - NNCF and onnxruntime raise many kinds
+            logging.warning("NNCF of the model as it came: %s", raised)
+            source = _prepared(plain)
+            quantize(source)
+    return f"{'transformer' if transformer else 'default'}, {_origin(source)}"
 
 
 def _environment(store: Store) -> Path:
