@@ -39,7 +39,7 @@ def parse_text(text: str) -> tuple[str, dict[str, Any]]:
     """Read ``NAME=KIND[,key:value…]``, as the command line has it.
 
     Raises:
-        ConfigError: it is not of that form.
+        ConfigError: it is not of that form, or the kind or a key does not exist.
     """
     name, equals, rest = text.rpartition("=")
     kind, *pairs = rest.split(",")
@@ -54,6 +54,7 @@ def parse_text(text: str) -> tuple[str, dict[str, Any]]:
         if not colon:
             raise ConfigError(f"--kind {text!r}: {pair!r} must be key:value")
         found[key] = _value(value)
+    check_given(name, found)
     return name, found
 
 
