@@ -80,7 +80,7 @@ def test_a_gate_that_only_lossless_passes_writes_that_and_exits_3(folder):
 
 
 def test_evaluation_rows_alone_are_enough(folder):
-    done = compress("--evaluation", "evaluation-x.npz", "--min-agreement", "0.5")
+    done = compress("--evaluation", "evaluation-x.npz", "--min-agreement", "0.75")
     assert done.exit_code == 0, done.output
     assert "made by: " in done.stdout
 
