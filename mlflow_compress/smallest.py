@@ -55,6 +55,9 @@ _ROWS = (2048, 8192, 16384, 32768, 65536)
 _GENTLE = (8.0, 7.0, 6.0)
 """Bits per weight with which the ladder of entropy_share begins."""
 
+_CHOOSING = 0.8
+"""Confidence of the bounds that choose: what they let through too easily is not confirmed."""
+
 _LEAST_ROWS = 8
 """Calibration rows, when there are no others."""
 
@@ -359,7 +362,13 @@ def smallest(
     choosing, confirming = (
         replace(evaluator, evaluation=half) for half in halves(fitted.evaluation)
     )
-    search = _Search(choosing, target, watcher)
+    if limits.confidence is not None:
+        level = min(_CHOOSING, limits.confidence)
+        choosing = replace(choosing, level=level)
+        wanted = Target("compress", accuracy=replace(limits, confidence=level))
+    else:
+        wanted = target
+    search = _Search(choosing, wanted, watcher)
     lossless = [search.attempt(Recipe((), profile)), search.attempt(_folded(profile))]
     for ladder in plan or ladders(effort, profile, calibration is not None):
         search.climb(ladder)

@@ -19,8 +19,7 @@ from mlflow_compress.records import (
     Step,
     Variant,
 )
-from tests.tiny import ROWS as TINY_ROWS
-from tests.tiny import Project, tiny_model
+from tests.tiny import Project, labelled_rows, tiny_model
 
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
 
@@ -142,9 +141,7 @@ def project(store_uri, tmp_path):
     """A folder with a model, its rows, labels that the model gets right, and a config."""
     model = tiny_model()
     onnx.save(model, tmp_path / "tiny.onnx")
-    x = np.random.default_rng(1).normal(size=(TINY_ROWS, 16)).astype(np.float32)
-    w1, w2 = (onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
-    labels = (np.maximum(x @ w1, 0) @ w2).argmax(axis=1)
+    x, labels = labelled_rows(model)
     np.savez(tmp_path / "rows.npz", x=x, labels=labels)
     np.savez(tmp_path / "unlabelled.npz", x=x)
     config = {

@@ -176,7 +176,8 @@ def test_memory_is_measured_in_a_process_of_its_own_where_it_is_limited(project)
 
 def test_a_search_for_a_reward_measures_every_trial_on_the_target(project, device):
     target = there(device, objective="reward", reward={"latency": "1ms"}, accuracy={}, limits={})
-    done = project.run(targets=[target], recipe=None, recipes=RECIPES)
+    # On a model so small latencies are equal, and only what loses nothing is as good as the source.
+    done = project.run(targets=[target], recipe=None, recipes=[[], RECIPES[1]])
     assert done.exit_code == 0, done.output
     # during the search, and not again after it
     assert device.calls() == ["facts", "time", "memory", "time", "memory"]

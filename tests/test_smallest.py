@@ -92,6 +92,7 @@ def test_evaluation_rows_alone_are_enough(folder):
         (("--calibration", "none.npz"), 4, "does not exist"),
         (("--calibration", "calibration-x.npz", "--max-drop", "0.01"), 2, "needs labels"),
         (("--evaluation", "evaluation.npz", "--metric", "acuracy"), 2, "acuracy"),
+        (("--evaluation", "evaluation.npz", "--max-drop", "5"), 2, "did you mean 0.05?"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folder, args, exit_code, message):

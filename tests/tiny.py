@@ -36,6 +36,13 @@ def tiny_model():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
+def labelled_rows(model, rows=ROWS):
+    """Return rows for :func:`tiny_model`, and the labels that it gives them."""
+    x = np.random.default_rng(1).normal(size=(rows, 16)).astype(np.float32)
+    w1, w2 = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+    return x, (np.maximum(x @ w1, 0) @ w2).argmax(axis=1)
+
+
 class Project:
     def __init__(self, folder, config, client):
         self.folder, self.config, self.client = folder, config, client

@@ -1,7 +1,9 @@
 """``mlflow-compress compress``: one ONNX file in, the smallest that keeps its job out."""
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +14,7 @@ from mlflow_compress.records import Gate, Output, Report, Trial
 from mlflow_compress.scratch import ScratchFolder
 
 if TYPE_CHECKING:
+    from mlflow_compress.measure import MetricSpec
     from mlflow_compress.smallest import Smallest
 
 __all__ = ["compress"]
@@ -109,7 +112,8 @@ def compress(
     model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation, inputs=specs)
     has_labels = labels == "source" or (rows is not None and rows.has_labels)
-    wanted = _limits(has_labels, limits, options)
+    scored_by = MetricSpec(metric, labels=labels)
+    wanted = _limits(has_labels, limits, scored_by, options)
     with ScratchFolder() as folder:
         found = smallest(
             model,
@@ -118,7 +122,7 @@ def compress(
             calibration=None if calibration is None else load_dataset(calibration, inputs=specs),
             evaluation=rows,
             outputs=dict(map(parse_text, kinds)),
-            metric=MetricSpec(metric, labels=labels),
+            metric=scored_by,
             watcher=_lines(),
             specs=specs,
             **options,
@@ -135,14 +139,22 @@ def _load(source: Path) -> Any:
     return resolve(str(source), ".").model
 
 
-def _limits(has_labels: bool, more: Sequence[str], options: dict[str, Any]) -> Any:
+def _limits(
+    has_labels: bool, more: Sequence[str], metric: "MetricSpec", options: dict[str, Any]
+) -> Any:
     """Take the limits out of the options, with the default of what the rows allow."""
+    from mlflow_compress.measure import find_metric
     from mlflow_compress.targets import target_limits
 
     said = {key: options.pop(key) for key in ("max_drop", "min_agreement", "max_kl")}
     said = {key: value for key, value in said.items() if value is not None}
     if has_labels and not said and not more:
         said["max_drop"] = 0.005
+    drop = said.get("max_drop", 0.0)
+    if 1 < drop < math.inf and find_metric(metric).unit not in ("share", None):
+        # Targets, which know no metric, take a drop for a share; this one is in a unit of its own.
+        del said["max_drop"]
+        return replace(target_limits(said, more), max_drop=drop)
     return target_limits(said, more)
 
 

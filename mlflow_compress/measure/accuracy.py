@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -94,15 +95,18 @@ def measure_accuracy(
     if unit is None:
         unit = "share" if ours.hits is not None else ""
     names = _read(found, source)
+    drop = sign * (reference - value) + 0.0  # never -0.0
     interval = _interval(found, ours, theirs, sign, level, seed)
     if found.name in _RIGHT_OR_WRONG and ours.hits is not None and len(names) == 1:
         kind = next((one for one in kinds if one.name == names[0]), None)
         interval = _smoothed(interval, kind, variant, source, dataset, others or {})
+        # What a bound by probabilities leaves out was seen all the same.
+        interval = replace(interval, high=max(interval.high, drop))
     return Accuracy(
         metric=found.name,
         value=value,
         source=reference,
-        drop=sign * (reference - value) + 0.0,  # never -0.0
+        drop=drop,
         drop_interval=interval,
         dataset=dataset.ref,
         higher_is_better=found.higher_is_better,

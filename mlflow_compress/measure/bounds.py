@@ -32,9 +32,10 @@ Side = Literal["upper", "lower"]
 _CLOSE = 1e-9
 """Relative error at which a bisection ends."""
 
-_GROUPS = 20
 _FAR = 1e6
 """A ratio that may be so many times larger than what was seen is unknown."""
+
+_GROUPS = 20
 
 _MOST_ROWS = 10_000_000
 """A variant that would need more rows than this is not worth telling of."""
@@ -252,7 +253,7 @@ def _hall(values: np.ndarray, quantile: float) -> float:
         return 0.0
     scaled = away / largest  # whose powers neither overflow nor vanish
     unit = math.sqrt(float(scaled @ scaled) / (rows - 1))
-    skew = float((scaled**3).sum()) / unit**3 * rows / ((rows - 1) * max(rows - 2, 1))
+    skew = float(((scaled / unit) ** 3).sum()) * rows / ((rows - 1) * max(rows - 2, 1))
     spread = unit * largest
     if abs(skew) < 1e-6:
         return -spread * quantile

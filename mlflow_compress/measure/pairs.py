@@ -27,6 +27,9 @@ proportional to the differences' size while they are small beside most margins."
 _EVENTS = 4.0
 """Enough changes: more would ask for a blow-up at which the share is no longer proportional."""
 
+_DOUBT = 0.3
+"""So much of a power is taken for chance: it is found from two sizes of the differences."""
+
 _MISFIT = 0.25
 """Relative error of a smoothed share beside that of sampling: differences do depend on the row."""
 
@@ -127,7 +130,7 @@ def _left(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def extrapolated(
-    table: Callable[[int], np.ndarray], pairs: Pairs, steepest: float
+    table: Callable[[int], np.ndarray], pairs: Pairs, steepest: float = 1.0
 ) -> tuple[float, float, int]:
     """Return a mean over pairs at the differences' own size, from the size at which it is sure.
 
@@ -148,9 +151,9 @@ def extrapolated(
     if not mean > 0:
         return 0.0, 0.0, scale
     power = 1.0
-    if scale > 1:
+    if scale > 1 and steepest > 1:
         twice = pairs.mean(table(2 * scale))[0]
-        power = min(max(math.log2(twice / mean), 1.0), steepest)
+        power = min(max(math.log2(twice / mean) - _DOUBT, 1.0), steepest)
     return mean * scale**-power, 1 / (1 / events + _MISFIT**2), scale
 
 

@@ -36,10 +36,10 @@ _LABELS = 1 << 21
 _PAIRS_OF_KL = 1 << 19
 """At most so many pairs for the divergence, which takes exponentials."""
 
-_STEEPEST, _STEEPEST_DROP = 1.2, 1.6
-"""Shares grow with the differences' size to the power of at least 1, as where margins are evenly
-spread near zero; more steeply where small margins are rare, of which a part is taken on trust.
-Where a class changes, the loss of accuracy grows once more, as slight margins are toss-ups."""
+_STEEPEST = 1.3
+"""The drop grows with the differences' size to the power of 1 to 2, as slight margins are toss-ups;
+only a part of what is found beyond 1 is taken on trust. The share of changes is taken to grow
+with the power of 1: where small margins are rare that is too much, which errs to the safe side."""
 
 _MISCALIBRATED = 0.05
 """What the source's probabilities of two classes that are close may be off on average."""
@@ -96,7 +96,7 @@ def flip_bound(
     pairs = pair_up(before, after, rest)
     if not pairs.losses.any() and not changed:
         return Bound(0.0, 0.0, level, len(source))  # the same scores throughout
-    share, events, scale = extrapolated(lambda scale: _changes(pairs, scale), pairs, _STEEPEST)
+    share, events, scale = extrapolated(lambda scale: _changes(pairs, scale), pairs)
     trials = events / share if share > 0 else float(pairs.rows * scale)
     events, trials = events + changed, trials + independent
     bound = float(stats.chi2.ppf(level, 2 * events + 2)) / (2 * trials)
@@ -306,10 +306,10 @@ def _smooth_drop(
             left = np.minimum(left, now)
         return drop
 
-    mean, events, scale = extrapolated(dropped, pairs, _STEEPEST_DROP)
+    mean, events, scale = extrapolated(dropped, pairs, _STEEPEST)
     if not mean > 0:
         return 0.0, (1 / (pairs.rows * scale)) ** 2 if pairs.losses.any() else 1e-300
-    share = extrapolated(lambda scale: _changes(pairs, scale), pairs, _STEEPEST)[0]
+    share = extrapolated(lambda scale: _changes(pairs, scale), pairs)[0]
     spread = ((gamma_bound(mean, events, level) - mean) / normal) ** 2
     return mean, spread + (_MISCALIBRATED * share) ** 2
 

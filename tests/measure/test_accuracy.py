@@ -4,6 +4,7 @@ import pytest
 from mlflow_compress.errors import ConfigError, DataError
 from mlflow_compress.measure import Dataset, find_metric, measure_accuracy, score
 from mlflow_compress.measure.intervals import paired_proportions_interval
+from mlflow_compress.records import Output
 
 LABELS = np.array([0, 1, 2, 1])
 LOGITS = np.array([[3, 1, 0], [0, 2, 1], [2, 1, 0], [0.5, 1, 0.2]], np.float32)  # 3 of 4 right
@@ -151,3 +152,21 @@ def test_the_score_interval_is_symmetric():
     one, other = paired_proportions_interval(5, 2, 40), paired_proportions_interval(2, 5, 40)
     assert one.low == pytest.approx(-other.high)
     assert one.high == pytest.approx(-other.low)
+
+
+def test_a_smoothed_interval_holds_the_drop_that_was_seen():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 1000)
+    source = 5 * np.eye(3)[labels]
+    source[:20] = np.eye(3)[labels[:20]] * 0.01  # a tie, in which it is always right
+    wrong = slice(20, 80)
+    source[wrong] = np.roll(source[wrong], 1, axis=1)
+    variant = source.copy()
+    variant[:20] = np.roll(source[:20], 1, axis=1)
+    found = measure_accuracy(
+        {"y": variant}, {"y": source}, data(labels), kinds=[Output("y", "classes", "logits", 1)]
+    )
+    assert found.drop == pytest.approx(0.02)
+    plain = measure_accuracy({"y": variant}, {"y": source}, data(labels))
+    assert found.drop_interval.high < plain.drop_interval.high, "it was smoothed"
+    assert found.drop_interval.low <= found.drop <= found.drop_interval.high

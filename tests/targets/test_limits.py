@@ -34,7 +34,7 @@ from mlflow_compress.targets import (
 )
 from mlflow_compress.targets import Reward as RewardOf
 from mlflow_compress.targets.limits import interval_level
-from tests.tiny import tiny_model
+from tests.tiny import labelled_rows, tiny_model
 
 ROWS = DatasetRef("rows", "a" * 64, 1000)
 RMSE = Accuracy("rmse", 4.0, 3.5, 0.5, Interval(0.4, 0.6), ROWS, higher_is_better=False)
@@ -148,11 +148,11 @@ def test_intervals_are_at_the_highest_level_that_a_target_asks_for():
 
 def test_a_job_measures_drops_at_the_level_that_is_asked_for(tmp_path):
     model = tiny_model()
-    x = np.ones((8, 16), np.float32)
+    x, labels = labelled_rows(model)
     made = {}
     for level in (0.9, 0.99):
-        bounds = {"max_drop": 0.9, "confidence": level}
-        asked = plan({"name": "pi", "accuracy": bounds}, Dataset({"x": x}, np.zeros(8, np.int64)))
+        bounds = {"max_drop": 0.2, "confidence": level}
+        asked = plan({"name": "pi", "accuracy": bounds}, Dataset({"x": x}, labels))
         source = ResolvedSource("models:/tiny/1", "tiny", "onnx", given=model)
         evaluator = make_evaluator(asked, source, tmp_path)
         variant = evaluator.make(Recipe(), evaluator.key(Recipe())).variant

@@ -115,11 +115,14 @@ OK = {"name": "rpi4", "accuracy": {"max_drop": 0.01}}
         (
             {"accuracy": None},
             "target 'rpi4': objective 'size' with no accuracy limit would promote the smallest "
-            "wrong model: set accuracy.max_drop, min, max, min_agreement or max_kl",
+            "wrong model: set accuracy.max_drop, min, min_agreement, max_error or another "
+            "(docs/judging.md)",
         ),
         (
-            {"accuracy": {"confidence": 0.95, "min": 0.5}},
-            "target 'rpi4': confidence bounds the drop: set max_drop too",
+            {"accuracy": {"confidence": 0.95}},
+            "target 'rpi4': objective 'size' with no accuracy limit would promote the smallest "
+            "wrong model: set accuracy.max_drop, min, min_agreement, max_error or another "
+            "(docs/judging.md)",
         ),
         (
             {"objective": "reward"},
@@ -141,6 +144,19 @@ OK = {"name": "rpi4", "accuracy": {"max_drop": 0.01}}
 )
 def test_one_line_per_error(change, message):
     assert error_of(OK | change) == message
+
+
+@pytest.mark.parametrize(
+    ("limits", "confidence"),
+    [
+        ({"min_agreement": 0.99}, 0.95),
+        ({"min_agreement": 0.99, "confidence": 0.9}, 0.9),
+        ({"min_agreement": 0.99, "confidence": None}, None),
+    ],
+    ids=["by default", "another", "none"],
+)
+def test_confidence_is_of_every_limit(limits, confidence):
+    assert load_target(OK | {"accuracy": limits}).accuracy.confidence == confidence
 
 
 @pytest.mark.parametrize(
