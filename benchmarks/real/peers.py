@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 import zstandard
 from onnx import version_converter
+from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -31,7 +33,6 @@ _NNCF = ("torch==2.13.0", "nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0")
 _OPSET = 13  # the first with scales per channel
 _SCRIPT = Path(__file__).parents[1] / "nncf_int8.py"
 _ZSTD_LEVEL = 19
-_PLAIN = "plain.onnx"
 
 Feeds = list[dict[str, np.ndarray]]
 
@@ -95,8 +96,12 @@ def _raised(source: Path, folder: Path) -> Path:
             node.attribute[0].t.name = node.output[0]
             model.graph.initializer.append(node.attribute[0].t)
             model.graph.node.remove(node)
-    plain = folder / _PLAIN
+    plain = folder / "plain.onnx"
     onnx.save(model, plain)
+    return plain
+
+
+def _as_it_came(plain: Path) -> Path:
     return plain
 
 
@@ -113,6 +118,16 @@ def _prepared(plain: Path) -> Path:
     return plain
 
 
+def _optimized(plain: Path) -> Path:
+    """Return the model as onnxruntime simplifies it for any device."""
+    basic = plain.with_name("basic.onnx")
+    options = SessionOptions()
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(basic)
+    InferenceSession(str(plain), options)
+    return basic
+
+
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: Feeds) -> None:
         self.left = iter(feeds)
@@ -121,10 +136,23 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self.left, None)
 
 
+def _first(attempts: Sequence[tuple[str, Callable[[], None]]]) -> str:
+    """Make attempts until one works; return which, or raise what the last one raised."""
+    for name, attempt in attempts[:-1]:
+        try:
+            attempt()
+            return name
+        except Exception as raised:  # noqa: BLE001 - quantizers raise what they come across
+            logging.warning("%s: %s", name, raised)
+    name, attempt = attempts[-1]
+    attempt()
+    return name
+
+
 def _onnxruntime(plain: Path, feeds: Feeds, out: Path) -> str:
-    def quantize(source: Path, per_channel: bool) -> None:
+    def quantize(prepare: Callable[[Path], Path], per_channel: bool) -> None:
         quantize_static(
-            source,
+            prepare(plain),
             out,
             _Reader(feeds),
             quant_format=QuantFormat.QDQ,
@@ -134,33 +162,19 @@ def _onnxruntime(plain: Path, feeds: Feeds, out: Path) -> str:
         )
         opened(out)
 
-    tries = [
-        (source, per_channel)
-        for source in (_prepared(plain), plain)
-        for per_channel in (True, False)
-    ]
-    for source, per_channel in tries[:-1]:
-        try:
-            quantize(source, per_channel)
-            return _how(source, per_channel)
-        except Exception as raised:  # noqa: BLE001 - the quantizer raises what it comes across
-            logging.warning("%s: %s", _how(source, per_channel), raised)
-    quantize(*tries[-1])
-    return _how(*tries[-1])
-
-
-def _how(source: Path, per_channel: bool) -> str:
-    scales = "per channel" if per_channel else "per tensor"
-    return f"{scales}, {_origin(source)}"
-
-
-def _origin(source: Path) -> str:
-    return "as it came" if source.name == _PLAIN else "prepared"
+    return _first(
+        [
+            ("per channel, prepared", lambda: quantize(_prepared, True)),
+            ("per tensor, prepared", lambda: quantize(_prepared, False)),
+            ("per channel, as it came", lambda: quantize(_as_it_came, True)),
+            ("per tensor, as it came", lambda: quantize(_as_it_came, False)),
+        ]
+    )
 
 
 def _nncf(plain: Path, feeds: Feeds, out: Path, transformer: bool, store: Store) -> str:
-    def quantize(source: Path) -> None:
-        command = [_environment(store), _SCRIPT, source, file.name, out]
+    def quantize(prepare: Callable[[Path], Path]) -> None:
+        command = [_environment(store), _SCRIPT, prepare(plain), file.name, out]
         command += ["transformer"] if transformer else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -174,14 +188,14 @@ def _nncf(plain: Path, feeds: Feeds, out: Path, transformer: bool, store: Store)
             f"{k}/{name}": array for k, feed in enumerate(feeds) for name, array in feed.items()
         }
         np.savez(file, **named)
-        source = plain
-        try:
-            quantize(source)
-        except Exception as raised:  # noqa: BLE001 - NNCF and onnxruntime raise many kinds
-            logging.warning("NNCF of the model as it came: %s", raised)
-            source = _prepared(plain)
-            quantize(source)
-    return f"{'transformer' if transformer else 'default'}, {_origin(source)}"
+        preset = "transformer" if transformer else "default"
+        return _first(
+            [
+                (f"{preset}, as it came", lambda: quantize(_as_it_came)),
+                (f"{preset}, optimized", lambda: quantize(_optimized)),
+                (f"{preset}, prepared", lambda: quantize(_prepared)),
+            ]
+        )
 
 
 def _environment(store: Store) -> Path:
