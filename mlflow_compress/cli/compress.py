@@ -224,7 +224,7 @@ def _explain(found: "Smallest", source: Path, output: Path) -> None:
 
 def _numbers(report: Report) -> Iterator[str]:
     """Yield each output's numbers, with their intervals, and the metric's."""
-    from mlflow_compress.measure.outputs import MEASURES
+    from mlflow_compress.records import MEASURES
     from mlflow_compress.report.tables import format_drop, format_quality
 
     if report.accuracy is not None:

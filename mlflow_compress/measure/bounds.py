@@ -6,13 +6,11 @@ can be said with more certainty than by counting rows is in :mod:`mlflow_compres
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from mlflow_compress.records import Interval
+from mlflow_compress.records import Bound, Interval, Side
 
 __all__ = [
     "Bound",
@@ -27,7 +25,6 @@ __all__ = [
     "share_bound",
 ]
 
-Side = Literal["upper", "lower"]
 
 _CLOSE = 1e-9
 """Relative error at which a bisection ends."""
@@ -39,25 +36,6 @@ _GROUPS = 20
 
 _MOST_ROWS = 10_000_000
 """A variant that would need more rows than this is not worth telling of."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """An estimate and its one-sided confidence bound.
-
-    Attributes:
-        estimate: the estimate from the rows.
-        bound: what the true value does not pass, at the level; infinite when nothing can be said.
-        level: confidence of the bound, 0 to 1.
-        rows: the independent rows that it comes from.
-        side: ``upper`` when the true value is at most ``bound``, ``lower`` when at least.
-    """
-
-    estimate: float
-    bound: float
-    level: float
-    rows: int
-    side: Side = "upper"
 
 
 def mean_bound(values: np.ndarray, *, level: float = 0.95, side: Side = "upper") -> Bound:

@@ -1,6 +1,6 @@
 """What the rooms hand to each other: plain, frozen, JSON-able records."""
 
-from mlflow_compress.records.basics import DatasetRef, Interval
+from mlflow_compress.records.basics import Bound, DatasetRef, Interval, Side
 from mlflow_compress.records.kinds import (
     Accuracy,
     Decision,
@@ -19,6 +19,7 @@ from mlflow_compress.records.kinds import (
     Variant,
 )
 from mlflow_compress.records.layout import InputLayout, InputSpec, Layout
+from mlflow_compress.records.measures import DEFAULTS, MEASURES, MEASURES_OF, RUINED, Measure
 from mlflow_compress.records.outputs import KINDS, Fidelity, Kind, Output, OutputFidelity
 from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
 from mlflow_compress.records.units import (
@@ -30,8 +31,13 @@ from mlflow_compress.records.units import (
 )
 
 __all__ = [
+    "DEFAULTS",
     "KINDS",
+    "MEASURES",
+    "MEASURES_OF",
+    "RUINED",
     "Accuracy",
+    "Bound",
     "DatasetRef",
     "Decision",
     "Fidelity",
@@ -43,6 +49,7 @@ __all__ = [
     "Latency",
     "LayerReport",
     "Layout",
+    "Measure",
     "Memory",
     "Needs",
     "OperatorTime",
@@ -51,6 +58,7 @@ __all__ = [
     "Profile",
     "Recipe",
     "Report",
+    "Side",
     "StageReport",
     "Step",
     "Trial",

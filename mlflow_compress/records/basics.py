@@ -1,8 +1,11 @@
 """The records that other records are made of."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["DatasetRef", "Interval"]
+__all__ = ["Bound", "DatasetRef", "Interval", "Side"]
+
+Side = Literal["upper", "lower"]
 
 
 @dataclass(frozen=True)
@@ -21,3 +24,22 @@ class DatasetRef:
     name: str
     digest: str
     rows: int
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An estimate and its one-sided confidence bound.
+
+    Attributes:
+        estimate: the estimate from the rows.
+        bound: what the true value does not pass, at the level; infinite when nothing can be said.
+        level: confidence of the bound, 0 to 1.
+        rows: the independent rows that it comes from.
+        side: ``upper`` when the true value is at most ``bound``, ``lower`` when at least.
+    """
+
+    estimate: float
+    bound: float
+    level: float
+    rows: int
+    side: Side = "upper"

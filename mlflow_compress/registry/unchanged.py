@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from mlflow_compress.measure.outputs import MEASURES
 from mlflow_compress.records import (
+    MEASURES,
     Fidelity,
     Gate,
     Interval,

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_compress.errors import ConfigError, nearest
-from mlflow_compress.measure.bounds import Bound
-from mlflow_compress.measure.outputs import DEFAULTS, MEASURES, MEASURES_OF, RUINED, Measure
 from mlflow_compress.records import (
+    DEFAULTS,
+    MEASURES,
+    MEASURES_OF,
+    RUINED,
     Accuracy,
+    Bound,
     Fidelity,
     Kind,
+    Measure,
     Output,
     OutputFidelity,
     Report,

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlflow_compress.measure.bounds import Bound
-from mlflow_compress.records import Gate, Report, change_unit, shown_change
+from mlflow_compress.records import Bound, Gate, Report, change_unit, shown_change
 from mlflow_compress.targets.looks import (
     Look,
     best_accuracy,

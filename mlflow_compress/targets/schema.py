@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from mlflow_compress.errors import ConfigError, nearest
-from mlflow_compress.measure.outputs.kinds import MEASURES
+from mlflow_compress.records import MEASURES
 from mlflow_compress.targets.runnable import DTYPES
 from mlflow_compress.targets.units import parse_ms, parse_size
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from mlflow_compress.measure import Dataset, kl_divergence, measure_fidelity
-from mlflow_compress.measure.outputs import DEFAULTS, MEASURES
-from mlflow_compress.records import Output
+from mlflow_compress.records import DEFAULTS, MEASURES, Output
 from mlflow_compress.rows import Ragged
 
 

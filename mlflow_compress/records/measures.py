@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mlflow_compress.records import Kind
+from mlflow_compress.records.outputs import Kind
 
 __all__ = ["DEFAULTS", "MEASURES", "MEASURES_OF", "RUINED", "Measure"]
 
