@@ -33,9 +33,9 @@ RECIPE_DIGESTS = {
     "per layer": "f492267564570204bf48b48b97ceaaffd1efbfca87307ab0b7aa4f37440aa47f",
 }
 TRIAL_KEYS = {
-    "lossless": "6c9cf33985255c804f27a97ac597b5801cd1f4182f2fdb4a23480befc75a8c19",
-    "per layer": "6bcdba95cf1cf0d553d6123b5429602fbecb2408777877e32807abe704159cb2",
-    "timed elsewhere": "ae91db724e5a6317155e701d544a2cb70fd203dfa7851e1f6d5350b0bcd42bce",
+    "lossless": "0b86dabe61e79b6b0a2ab125774315f23168c7a439c9fb830c5e9e5ae1b033da",
+    "per layer": "a82ee4a8e93789505122ff413c69c145073c41d1d6df4159734126d841021f84",
+    "timed elsewhere": "63f15e335464af5490b0bd01a6afec1090a26780c4f9714f8b41bf78ca6131b6",
 }
 JOB_KEY = "156cecf939696fa564da218786ba83e8ba25c36a9b7078e4e2c03c2f39b6f777"
 
