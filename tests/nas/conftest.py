@@ -47,7 +47,12 @@ def write_project(folder, **changes):
         "train": TRAIN | {"checkpoint_folder": "checkpoints"},
         "specialize": SPECIALIZE,
         "targets": [
-            {"name": "desk", "measured_on": "local", "objective": "accuracy"},
+            {
+                "name": "desk",
+                "measured_on": "local",
+                "objective": "accuracy",
+                "limits": {"size": "50kB"},  # which the largest subnet breaks
+            },
         ],
     }
     file = folder / "space.yaml"
