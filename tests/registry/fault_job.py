@@ -50,7 +50,9 @@ from mlflow_compress.targets import AccuracyLimits, Limits, Target
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
-SMALL = Target("small", Limits(size_bytes=999_999), AccuracyLimits(max_drop=0.01), min_improvement=0)
+SMALL = Target(
+    "small", Limits(size_bytes=999_999), AccuracyLimits(max_drop=0.01), min_improvement=0
+)
 EXACT = replace(SMALL, name="exact", objective="accuracy")
 TARGETS = [SMALL, EXACT]
 FAULTS = ("500", "timeout", "drop", "lost")

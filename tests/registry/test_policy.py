@@ -66,7 +66,9 @@ def test_confidence_compares_the_bound_of_the_interval(make_variant):
     sure = replace(TARGET, accuracy=AccuracyLimits(max_drop=0.01, confidence=0.95))
     variant = make_variant(accuracy=0.943)  # drop 0.007, upper bound 0.012
     assert feasible(variant, TARGET)
-    assert failed(variant, sure) == {"accuracy_drop": "1.2 points (95 % sure) is more than 1 points"}
+    assert failed(variant, sure) == {
+        "accuracy_drop": "1.2 points (95 % sure) is more than 1 points"
+    }
 
 
 def test_an_interval_of_a_lower_level_is_not_enough(make_variant):
