@@ -94,7 +94,7 @@ def measure_accuracy(
     unit = found.unit
     if unit is None:
         unit = "share" if ours.hits is not None else ""
-    names = _read(found, source)
+    names = theirs.read or _read(found, source)
     drop = sign * (reference - value) + 0.0  # never -0.0
     interval = _interval(found, ours, theirs, sign, level, seed)
     if found.name in _RIGHT_OR_WRONG and ours.hits is not None and len(names) == 1:

@@ -220,7 +220,7 @@ def _bounds(target: Target, output: OutputFidelity, covered: bool) -> Iterator[_
     if not said and not covered:
         said = {n: (b, f"default of {output.kind}") for n, b in DEFAULTS[output.kind].items()}
     for name, (value, key) in said.items():
-        yield _Bound(MEASURES[name], value, key)
+        yield _Bound(MEASURES[name], min(value, RUINED) if name == "error" else value, key)
     if "error" in output.measures and "error" not in said and not covered:
         yield _Bound(MEASURES["error"], RUINED, "ruined")
     if not said:

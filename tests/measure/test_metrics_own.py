@@ -6,7 +6,7 @@ from sklearn import metrics as sk
 
 import mlflow_compress
 from mlflow_compress.errors import ConfigError, DataError, DataNotFoundError
-from mlflow_compress.measure import MetricSpec, find_metric, measure_accuracy, score
+from mlflow_compress.measure import Dataset, MetricSpec, find_metric, measure_accuracy, score
 from mlflow_compress.measure.metrics.own import own_metric
 from tests.measure.scored import rows
 
@@ -70,7 +70,7 @@ def value(name, **named):
 def test_two_arguments_are_given_outputs_and_the_array_of_labels():
     assert value("close") == pytest.approx(2 / 3)
     found = measure_accuracy(OUTPUTS, OUTPUTS, rows(LABELS), "written.py:close")
-    assert (found.unit, found.output) == ("share", "y, z"), "right or wrong is a share"
+    assert (found.unit, found.output) == ("share", "y"), "right or wrong is a share"
 
 
 def test_three_arguments_are_given_all_by_name():
@@ -214,3 +214,21 @@ def test_what_mlflow_s_metric_cannot_score_is_one_line(one_score):
     with pytest.raises(DataError, match="'mlflow:f1_score' failed with ValueError: ") as caught:
         score({"y": given}, rows((labels > 0).astype(int)), "mlflow:f1_score")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "read"),
+    [
+        (lambda outputs, labels: outputs["b"][:, 0] * 0 + 1.0, "b"),
+        (lambda outputs, labels: outputs.get("a")[:, 0] * 0 + 1.0, "a"),
+        (lambda outputs, labels: sum(o[:, 0] for o in outputs.values()), "a, b"),
+        (lambda outputs, labels, inputs: float(outputs["b"].mean()), "b"),
+    ],
+)
+def test_what_a_function_does_not_look_at_labels_do_not_judge(function, read, monkeypatch):
+    monkeypatch.setattr(
+        "mlflow_compress.measure.metrics.registry.load_object", lambda spec: function
+    )
+    data = Dataset({"x": np.zeros((6, 1))}, np.arange(6))
+    outputs = {name: np.ones((6, 2)) for name in "ab"}
+    assert measure_accuracy(outputs, outputs, data, "mine:metric").output == read

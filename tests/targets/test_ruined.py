@@ -8,10 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress.measure import Dataset, measure_fidelity
 from mlflow_compress.measure.outputs import Evidence, tell_outputs
-from mlflow_compress.records import Report
+from mlflow_compress.records import DatasetRef, Fidelity, OutputFidelity, Report
 from mlflow_compress.targets import AccuracyLimits, Target, judge
 
 RUINED = 0.5
+ROWS = DatasetRef("rows", "0" * 64, 100)
 DEFAULT = Target("device", accuracy=AccuracyLimits(), objective="size")
 
 
@@ -81,6 +82,18 @@ def damaged(draw, arrays, rng):
             array = array + strength * array.std() * rng.normal(size=array.shape)
         made[name] = array.astype("f")
     return made
+
+
+def test_no_limit_of_a_person_allows_ruin():
+    ruined = OutputFidelity("y", "values", {"error": 0.9, "snr": 0.5, "r2": 0.1})
+    report = Report(1, 2, 2.0, 1.0, "", fidelity=Fidelity(None, None, ROWS, (ruined,), 0.1))
+    for limits in (
+        AccuracyLimits(max_error=5.0),
+        AccuracyLimits(limits={"y": {"error": 5.0}}),
+        AccuracyLimits(limits={"y": {"r2": -3.0}}),
+    ):
+        target = Target("device", accuracy=limits)
+        assert not all(limit.gate(report).passed for limit in judge(target, report))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

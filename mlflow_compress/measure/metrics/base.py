@@ -107,12 +107,14 @@ class Scores:
         hits: bool [rows] of a metric that is right or wrong per row, whose value is their mean;
             None for any other.
         cost: how many numbers one call of ``of`` looks at; bounds how often it is called.
+        read: the outputs that were looked at, where only the scoring shows it; empty otherwise.
     """
 
     count: int
     of: Callable[[np.ndarray], float]
     hits: np.ndarray | None = None
     cost: int = 0
+    read: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:

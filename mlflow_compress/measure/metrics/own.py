@@ -3,6 +3,7 @@
 import inspect
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,11 @@ def _array(name: str, labels: Arrays) -> np.ndarray:
 
 
 def _scores(name: str, call: Callable[[Rows], object], rows: Rows) -> Scores:
-    found = _called(name, call, rows)
+    watched = _Watched(rows.outputs)
+    found = _called(name, call, replace(rows, outputs=watched))
+    read = watched.read
     if found.shape == (rows.count,):
-        return _per_row(name, found, rows)
+        return replace(_per_row(name, found, rows), read=read)
     if found.shape != ():
         raise DataError(
             f"metric {name!r} returned shape {list(found.shape)}, expected one score for each of "
@@ -87,7 +90,49 @@ def _scores(name: str, call: Callable[[Rows], object], rows: Rows) -> Scores:
 
     if not rows.failed.any() and np.isnan(found):
         raise DataError(f"metric {name!r} returned NaN")
-    return Scores(rows.count, of, cost=sum(array.size for array in rows.outputs.values()))
+    cost = sum(array.size for array in rows.outputs.values())
+    return Scores(rows.count, of, cost=cost, read=read)
+
+
+class _Watched(dict[str, np.ndarray]):
+    """Outputs by name that remember which of them a function looks at.
+
+    What a metric does not look at, labels do not judge: it is still held to the source's.
+    """
+
+    def __init__(self, outputs: Arrays) -> None:
+        super().__init__(outputs)
+        self._names: set[str] = set()
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The outputs that were looked at, in their order."""
+        return tuple(name for name in dict.keys(self) if name in self._names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return an output, and remember it."""
+        self._names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an output or the default, and remember it."""
+        self._names.add(name)
+        return super().get(name, default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take an output out, and remember it."""
+        self._names.add(name)
+        return super().pop(name, *default)
+
+    def values(self) -> Any:
+        """Return all outputs, and remember them."""
+        self._names.update(dict.keys(self))
+        return super().values()
+
+    def items(self) -> Any:
+        """Return all outputs with their names, and remember them."""
+        self._names.update(dict.keys(self))
+        return super().items()
 
 
 def _per_row(name: str, found: np.ndarray, rows: Rows) -> Scores:
@@ -108,7 +153,8 @@ def _called(name: str, call: Callable[[Rows], object], rows: Rows) -> np.ndarray
         returned = call(rows)
         found = np.asarray(returned)
     except _FAULTS as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        frame = next((one for one in reversed(frames) if one.filename != __file__), frames[-1])
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
         said = " ".join(str(error).split())
         raise DataError(
