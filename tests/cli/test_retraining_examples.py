@@ -23,12 +23,13 @@ EXAMPLES = ROOT / "examples/retraining"
 def parses(words):
     """Check that the command line understands a command; nothing is run."""
     assert words[0] == "mlflow-compress"
-    command = cli.get_command(click.Context(cli), words[1])
+    whole = click.Context(cli, **cli.context_settings)  # click keeps what a context says of help
+    command = cli.get_command(whole, words[1])
     assert command is not None, words
     name, rest = words[1], list(words[2:])
     if isinstance(command, click.Group):
         command, name, rest = command.commands[rest[0]], rest[0], rest[1:]
-    command.make_context(name, rest)
+    command.make_context(name, rest, parent=whole)
 
 
 def test_the_airflow_dag():

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
-    Fidelity,
     Interval,
     Latency,
     Memory,
@@ -23,7 +22,8 @@ from mlflow_compress.registry import check
 from mlflow_compress.search import Screen, violations
 from mlflow_compress.search.goals import keeps_all
 from mlflow_compress.search.screen import LEVEL
-from mlflow_compress.targets import AccuracyLimits, Execution, Limits, Target, upper
+from mlflow_compress.targets import AccuracyLimits, Execution, Limits, Target
+from tests.judged import fidelity
 
 ROWS = DatasetRef("rows", "aa" * 32, 10_000)
 NO_LIMITS = {"objective", "quarantine"}
@@ -58,7 +58,13 @@ def variants(draw):
     is_error = draw(st.booleans())
     metric, value = ("rmse" if is_error else "accuracy"), draw(number(*SHARES))
     accuracy = Accuracy(metric, value, 0.95, drop, interval, ROWS, not is_error)
-    fidelity = Fidelity(draw(number(*SHARES)), draw(number(*KL)), ROWS)
+    close = fidelity(
+        draw(number(*SHARES)),
+        draw(number(*KL)),
+        ROWS,
+        margin=draw(st.sampled_from([0.0, 0.005])),
+        level=draw(st.sampled_from([0.9, 0.95, 0.99])),
+    )
     memory = st.builds(Memory, st.sampled_from(["ssh://pi", "cmd:sh"]), st.just(1), number(*MEMORY))
     report = Report(
         size_bytes=draw(number(*SIZES)),
@@ -67,7 +73,7 @@ def variants(draw):
         entropy=1.0,
         sha256="00",
         accuracy=draw(maybe(accuracy)),
-        fidelity=draw(maybe(fidelity)),
+        fidelity=draw(maybe(close)),
         latency=tuple(draw(st.lists(latencies(), max_size=3))),
         memory_bytes=draw(maybe(*MEMORY)),
         memory=tuple(draw(st.lists(memory, max_size=2))),
@@ -149,7 +155,7 @@ SMALLEST = Report(
     entropy=1.0,
     sha256="00",
     accuracy=Accuracy("accuracy", 1.0, 0.5, -0.5, Interval(-0.5, -0.5, 0.99), ROWS),
-    fidelity=Fidelity(1.0, 0.0, ROWS),
+    fidelity=fidelity(1.0, 0.0, ROWS),
     latency=tuple(Latency("local", n, 1, 0.01, 0.01, 1.0, 0.01, Interval(0, 1)) for n in (1, 4)),
     memory_bytes=1,
     needs=Needs(17, {}, {}),
@@ -165,17 +171,17 @@ def looks(draw):
     low, width = draw(st.floats(-0.05, 0.3)), draw(st.floats(0, 0.1))
     drop = low + draw(st.sampled_from([0.0, 0.5, 1.0])) * width
     interval = Interval(low, low + width, LEVEL)
-    agreement = draw(st.floats(0.5, 1))
-    real = draw(st.sampled_from([agreement, upper(agreement, seen.rows, LEVEL)]))
+    agreement, kl, margin = draw(st.floats(0.5, 1)), draw(st.floats(0, 1)), draw(st.floats(0, 0.1))
+    off = margin * draw(st.sampled_from([-1.0, 0.0, 1.0]))
     report = replace(
         SMALLEST,
         size_bytes=draw(st.sampled_from(SIZES)),
         rate=10.0,
         accuracy=Accuracy("accuracy", source - drop, source, drop, Interval(drop, drop), ROWS),
-        fidelity=Fidelity(min(real, 1.0), draw(st.floats(0, 1)), ROWS),
+        fidelity=fidelity(min(agreement + off, 1.0), max(kl - off, 0.0), ROWS),
     )
     accuracy = replace(report.accuracy, drop_interval=interval, dataset=seen)
-    return accuracy, Fidelity(agreement, draw(st.floats(0, 10)), seen), report
+    return accuracy, fidelity(agreement, kl, seen, margin=margin, level=LEVEL), report
 
 
 NEAR = {
@@ -217,9 +223,9 @@ def passes_limits(report, target, *names):
 @given(looks(), fleets())
 def test_what_is_hopeless_fails_a_gate_of_every_target(look, fleet):
     screen = served(fleet)
-    accuracy, fidelity, whole = look
-    reason = screen.hopeless(whole, accuracy, fidelity, accuracy.source)
-    names = ("accuracy", "accuracy_drop", "agreement")
+    accuracy, close, whole = look
+    reason = screen.hopeless(whole, accuracy, close, accuracy.source, read_by=())
+    names = ("accuracy", "accuracy_drop", "agreement", "kl")
     if any(passes_limits(whole, target, *names) for target in fleet):
         assert reason == ""
 
