@@ -201,8 +201,15 @@ def _check_limits(data: DataConfig, targets: Sequence[Target], evaluation: measu
                     f"{evaluation.name!r} has none: add an array 'labels', set data.labels: "
                     "source, or use min_agreement or max_kl"
                 )
-            higher_is_better = measure.find_metric(metric).higher_is_better
-            if problem := metric_problem(limit.key, metric.name, higher_is_better):
+            found = measure.find_metric(metric)
+            problem = metric_problem(
+                limit.key,
+                limit.bound,
+                metric.name,
+                higher_is_better=found.higher_is_better,
+                unit=found.unit,
+            )
+            if problem:
                 raise ConfigError(f"target {target.name!r}: {limit.key}: {problem}")
 
 

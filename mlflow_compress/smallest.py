@@ -30,6 +30,7 @@ from mlflow_compress.records import (
 )
 from mlflow_compress.search import TrialEvaluator, check_yardstick, look_at_source
 from mlflow_compress.targets import AccuracyLimits, Target, judge, limits_of
+from mlflow_compress.targets.limits import metric_problem
 
 __all__ = [
     "EFFORTS",
@@ -339,8 +340,7 @@ def smallest(
         calibration, evaluation = split_rows(calibration)
     watcher = watcher or Watcher()
     target = Target("compress", accuracy=limits)
-    if measure.MetricSpec.of(metric).labels != "source":
-        _check_labels(target, evaluation)
+    _check_labels(target, evaluation, measure.MetricSpec.of(metric))
     fitted = measure.fit_rows(normal, evaluation, calibration, specs=specs, stream=stream)
     kinds = look_at_source(model, normal, fitted.evaluation, outputs, [target])
     watcher.outputs(kinds)
@@ -385,15 +385,28 @@ def smallest(
     )
 
 
-def _check_labels(target: Target, evaluation: measure.Dataset) -> None:
-    labelled = next((limit.key for limit in limits_of(target) if limit.source == "labels"), None)
-    if labelled is not None and not evaluation.has_labels:
-        option = labelled.removeprefix("accuracy.").replace("_", "-")
-        raise ConfigError(
-            f"--{option} needs labels, and data {evaluation.name!r} has none: add an array "
-            "'labels', take the source's outputs with --labels source, or limit what needs none, "
-            "such as --min-agreement"
+def _check_labels(target: Target, evaluation: measure.Dataset, metric: measure.MetricSpec) -> None:
+    """Refuse limits that need labels which are not there, or that the metric cannot be held to."""
+    for limit in limits_of(target):
+        if limit.source != "labels":
+            continue
+        option = limit.key.removeprefix("accuracy.").replace("_", "-")
+        if metric.labels != "source" and not evaluation.has_labels:
+            raise ConfigError(
+                f"--{option} needs labels, and data {evaluation.name!r} has none: add an array "
+                "'labels', take the source's outputs with --labels source, or limit what needs "
+                "none, such as --min-agreement"
+            )
+        found = measure.find_metric(metric)
+        problem = metric_problem(
+            limit.key,
+            limit.bound,
+            metric.name,
+            higher_is_better=found.higher_is_better,
+            unit=found.unit,
         )
+        if problem:
+            raise ConfigError(f"--{option}: {problem}")
 
 
 def _confirm(
@@ -405,19 +418,26 @@ def _confirm(
 ) -> tuple[Trial, dict[str, Confirmed]]:
     """Bring the smallest trials that pass to rows that had no part in anything, until one passes.
 
+    Where one does not, the next gentler rung of its ladder is tried as well.
+
     Raises:
         TechniqueError: not even lossless packing worked.
     """
-    confirmed = {}
-    for trial in sorted(filter(search.passes, search.trials), key=_size):
-        if trial in lossless or trial.variant is None:
-            continue
+    confirmed: dict[str, Confirmed] = {}
+    while waiting := [
+        trial
+        for trial in search.trials
+        if search.passes(trial) and trial not in lossless and trial.key not in confirmed
+    ]:
+        trial = min(waiting, key=_size)
+        assert trial.variant is not None  # as it passes
         report = confirming.rescore(trial.variant, Path(trial.path)).report
         found = Confirmed(report, check(target, report))
         confirmed[trial.key] = found
         watcher.confirmed(trial, found)
         if found.passed:
             return trial, confirmed
+        search.attempt_gentler(trial)
     best = min((t for t in lossless if t.variant is not None), key=_size, default=None)
     if best is None or best.variant is None:
         raise TechniqueError(f"lossless packing failed: {lossless[0].error}")
@@ -443,6 +463,7 @@ class _Search:
         self.gates: dict[str, tuple[Gate, ...]] = {}
         self._evaluator, self._target, self._watcher = evaluator, target, watcher
         self._known: dict[str, Trial] = {}
+        self._ladders: list[Ladder] = []
 
     def attempt(self, recipe: Recipe) -> Trial:
         """Apply and measure a recipe; a technique that refuses makes a failed trial."""
@@ -473,6 +494,7 @@ class _Search:
         Quality falls from rung to rung but for noise, so that the rung after the first that
         failed is tried as well.
         """
+        self._ladders.append(ladder)
         low, high = -1, len(ladder.rungs)
         while high - low > 1:
             middle = (low + high) // 2
@@ -480,6 +502,13 @@ class _Search:
             low, high = (middle, high) if passed else (low, middle)
         if high < len(ladder.rungs) - 1:
             self.attempt(ladder.rungs[high + 1])
+
+    def attempt_gentler(self, trial: Trial) -> None:
+        """Try the rung before a trial's, on each ladder that it stands on."""
+        for ladder in self._ladders:
+            keys = [self._evaluator.key(recipe) for recipe in ladder.rungs]
+            if trial.key in keys[1:]:
+                self.attempt(ladder.rungs[keys.index(trial.key) - 1])
 
 
 def _size(trial: Trial) -> int:

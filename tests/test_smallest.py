@@ -5,12 +5,20 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import measure, packed
 from mlflow_compress.cli.main import cli
-from mlflow_compress.records import Accuracy, DatasetRef, Interval, Report
-from mlflow_compress.smallest import EFFORTS, check, halves, ladders, split_rows
+from mlflow_compress.records import Accuracy, DatasetRef, Interval, Recipe, Report, Step
+from mlflow_compress.smallest import (
+    EFFORTS,
+    Ladder,
+    check,
+    halves,
+    ladders,
+    smallest,
+    split_rows,
+)
 from mlflow_compress.targets import AccuracyLimits, Target
 from tests.judged import fidelity as fidelity_of
 from tests.tiny import tiny_model
@@ -123,6 +131,53 @@ def test_rows_that_make_choose_and_confirm_are_disjoint_and_spread():
     choosing, confirming = halves(kept)
     rows = [part.inputs["x"].ravel().tolist() for part in (seen, choosing, confirming)]
     assert rows == [[0, 2, 4, 6, 8], [1, 5, 9], [3, 7]]
+
+
+def linear_model(weights):
+    """Return y = x @ weights."""
+    rows, columns = weights.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", rows])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", columns])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_where_nothing_is_confirmed_gentler_rungs_are_tried(tmp_path):
+    """Rows that choose see large weights alone, rows that confirm the small ones alone."""
+    rng = np.random.default_rng(4)
+    weights = rng.normal(size=(16, 3)).astype(np.float32)
+    weights[8:] /= 30
+    model = linear_model(weights)
+    x = rng.normal(size=(200, 16)).astype(np.float32)
+    rows = measure.Dataset({"x": x}, name="rows")
+    _, confirming = halves(rows)
+    is_confirming = np.isin(x[:, 0], confirming.inputs["x"][:, 0])
+    x[is_confirming, :8] = x[~is_confirming, 8:] = 0
+    ladder = Ladder(
+        "share",
+        tuple(
+            Recipe((Step("share", {"clusters": n}),), "compact") for n in (40, 32, 24, 16, 8, 4, 2)
+        ),
+    )
+    found = smallest(
+        model,
+        limits=AccuracyLimits(),
+        work_dir=tmp_path,
+        evaluation=rows,
+        profile="compact",
+        plan=[ladder],
+    )
+    tried = [trial.key for trial in found.trials if trial.key in found.confirmed]
+    first, *_, last = list(found.confirmed)
+    assert not found.is_lossless
+    assert not found.confirmed[first].passed
+    assert found.confirmed[last].passed
+    assert found.best.key == last
+    assert len(tried) > 2
 
 
 def report(drop=0.0, agreement=1.0, kl=0.0):

@@ -79,26 +79,48 @@ def _none(look: Look) -> None:
     """What is read from a file or on a device is not estimated from rows."""
 
 
-def metric_problem(key: str, metric: str, higher_is_better: bool) -> str:
+def metric_problem(
+    key: str, bound: float, metric: str, *, higher_is_better: bool, unit: str | None
+) -> str:
     """Say why a bound makes no sense for a metric, empty when it does.
 
     Args:
         key: of the limit, such as ``accuracy.min``.
+        bound: the bound.
         metric: the metric's name.
         higher_is_better: False for errors.
+        unit: the metric's; a share is within 0 and 1. None when only scores tell it.
     """
     if key == "accuracy.min" and not higher_is_better:
         return f"{metric} is an error, where less is better: limit max or max_drop instead"
     if key == "accuracy.max" and higher_is_better:
         return f"{metric} is no error, more of it is better: limit min or max_drop instead"
+    if unit == "share" and key != "accuracy.max" and not 0 <= bound <= 1:
+        hint = f" (did you mean {bound / 100:g}?)" if 1 < bound <= 100 else ""
+        return f"{metric} is a share: must be between 0 and 1, got {bound:g}{hint}"
     return ""
 
 
-def _read_metric(report: Report, rows: str | None, key: str) -> Reading:
-    """Return the metric's value, if the bound makes sense for it."""
-    accuracy = report.accuracy
-    problem = accuracy and metric_problem(key, accuracy.metric, accuracy.higher_is_better)
-    return Reading(None, problem) if problem else read_accuracy(report, rows)
+def _of_metric(
+    key: str, read: Callable[[Report, Target, str | None], Reading]
+) -> Callable[[Report, Target, str | None], Reading]:
+    """Return how a number of the metric is read, where the target's bound makes sense for it."""
+
+    def read_if_sound(report: Report, target: Target, rows: str | None) -> Reading:
+        accuracy, bound = report.accuracy, getattr(target.accuracy, key)
+        if accuracy is not None and bound is not None:
+            problem = metric_problem(
+                f"accuracy.{key}",
+                bound,
+                accuracy.metric,
+                higher_is_better=accuracy.higher_is_better,
+                unit=accuracy.unit,
+            )
+            if problem:
+                return Reading(None, problem)
+        return read(report, target, rows)
+
+    return read_if_sound
 
 
 def _plain(value: float, report: Report) -> str:
@@ -208,7 +230,7 @@ _KINDS = (
         sense="least",
         source="labels",
         bound=lambda target: target.accuracy.min,
-        read=lambda report, target, rows: _read_metric(report, rows, "accuracy.min"),
+        read=_of_metric("min", lambda report, target, rows: read_accuracy(report, rows)),
         show=_plain,
         phrase=("accuracy {} or more", _percent),
         scale=_quality,
@@ -221,7 +243,7 @@ _KINDS = (
         sense="most",
         source="labels",
         bound=lambda target: target.accuracy.max,
-        read=lambda report, target, rows: _read_metric(report, rows, "accuracy.max"),
+        read=_of_metric("max", lambda report, target, rows: read_accuracy(report, rows)),
         show=_plain,
         phrase=("an error of at most {}", "{:g}".format),
         scale=_own_size,
@@ -232,7 +254,10 @@ _KINDS = (
         sense="most",
         source="labels",
         bound=lambda target: target.accuracy.max_drop,
-        read=lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
+        read=_of_metric(
+            "max_drop",
+            lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
+        ),
         show=_change,
         phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
         scale=_quality,

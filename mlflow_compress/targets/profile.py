@@ -100,8 +100,8 @@ class AccuracyLimits:
     An output that none of them speaks of keeps the default of its kind.
 
     Attributes:
-        min: least accuracy, 0 to 1, of a metric where more is better.
-        max_drop: largest drop from the source on the same rows, 0 to 1.
+        min: least value of a metric where more is better: 0 to 1 of a share, else in its unit.
+        max_drop: largest drop from the source on the same rows, likewise.
         confidence: when set, the worse end of a number's interval at this level is what is
             limited, not the number itself.
         min_agreement: least share of rows with the source's class, of each output of classes.

@@ -99,11 +99,14 @@ class LimitsSchema(_Strict):
 class AccuracySchema(_Strict):
     """How good a variant has to be."""
 
-    min: Fraction | None = Field(
-        default=None, description="least accuracy, 0 to 1, of a metric where more is better"
+    min: float | None = Field(
+        default=None,
+        description="least value of a metric where more is better: 0 to 1 of a share, else in its "
+        "unit",
     )
-    max_drop: Fraction | None = Field(
-        default=None, description="largest drop from the source, 0 to 1"
+    max_drop: NotNegative | None = Field(
+        default=None,
+        description="largest drop from the source: 0 to 1 of a share, else in the metric's unit",
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
         default=CONFIDENCE,

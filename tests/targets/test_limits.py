@@ -77,6 +77,30 @@ def test_an_accuracy_is_not_bounded_from_above():
     assert (failed, broken, is_served) == ({"error": reason}, {"error"}, False)
 
 
+SISDR = Accuracy("si_sdr", 11.0, 12.0, 1.0, Interval(0.8, 1.2), ROWS, unit="dB")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "limits", "reason"),
+    [
+        (SISDR, {"min": 10.5}, None),
+        (SISDR, {"min": 11.5}, "11 is less than 11.5"),
+        (SISDR, {"max_drop": 1.5}, None),
+        (SISDR, {"max_drop": 1.1}, "1.2 dB (95 % sure) is more than 1.1 dB"),
+        (RIGHT, {"max_drop": 2}, "accuracy is a share: must be between 0 and 1, got 2 (did you "
+                                 "mean 0.02?)"),
+        (RIGHT, {"min": 95}, "accuracy is a share: must be between 0 and 1, got 95 (did you mean "
+                             "0.95?)"),
+    ],
+)  # fmt: skip
+def test_a_bound_is_in_the_metric_s_unit(accuracy, limits, reason):
+    """A share's bound of 2 is no bound, so that it must never pass."""
+    accuracy_limits = AccuracyLimits(**limits, confidence=0.95)
+    failed, broken, is_served = verdicts(variant(accuracy), Target("pi", accuracy=accuracy_limits))
+    assert list(failed.values()) == ([] if reason is None else [reason])
+    assert (broken, is_served) == (set(failed), reason is None)
+
+
 def test_the_schema_takes_the_largest_error_as_a_bound():
     assert load_target({"name": "pi", "accuracy": {"max": 12.5}}).accuracy.max == 12.5
     with pytest.raises(ConfigError, match="max must be greater than or equal to 0, got -1"):
@@ -103,6 +127,14 @@ def test_a_bound_that_makes_no_sense_is_refused_before_anything_runs(key, metric
         plan({"name": "pi", "accuracy": {key: 0.5}}, metric=metric)
     other = {"min": "accuracy", "max": "rmse"}[key]
     assert plan({"name": "pi", "accuracy": {key: 0.5}}, metric=other).targets
+
+
+@pytest.mark.parametrize("key", ["min", "max_drop"])
+def test_a_percentage_of_a_share_is_refused_before_anything_runs(key):
+    message = f"accuracy.{key}: accuracy is a share: must be between 0 and 1, got 2"
+    with pytest.raises(ConfigError, match=message):
+        plan({"name": "pi", "accuracy": {key: 2}})
+    assert plan({"name": "pi", "accuracy": {key: 2}}, metric="si_sdr").targets
 
 
 def test_a_reward_needs_a_latency_that_somebody_measures():

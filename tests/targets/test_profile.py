@@ -90,8 +90,8 @@ OK = {"name": "rpi4", "accuracy": {"max_drop": 0.01}}
     ("change", "message"),
     [
         (
-            {"accuracy": {"max_drop": 5}},
-            "target 'rpi4': max_drop must be between 0 and 1, got 5 (did you mean 0.05?)",
+            {"accuracy": {"min_agreement": 99}},
+            "target 'rpi4': min_agreement must be between 0 and 1, got 99 (did you mean 0.99?)",
         ),
         (
             {"limits": {"sise": "2MB"}},
