@@ -199,7 +199,15 @@ def _look_at_layers(
     )
     notes: list[str] = []
     if mode in ("shrink", "both"):
-        space, cuts = shrink(space, bounds, effects, plan.targets, scored.rows, evaluator.spec.name)
+        space, cuts = shrink(
+            space,
+            bounds,
+            effects,
+            plan.targets,
+            scored.rows,
+            evaluator.spec.name,
+            evaluator.read_by,
+        )
         notes.append(f"space cut: {'; '.join(cuts) or 'nothing'}")
     initial: list[Point] = []
     if mode in ("seed", "both") and plan.strategy.points(space) is None:

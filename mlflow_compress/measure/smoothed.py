@@ -219,7 +219,7 @@ def kl_bound(
     smooth, variance = pairs.mean(table)
     variance += (_MISFIT_KL * smooth) ** 2
     spread = max(float(by_row.var(ddof=1)), _between_rows(pairs, table)) / rows
-    weight = spread / (spread + variance)
+    weight = spread / max(spread + variance, math.ulp(0.0))
     estimate = weight * smooth + (1 - weight) * plain.estimate
     if not min(weight * variance, estimate**2) > 0:
         return plain  # so small that it is no number any more

@@ -19,8 +19,9 @@ from onnx import ModelProto, numpy_helper
 from mlflow_compress import measure
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.measure.outputs import Evidence
-from mlflow_compress.records import Output, Recipe, Step
+from mlflow_compress.records import Fidelity, Output, Recipe, Step
 from mlflow_compress.rows import Array
+from mlflow_compress.search.screen import LEVEL
 from mlflow_compress.search.space import layers_text
 from mlflow_compress.techniques import Context, apply_recipe, validate_recipe
 from mlflow_compress.techniques.onnx_graph import float_weights
@@ -50,6 +51,7 @@ class Effect:
         kl: largest mean KL divergence of an output from the source's, nats; NaN without classes.
         accuracy: the metric's value, NaN without labels.
         error: largest normalised error of an output of numbers; NaN without one.
+        fidelity: closeness of each output by its kind, with intervals at :data:`LEVEL`.
     """
 
     layer: str
@@ -60,6 +62,7 @@ class Effect:
     kl: float
     accuracy: float
     error: float = math.nan
+    fidelity: Fidelity | None = None
 
     @property
     def loss(self) -> float:
@@ -141,7 +144,7 @@ def _effect(
     if model is not judge.source:
         outputs = measure.run(measure.open_session(model), evaluation)
     fidelity = measure.measure_fidelity(
-        outputs, judge.reference, judge.outputs, evaluation, level=None
+        outputs, judge.reference, judge.outputs, evaluation, level=LEVEL
     )
     accuracy = math.nan
     if evaluation.has_labels or measure.MetricSpec.of(judge.metric).labels == "source":
@@ -157,6 +160,7 @@ def _effect(
         math.nan if fidelity.kl is None else fidelity.kl,
         accuracy,
         max(errors, default=math.nan),
+        fidelity,
     )
 
 
@@ -173,6 +177,7 @@ def sensitivity_rows(effects: Sequence[Effect]) -> list[dict[str, object]]:
         {
             key: None if isinstance(value, float) and value != value else value
             for key, value in vars(effect).items()
+            if key != "fidelity"
         }
         for effect in effects
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlflow_compress.records import Accuracy, DatasetRef, Fidelity, Interval
+from mlflow_compress.records import Accuracy, DatasetRef, Interval
 from mlflow_compress.search.dimensions import Choice, Dimension
 from mlflow_compress.search.effects import Effect, allocation
 from mlflow_compress.search.moves import place_of, value_at
@@ -32,9 +32,6 @@ _SPACED = 5
 
 _BUDGETS = 4
 """So many points are proposed per alternative."""
-
-_KL_MARGIN = 2.0
-"""KL has no interval here: it must be so many times the limit before a value goes."""
 
 _GENTLEST_FIRST = {"prune": True, "share": False, "weight_only": False}
 """Whether small values are the gentle ones."""
@@ -92,6 +89,7 @@ def shrink(
     targets: Sequence[Target],
     rows: int,
     metric: str = "accuracy",
+    read_by: Sequence[str] | None = None,
 ) -> tuple[Space, tuple[str, ...]]:
     """Take out what breaks every target's limits on one layer alone; the gentlest value stays.
 
@@ -104,6 +102,7 @@ def shrink(
         targets: a value goes only when no target can take it.
         rows: how many rows the effects were measured on.
         metric: the accuracy metric of the effects.
+        read_by: the outputs that it reads on labelled rows; None when variants have no labels.
 
     Returns:
         The smaller space, and per dimension what was cut.
@@ -115,7 +114,7 @@ def shrink(
     for bound in bounds:
         hopeless = [
             any(
-                _breaks_all(found[key], sources[layer], targets, rows, metric)
+                _breaks_all(found[key], sources[layer], targets, rows, metric, read_by)
                 for layer in bound.layers
                 if (key := (layer, bound.of.technique, value)) in found
             )
@@ -130,11 +129,16 @@ def shrink(
 
 
 def _breaks_all(
-    effect: Effect, source: float, targets: Sequence[Target], rows: int, metric: str
+    effect: Effect,
+    source: float,
+    targets: Sequence[Target],
+    rows: int,
+    metric: str,
+    read_by: Sequence[str] | None,
 ) -> bool:
     """Whether an effect at its best breaks a limit of every target; with no target, never."""
     dataset = DatasetRef("", "", rows)
-    accuracy = fidelity = None
+    accuracy = None
     if not math.isnan(effect.accuracy) and (metric == "accuracy" or metric.startswith("top-")):
         drop = source - effect.accuracy
         # A row counts in a paired drop only where the two answers differ.
@@ -143,9 +147,7 @@ def _breaks_all(
         spread *= NormalDist().inv_cdf((1 + LEVEL) / 2)
         interval = Interval(drop - spread, drop + spread, LEVEL)
         accuracy = Accuracy(metric, effect.accuracy, source, drop, interval, dataset)
-    if not math.isnan(effect.agreement):
-        fidelity = Fidelity(effect.agreement, effect.kl, dataset)
-    look = Look(accuracy, fidelity, LEVEL, doubt=_KL_MARGIN)
+    look = Look(accuracy, effect.fidelity, LEVEL, read_by=read_by)
     return bool(targets) and all(is_out_of_reach(target, look) for target in targets)
 
 

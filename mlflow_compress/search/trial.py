@@ -425,15 +425,14 @@ class TrialEvaluator:
                 outputs, source, self.outputs, some, level=LEVEL, others=self._others
             )
             reference = self._source_score if scored else math.nan
-            read_by = self._read_by if scored else None
-            if reason := screen.hopeless(report, accuracy, fidelity, reference, read_by):
+            if reason := screen.hopeless(report, accuracy, fidelity, reference, self.read_by):
                 raise DroppedError(reason, replace(report, accuracy=accuracy, fidelity=fidelity))
 
     @cached_property
-    def _read_by(self) -> tuple[str, ...]:
-        """The outputs that the metric reads, none when it does not say so."""
+    def read_by(self) -> tuple[str, ...] | None:
+        """The outputs that the metric reads, none when it does not say so; None without labels."""
         accuracy = self._accuracy(self.source_outputs)
-        return () if accuracy is None else tuple(filter(None, accuracy.output.split(", ")))
+        return None if accuracy is None else tuple(filter(None, accuracy.output.split(", ")))
 
     @cached_property
     def _order(self) -> np.ndarray:

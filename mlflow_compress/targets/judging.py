@@ -338,9 +338,6 @@ def _best(look: Look, name: str, measure: Measure) -> float | None:
     if output is None or output.broken:
         return None
     interval = output.intervals.get(measure.name)
-    if interval is not None:
-        return interval.low if measure.sense == "most" else interval.high
-    value = output.measures.get(measure.name)
-    if value is None or math.isinf(look.doubt) or measure.sense == "least":
+    if interval is None:
         return None
-    return value / look.doubt
+    return interval.low if measure.sense == "most" else interval.high

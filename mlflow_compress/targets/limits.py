@@ -16,7 +16,6 @@ from mlflow_compress.targets.looks import (
     best_accuracy,
     best_agreement,
     best_drop,
-    best_kl,
 )
 from mlflow_compress.targets.profile import Target
 from mlflow_compress.targets.readings import (
@@ -288,7 +287,6 @@ _KINDS = (
         show=lambda value, report: f"{value:.4g} nats",
         phrase=("KL divergence up to {} nats", "{:g}".format),
         scale=_own_size,
-        optimistic=best_kl,
     ),
 )
 """In the order in which gates are shown."""

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 from mlflow_compress.records import Accuracy, Fidelity
 
-__all__ = ["Look", "best_accuracy", "best_agreement", "best_drop", "best_kl", "upper"]
+__all__ = ["Look", "best_accuracy", "best_agreement", "best_drop", "upper"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class Look:
         fidelity: on the same rows, or None.
         level: of the intervals whose better ends count.
         source: the source's metric on all rows, NaN when it is not known.
-        doubt: a measure without an interval may turn out better by this factor.
         read_by: the outputs that the metric reads; None when there are no labels.
     """
 
@@ -27,7 +26,6 @@ class Look:
     fidelity: Fidelity | None
     level: float
     source: float = math.nan
-    doubt: float = math.inf
     read_by: Sequence[str] | None = None
 
 
@@ -60,11 +58,3 @@ def best_agreement(look: Look) -> float | None:
     if fidelity is None or fidelity.agreement is None:
         return None
     return upper(fidelity.agreement, fidelity.dataset.rows, look.level)
-
-
-def best_kl(look: Look) -> float | None:
-    """Return the least KL divergence that a look leaves room for, None when it says nothing."""
-    fidelity = look.fidelity
-    if fidelity is None or fidelity.kl is None or math.isinf(look.doubt):
-        return None
-    return fidelity.kl / look.doubt

@@ -164,3 +164,9 @@ def test_the_printed_interval_ends_at_the_bound_and_never_below_the_count():
     interval = flip_interval(source, variant, level=0.9)
     assert interval.high == flip_bound(source, variant, level=0.95).bound
     assert interval.low <= flips(source, variant) <= interval.high
+
+
+def test_a_divergence_whose_square_is_no_number_any_more():
+    source = np.stack([600 + np.arange(8.0), np.zeros(8)], axis=1)
+    bound = kl_bound(source, source - [0, 1])
+    assert 0 < bound.estimate <= bound.bound < 1e-200

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlflow_compress import measure
+from mlflow_compress.records import Output
 from mlflow_compress.search import (
     NullObserver,
     SearchInfo,
@@ -65,11 +66,46 @@ def test_hopeless_values_go_and_what_may_do_stays(measured):
     assert all(point[W1] != 0.99 for point in smaller.points())
 
 
-def test_few_rows_cut_less_than_many(measured):
-    space, bounds, effects = measured
-    limits = [target(min_agreement=0.9)]
-    sizes = [shrink(space, bounds, effects, limits, rows)[0].size for rows in (4, 10**6)]
+def test_few_rows_cut_less_than_many():
+    model, space = normalize(tiny_model()), Space.parse(SPEC)
+    bounds = bind(space, model)
+    sizes = []
+    for rows in (8, 2000):
+        x = np.random.default_rng(1).normal(size=(rows, 16)).astype(np.float32)
+        effects = sensitivity(
+            model,
+            measure.Dataset({"x": x}),
+            Context(),
+            by_layer=levels_of(bounds),
+            outputs=CLASSES,
+        )
+        limits = [target(min_agreement=0.9)]
+        sizes.append(shrink(space, bounds, effects, limits, rows)[0].size)
     assert sizes[0] > sizes[1]
+
+
+def test_values_cut_a_space_as_classes_do(measured):
+    """Nothing here has a class: what a layer bears is the error of what comes out."""
+    space, bounds, _ = measured
+    x = np.random.default_rng(1).normal(size=(400, 16)).astype(np.float32)
+    effects = sensitivity(
+        normalize(tiny_model()),
+        measure.Dataset({"x": x}),
+        Context(),
+        by_layer=levels_of(bounds),
+        outputs=[Output("y", "values", axis=1)],
+    )
+    left = shrink(space, bounds, effects, [target(max_error=0.05)], 400)[0].dimensions_of(0)
+    assert 0.99 not in left[W1].values
+    assert left[SHARED].low > 2
+    assert seed_points(space, bounds, effects)
+
+
+def test_what_labels_judge_is_not_cut_by_the_default_of_its_kind(measured):
+    space, bounds, effects = measured
+    limits = [target(max_drop=0.9)]
+    assert shrink(space, bounds, effects, limits, 400, "f1", ()) == (space, ())
+    assert shrink(space, bounds, effects, limits, 400, "f1") != (space, ())
 
 
 def test_the_gentlest_value_stays_whatever_the_limit(measured):

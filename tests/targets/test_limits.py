@@ -1,6 +1,7 @@
 """A target's limits: what cannot be held to is said, and each number is read where it belongs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from mlflow_compress.plan import make_evaluator, make_plan
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
-    Fidelity,
     Interval,
     Latency,
     Recipe,
@@ -29,11 +29,13 @@ from mlflow_compress.targets import (
     Limits,
     Look,
     Target,
+    is_out_of_reach,
     limits_of,
     load_target,
 )
 from mlflow_compress.targets import Reward as RewardOf
 from mlflow_compress.targets.limits import interval_level
+from tests.judged import fidelity as fidelity_of
 from tests.tiny import labelled_rows, tiny_model
 
 ROWS = DatasetRef("rows", "a" * 64, 1000)
@@ -195,12 +197,12 @@ def test_a_job_measures_drops_at_the_level_that_is_asked_for(tmp_path):
     assert made[0.9][0] != made[0.99][0], "a trial at another level is another trial"
 
 
-def test_kl_without_an_interval_is_out_of_reach_only_beyond_a_doubt():
-    (limit,) = limits_of(Target("pi", accuracy=AccuracyLimits(max_kl=0.1)))
-    fidelity = Fidelity(1.0, 0.3, ROWS)
-    assert not limit.is_out_of_reach(Look(None, fidelity, 0.999))
-    assert not limit.is_out_of_reach(Look(None, fidelity, 0.999, doubt=4.0))
-    assert limit.is_out_of_reach(Look(None, fidelity, 0.999, doubt=2.0))
+def test_without_an_interval_nothing_is_out_of_reach():
+    target = Target("pi", accuracy=AccuracyLimits(max_kl=0.1))
+    seen = fidelity_of(1.0, 0.3, ROWS)
+    bare = replace(seen, outputs=(replace(seen.outputs[0], intervals={}),))
+    assert is_out_of_reach(target, Look(None, seen, 0.999))
+    assert not is_out_of_reach(target, Look(None, bare, 0.999))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
