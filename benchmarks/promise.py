@@ -7,7 +7,8 @@ Calibration rows are drawn anew for each of 20 splits at each of three sizes, an
 ``mlflow_compress.smallest`` delivers is run in plain onnxruntime on 8,000 new rows. So is the file
 that the old rule chooses: best by the estimate on every fourth row, which also ranked the recipes.
 "drop" is ``--max-drop`` with labels, "target" what a target's gates promote of the variants that
-were tried. A source that comes back unchanged keeps every promise, at a rate near 1.
+were tried. A source that comes back unchanged keeps every promise, at a rate near 1. Rows with which
+nothing can be judged, such as 32 of one class, are refused: no file, and no promise.
 
 Writes ``benchmarks/out/promise.json`` after every file, and goes on from there.
 """
@@ -33,7 +34,7 @@ from promise_models import PLANS, Source, new_rows, source
 from threadpoolctl import threadpool_limits
 
 from mlflow_compress import packed
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, ConfigError
 from mlflow_compress.measure import Dataset, weight_bytes
 from mlflow_compress.registry import decide
 from mlflow_compress.smallest import Ladder, ladders, smallest
@@ -237,12 +238,16 @@ def run(case: Case, mnist: Path, effort: int) -> dict[str, Any]:
     rng = np.random.default_rng([case.split, case.rows])
     rows = rng.choice(new.start, case.rows, replace=False)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
-        files = {SEARCH: deliver(chosen, case, rows, Path(folder), effort)}
+        files, refused = {}, {}
+        try:
+            files[SEARCH] = deliver(chosen, case, rows, Path(folder), effort)
+        except ConfigError as error:
+            refused = {"refused": str(error)}
         if case.split % OLD == 0:
             files["old"] = by_the_old_rule(chosen, case, rows, effort)
-        if (promoted := files[SEARCH].promoted) is not None:
+        if SEARCH in files and (promoted := files[SEARCH].promoted) is not None:
             files["target"] = Delivered(*promoted)
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {**refused}
         for rule, file in files.items():
             after = outputs_of(file.data, chosen.inputs[new])
             value = MEASURES[case.gate](before, after, labels)
@@ -265,7 +270,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         groups[result["model"], result["gate"], result["rows"]].append(result)
     lines = [
-        f"{'model':18}{'promise':12}{'rows':>6}{'kept':>10}{'rate':>8}"
+        f"{'model':18}{'promise':12}{'rows':>6}{'kept':>22}{'rate':>8}"
         f"{'target kept':>14}{'rate':>8}{'old kept':>12}{'rate':>8}"
     ]
 
@@ -274,12 +279,14 @@ def table(results: list[dict[str, Any]]) -> str:
         if not those:
             return f"{'-':>{width}}{'-':>8}"
         kept = f"{sum(one['kept'] for one in those)} of {len(those)}"
+        if rule == SEARCH and (refused := sum("refused" in result for result in found)):
+            kept += f", {refused} refused"
         return f"{kept:>{width}}{statistics.median(one['rate'] for one in those):>8.2f}"
 
     order = {name: number for number, name in enumerate(PLANS)}
     for key in sorted(groups, key=lambda key: (order[key[0]], *key[1:])):
         model, gate, rows = key
-        text = f"{model:18}{gate:12}{rows:>6}{cells(groups[key], SEARCH, 10)}"
+        text = f"{model:18}{gate:12}{rows:>6}{cells(groups[key], SEARCH, 22)}"
         lines.append(f"{text}{cells(groups[key], 'target', 14)}{cells(groups[key], 'old', 12)}")
     for rows in sorted({result["rows"] for result in results}):
         those = [result for result in results if result["rows"] == rows]
@@ -337,6 +344,8 @@ def run_all(
     with ProcessPoolExecutor(options.workers, context) as pool:
         pending = {pool.submit(run, case, options.mnist, effort): case for case in cases}
         for number, future in enumerate(as_completed(pending), 1):
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)
             result = future.result()
             results.append(result)
             store()
@@ -352,6 +361,7 @@ def line(result: dict[str, Any]) -> str:
         if rule in result
     ]
     where = f"{result['model']}, {result['gate']}, {result['rows']} rows, split {result['split']}"
+    files += ["refused"] if "refused" in result else []
     return f"{where}: {'; '.join(files)} ({result['seconds']:.1f} s)"
 
 

@@ -167,7 +167,8 @@ def test_the_same_source_under_a_newer_version_keeps_its_variants(demo):
 def test_the_example_that_fine_tunes(demo):
     folder, client, _ = demo
     script = Path(sys.executable).parent / "mlflow-compress"
-    few = ["--set", "search.trials=1"]
+    one = [[{"prune": {"sparsity": 0.95}}, {"entropy_share": {"bits": 2.0}}]]
+    few = ["--set", f"recipes={json.dumps(one)}"]
     name = ["--set", "register_as=lenet-tuned"]
     done = command(folder, script, "run", "compress-finetune.yaml", *few, *name)
     assert "1 run now, 0 reused, 0 failed" in done.stdout
