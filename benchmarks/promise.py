@@ -7,8 +7,8 @@ Calibration rows are drawn anew for each of 20 splits at each of three sizes, an
 ``mlflow_compress.smallest`` delivers is run in plain onnxruntime on 8,000 new rows. So is the file
 that the old rule chooses: best by the estimate on every fourth row, which also ranked the recipes.
 "drop" is ``--max-drop`` with labels, "target" what a target's gates promote of the variants that
-were tried. A source that comes back unchanged keeps every promise, at a rate near 1. Rows with which
-nothing can be judged, such as 32 of one class, are refused: no file, and no promise.
+were tried. A source that comes back unchanged keeps every promise, at a rate near 1. Rows that
+cannot judge, such as 32 of one class, are refused: no file, and no promise.
 
 Writes ``benchmarks/out/promise.json`` after every file, and goes on from there.
 """
@@ -276,11 +276,11 @@ def table(results: list[dict[str, Any]]) -> str:
 
     def cells(found: list[dict[str, Any]], rule: str, width: int) -> str:
         those = [result[rule] for result in found if rule in result]
-        if not those:
-            return f"{'-':>{width}}{'-':>8}"
         kept = f"{sum(one['kept'] for one in those)} of {len(those)}"
         if rule == SEARCH and (refused := sum("refused" in result for result in found)):
             kept += f", {refused} refused"
+        if not those:
+            return f"{kept:>{width}}{'-':>8}"
         return f"{kept:>{width}}{statistics.median(one['rate'] for one in those):>8.2f}"
 
     order = {name: number for number, name in enumerate(PLANS)}
