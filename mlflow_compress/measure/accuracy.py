@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -99,9 +98,7 @@ def measure_accuracy(
     interval = _interval(found, ours, theirs, sign, level, seed)
     if found.name in _RIGHT_OR_WRONG and ours.hits is not None and len(names) == 1:
         kind = next((one for one in kinds if one.name == names[0]), None)
-        interval = _smoothed(interval, kind, variant, source, dataset, others or {})
-        # What a bound by probabilities leaves out was seen all the same.
-        interval = replace(interval, high=max(interval.high, drop))
+        interval = _smoothed(interval, kind, variant, source, dataset, others or {}).including(drop)
     return Accuracy(
         metric=found.name,
         value=value,

@@ -255,6 +255,7 @@ def _fidelity(
     intervals: Mapping[str, Interval],
     broken: int,
 ) -> OutputFidelity:
+    stretched = {name: interval.including(measures[name]) for name, interval in intervals.items()}
     return OutputFidelity(
-        output.name, output.kind, measures, intervals, broken=broken, decision=output.decision
+        output.name, output.kind, measures, stretched, broken=broken, decision=output.decision
     )

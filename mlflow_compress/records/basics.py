@@ -16,6 +16,13 @@ class Interval:
     high: float
     level: float = 0.95
 
+    def including(self, value: float) -> "Interval":
+        """Return the interval, stretched to a value outside it.
+
+        A bound that knows more than the rows at hand may leave out what was counted on these.
+        """
+        return Interval(min(self.low, value), max(self.high, value), self.level)
+
 
 @dataclass(frozen=True)
 class DatasetRef:

@@ -59,6 +59,19 @@ def test_logits_and_their_probabilities_give_the_same(rng):
     assert plain["kl"] == pytest.approx((p * np.log(p / q)).sum(axis=1).mean())
 
 
+def test_an_interval_holds_what_was_counted(rng):
+    """One change of two hundred sure rows: the smoothed bound says that it was bad luck."""
+    logits = rng.normal(size=(200, 5)) * 40
+    other = logits + rng.normal(size=logits.shape) * 1e-3
+    first, second = logits[0].argsort()[-2:]
+    logits[0, first] = logits[0, second] - 1e-4
+    other[0, first] = other[0, second] + 1e-3
+    found = judged(other, logits, "classes", "logits", 1, level=0.95)
+    low, high = found.intervals["agreement"].low, found.intervals["agreement"].high
+    assert found.measures["agreement"] == 0.995
+    assert low <= 0.995 <= high
+
+
 def test_one_column_is_one_class_of_two():
     made = judged(np.array([0.9, 0.2]), np.array([0.8, 0.6]), "classes", "binary").measures
     assert made["agreement"] == 0.5
