@@ -80,7 +80,7 @@ def make_variant():
         latency=True,
         **report,
     ):
-        drop = source_accuracy - accuracy
+        drop = 0.0 if accuracy is None else source_accuracy - accuracy
         middle = sum(ratio) / 2
         return Variant(
             key=key,
@@ -92,7 +92,9 @@ def make_variant():
                     "rate": 1_000_000 / size,
                     "entropy": 1.5,
                     "sha256": "cd" * 32,
-                    "accuracy": Accuracy(
+                    "accuracy": None
+                    if accuracy is None
+                    else Accuracy(
                         "accuracy",
                         accuracy,
                         source_accuracy,

@@ -55,7 +55,7 @@ def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
             "-" if one.version is None else str(one.version),
             one.recipe or "-",
             "-" if one.rate is None else f"{one.rate:.1f}x",
-            "-" if one.accuracy is None else format_score(one.accuracy, one.accuracy_unit),
+            _quality(one),
             _latency(one),
             when(one.since_ms),
             one.run_id or "-",
@@ -70,6 +70,13 @@ def _document(one: "TargetStatus") -> dict[str, Any]:
     data = asdict(one)
     data["since"] = utc(data.pop("since_ms"))
     return data
+
+
+def _quality(one: "TargetStatus") -> str:
+    """Return the accuracy, or without labels the closeness to the source."""
+    if one.accuracy is None:
+        return one.fidelity_text or "-"
+    return format_score(one.accuracy, one.accuracy_unit)
 
 
 def _latency(one: "TargetStatus") -> str:

@@ -1,5 +1,6 @@
 """How the targets of a registered model stand, and how they came to that."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ class TargetStatus:
         rate: compression rate.
         accuracy: accuracy, None without labels.
         accuracy_unit: its unit, as :class:`~mlflow_compress.records.Accuracy` names it.
+        fidelity: closeness to the source, 1 being its own; None where it was not measured.
+        fidelity_text: the same as it is shown, of the output that is furthest off.
         latency_ms: median milliseconds where the target is measured, None when not measured.
         latency_on: that place, with ``(emulated)`` where this machine stands for the device.
         since_ms: when the decision was made that put it there, None when it was none of ours.
@@ -46,6 +49,8 @@ class TargetStatus:
     rate: float | None = None
     accuracy: float | None = None
     accuracy_unit: str = "share"
+    fidelity: float | None = None
+    fidelity_text: str = ""
     latency_ms: float | None = None
     latency_on: str = ""
     since_ms: int | None = None
@@ -110,6 +115,7 @@ def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -
         (p for p in state.problems if p.startswith(f"{state.name} version {version} ")), ""
     )
     report = variant.report if variant is not None else None
+    fidelity = report.fidelity if report is not None else None
     place = next((decision for decision in known if decision.measured_on), None)
     latency = _latency(report, place) if report else None
     expected = state.tags.get(ALIAS_TAG + target, "")
@@ -123,6 +129,8 @@ def _status_of(state: RegistryState, target: str, known: list[LoggedDecision]) -
         rate=report.rate if report else None,
         accuracy=report.accuracy.value if report and report.accuracy else None,
         accuracy_unit=report.accuracy.unit if report and report.accuracy else "share",
+        fidelity=fidelity.quality if fidelity and not math.isnan(fidelity.quality) else None,
+        fidelity_text=fidelity.text if fidelity else "",
         latency_ms=latency.p50 if latency else None,
         latency_on=place.measured_on if latency and place else "",
         since_ms=ours.start_ms if ours else None,

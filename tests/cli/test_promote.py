@@ -6,7 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_compress.cli.main import cli
+from mlflow_compress.records import DatasetRef
 from mlflow_compress.registry import register_variants
+from tests.judged import fidelity
 
 NAME = "lenet-edge"
 PROFILE = """
@@ -192,6 +194,17 @@ def test_status_tells_the_numbers_and_the_decision(promoted, call, ask):
     shown = call("status", NAME).stdout
     for text in ("33.3x", "95.00 %", "1 ms", row["run_id"], "a rollback goes to version 1"):
         assert text in shown, text
+
+
+def test_status_tells_the_closeness_where_there_are_no_labels(add, call, ask, tmp_path):
+    profile = tmp_path / "pi.yaml"
+    profile.write_text("accuracy: {min_agreement: 0.99}\n")
+    close = fidelity(0.995, 0.01, DatasetRef("rows", "a" * 64, 500))
+    add("a", 40_000, fidelity=close, accuracy=None)
+    call("promote", NAME, "--target", str(profile))
+    (row,) = ask("status", NAME)["targets"]
+    assert (row["accuracy"], row["fidelity"]) == (None, 0.995)
+    assert "99.50 % agree" in call("status", NAME).stdout
 
 
 def test_history_tells_every_decision(promoted, call, ask):
