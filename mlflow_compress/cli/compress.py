@@ -1,9 +1,7 @@
 """``mlflow-compress compress``: one ONNX file in, the smallest that keeps its job out."""
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +12,6 @@ from mlflow_compress.records import Gate, Output, Report, Trial
 from mlflow_compress.scratch import ScratchFolder
 
 if TYPE_CHECKING:
-    from mlflow_compress.measure import MetricSpec
     from mlflow_compress.smallest import Smallest
 
 __all__ = ["compress"]
@@ -113,7 +110,7 @@ def compress(
     rows = None if evaluation is None else load_dataset(evaluation, inputs=specs)
     has_labels = labels == "source" or (rows is not None and rows.has_labels)
     scored_by = MetricSpec(metric, labels=labels)
-    wanted = _limits(has_labels, limits, scored_by, options)
+    wanted = _limits(has_labels, limits, options)
     with ScratchFolder() as folder:
         found = smallest(
             model,
@@ -139,22 +136,14 @@ def _load(source: Path) -> Any:
     return resolve(str(source), ".").model
 
 
-def _limits(
-    has_labels: bool, more: Sequence[str], metric: "MetricSpec", options: dict[str, Any]
-) -> Any:
+def _limits(has_labels: bool, more: Sequence[str], options: dict[str, Any]) -> Any:
     """Take the limits out of the options, with the default of what the rows allow."""
-    from mlflow_compress.measure import find_metric
     from mlflow_compress.targets import target_limits
 
     said = {key: options.pop(key) for key in ("max_drop", "min_agreement", "max_kl")}
     said = {key: value for key, value in said.items() if value is not None}
     if has_labels and not said and not more:
         said["max_drop"] = 0.005
-    drop = said.get("max_drop", 0.0)
-    if 1 < drop < math.inf and find_metric(metric).unit not in ("share", None):
-        # Targets, which know no metric, take a drop for a share; this one is in a unit of its own.
-        del said["max_drop"]
-        return replace(target_limits(said, more), max_drop=drop)
     return target_limits(said, more)
 
 
@@ -224,19 +213,10 @@ def _explain(found: "Smallest", source: Path, output: Path) -> None:
 
 def _numbers(report: Report) -> Iterator[str]:
     """Yield each output's numbers, with their intervals, and the metric's."""
-    from mlflow_compress.records import MEASURES
-    from mlflow_compress.report.tables import format_drop, format_quality
+    from mlflow_compress.report.tables import format_drop, format_quality, output_cells
 
     if report.accuracy is not None:
         drop = f"drop {format_drop(report, with_unit=True)} [95 %]"
         yield f"{report.accuracy.metric}: {format_quality(report)}, {drop}"
-    for output in () if report.fidelity is None else report.fidelity.outputs:
-        shown = []
-        for name, value in output.measures.items():
-            text = f"{name} {MEASURES[name].show(value)}"
-            interval = output.intervals.get(name)
-            if interval is not None:
-                ends = (MEASURES[name].show(end) for end in (interval.low, interval.high))
-                text += " [{}, {}]".format(*ends)
-            shown.append(text)
-        yield f"{output.output}: {', '.join(shown)}"
+    for name, _, numbers in output_cells(report):
+        yield f"{name}: {numbers}"

@@ -117,7 +117,7 @@ def front_figure(
                 Scatter(x=x, y=y, mode="lines", name=name, line=dash, hoverinfo="skip")
             )
     labelled = any(variant.report.accuracy is not None for variant in variants)
-    axis = f"accuracy loss, {unit}".removesuffix(", ") if labelled else "changed top-1, points"
+    axis = f"accuracy loss, {unit}".removesuffix(", ") if labelled else "fidelity loss, points"
     figure.update_layout(
         title="Accuracy loss against compression rate",
         xaxis={
@@ -249,13 +249,17 @@ def sensitivity_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw what each layer loses against the bytes that it takes, one line per layer and technique.
 
     Args:
-        rows: ``layer``, ``technique`` (empty for the layer as it is), ``level``, ``bytes`` and
-            ``kl`` of each effect; those without a KL divergence are left out.
+        rows: ``layer``, ``technique`` (empty for the layer as it is), ``level``, ``bytes``, ``kl``
+            and ``error`` of each effect. The error is drawn where there is no KL divergence; those
+            with neither are left out.
     """
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
-    known = [row for row in rows if row["kl"] is not None and row["technique"]]
+    has_classes = any(row["kl"] is not None for row in rows)
+    lost = "kl" if has_classes else "error"
+    known = [row for row in rows if row.get(lost) is not None and row["technique"]]
+    shown = "%{y:.3g} nats" if has_classes else "error %{y:.3g}"
     layers = list(dict.fromkeys(row["layer"] for row in known))
     techniques = list(dict.fromkeys(row["technique"] for row in known))
     for place, layer in enumerate(layers):
@@ -265,10 +269,10 @@ def sensitivity_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
             figure.add_trace(
                 Scatter(
                     x=[row["bytes"] for row in line],
-                    y=[max(row["kl"], 1e-6) for row in line],
+                    y=[max(row[lost], 1e-6) for row in line],
                     name=_plain(f"{layer} · {technique}"),
                     text=[_plain(f"{layer}: {technique} {row['level']:g}") for row in line],
-                    hovertemplate="%{text}<br>%{x} bytes, %{y:.3g} nats<extra></extra>",
+                    hovertemplate=f"%{{text}}<br>%{{x}} bytes, {shown}<extra></extra>",
                     mode="lines+markers",
                     line={"color": COLOURS[place % len(COLOURS)]},
                     marker={"size": 8, "symbol": SYMBOLS[index % len(SYMBOLS)]},
@@ -277,7 +281,12 @@ def sensitivity_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     figure.update_layout(
         title="What each layer bears, all others as in the source",
         xaxis={"title": "bytes of the layer, entropy-coded", "type": "log"},
-        yaxis={"title": "KL divergence of the outputs, nats", "type": "log"},
+        yaxis={
+            "title": "KL divergence of the outputs, nats"
+            if has_classes
+            else "normalised error of the outputs",
+            "type": "log",
+        },
         template="plotly_white",
     )
     return figure

@@ -20,13 +20,15 @@ from mlflow_compress.report.tables import (
     format_quality,
     format_slower,
     layer_rows,
+    output_cells,
     stage_cells,
 )
 
 __all__ = ["DecisionLine", "html_report"]
 
 _STAGES = ("stage", "bytes", "rate", "sparsity", "entropy, bits/weight")
-_SENSITIVITY = ("layer", "technique", "level", "bytes", "KL divergence, nats")
+_OUTPUTS = ("output", "kind", "against the source's [95 %]")
+_SENSITIVITY = ("layer", "technique", "level", "bytes", "KL divergence, nats", "error")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def html_report(
         front_rows=[_row(variant) for variant in front],
         decisions=[decision.cells for decision in decisions],
         variants=[_details(variant) for variant in front],
+        output_head=_OUTPUTS,
         stage_head=_STAGES,
         layer_head=_layer_head(front),
         trial_head=_head("recipe", variants),
@@ -128,13 +131,14 @@ def _figures(
 
 
 def _sensitivity_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    kl = row.get("kl")
+    kl, error = row.get("kl"), row.get("error")
     return (
         str(row["layer"]),
         str(row["technique"] or "as it is"),
         "-" if row.get("level") is None else f"{row['level']:g}",
         f"{row['bytes']:,.0f}",
         "-" if kl is None else f"{kl:.3g}",
+        "-" if error is None else f"{error:.3g}",
     )
 
 
@@ -168,6 +172,7 @@ def _details(variant: Variant) -> dict[str, Any]:
         "label": variant.recipe.label,
         "rate": f"{report.rate:.1f}x",
         "slower": format_slower(report),
+        "outputs": output_cells(report),
         "stages": [stage_cells(stage) for stage in report.stages],
         "layers": [tuple(row.values()) for row in layer_rows(report)],
     }

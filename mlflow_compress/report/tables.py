@@ -16,6 +16,7 @@ __all__ = [
     "front_markdown",
     "layer_rows",
     "markdown_table",
+    "output_cells",
     "stage_cells",
     "stage_markdown",
     "trial_rows",
@@ -96,6 +97,20 @@ def format_quality(report: Report) -> str:
     return "-"
 
 
+def output_cells(report: Report) -> list[tuple[str, str, str]]:
+    """Return each judged output: its name, its kind, and what was measured with its intervals."""
+    found: list[tuple[str, str, str]] = []
+    for output in () if report.fidelity is None else report.fidelity.outputs:
+        shown = [f"NaN or infinite in {output.broken} rows"] if output.broken else []
+        for name, value in output.measures.items():
+            measure, interval = records.MEASURES[name], output.intervals.get(name)
+            shown.append(f"{name} {measure.show(value)}")
+            if interval is not None:
+                shown[-1] += f" [{measure.show(interval.low)}, {measure.show(interval.high)}]"
+        found.append((output.output, output.kind, ", ".join(shown)))
+    return found
+
+
 def trial_rows(trials: Iterable[Trial]) -> list[dict[str, Any]]:
     """Return one row per trial: what was tried and what came of it; None where not measured."""
     return [_trial_row(trial) for trial in trials]
@@ -112,6 +127,7 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "accuracy_drop": None,
         "drop_low": None,
         "drop_high": None,
+        "fidelity": None,
         "agreement": None,
         "kl": None,
         "latency_p50_ms": None,
@@ -131,7 +147,11 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
             "drop_high": accuracy.drop_interval.high,
         }
     if report.fidelity is not None:
-        row |= {"agreement": report.fidelity.agreement, "kl": report.fidelity.kl}
+        row |= {
+            "fidelity": report.fidelity.quality,
+            "agreement": report.fidelity.agreement,
+            "kl": report.fidelity.kl,
+        }
     if report.latency:
         row["latency_p50_ms"] = report.latency[0].p50
         row["latency_ratio"] = report.latency[0].ratio

@@ -10,6 +10,7 @@ from mlflow_compress.records import (
     Latency,
     LayerReport,
     OperatorTime,
+    OutputFidelity,
     Recipe,
     Report,
     StageReport,
@@ -26,7 +27,9 @@ from mlflow_compress.report import (
     stage_markdown,
     trial_rows,
 )
-from mlflow_compress.report.tables import format_bytes, format_drop
+from mlflow_compress.report.figures import sensitivity_figure
+from mlflow_compress.report.page import html_report
+from mlflow_compress.report.tables import format_bytes, format_drop, output_cells
 from tests.judged import fidelity as fidelity_of
 
 ROWS = DatasetRef("rows", "0" * 64, 1000)
@@ -97,6 +100,30 @@ def test_front_table_lists_smallest_first_and_who_won():
 def test_without_labels_agreement_stands_in():
     assert "97.00 % agree" in front_markdown([trial(labelled=False)])
     assert "| source | 1,000,000 | 1.00x |" in stage_markdown(trial().variant.report)
+
+
+def test_each_output_has_its_numbers_on_the_page():
+    given = trial(labelled=False)
+    report = given.variant.report
+    broken = OutputFidelity("price", "values", {"error": math.nan}, broken=3)
+    both = replace(report.fidelity, outputs=(*report.fidelity.outputs, broken))
+    variant = replace(given.variant, report=replace(report, fidelity=both))
+    classes, values = output_cells(variant.report)
+    assert classes[:2] == ("y", "classes")
+    assert classes[2].startswith("agreement 97.00 % [97.00 %, 97.00 %], kl 0.01 nats")
+    assert values == ("price", "values", "NaN or infinite in 3 rows, error nan")
+    page = html_report([replace(given, variant=variant)], title="t", source="models:/t/1")
+    assert "NaN or infinite in 3 rows" in page
+
+
+def test_what_a_layer_bears_is_drawn_by_its_error_where_there_are_no_classes():
+    rows = [
+        {"layer": "w", "technique": "prune", "level": level, "bytes": 10, "kl": None, "error": 0.2}
+        for level in (0.5, 0.9)
+    ]
+    figure = sensitivity_figure(rows)
+    assert list(figure.data[0].y) == [0.2, 0.2]
+    assert "error" in figure.layout.yaxis.title.text
 
 
 def test_front_figure_has_a_trace_per_mix_and_the_front():
