@@ -11,10 +11,11 @@ import onnx
 from onnx import numpy_helper
 
 from mlflow_compress.measure.outputs.classes import class_numbers
+from mlflow_compress.measure.outputs.tell import reached_from
 from mlflow_compress.records import Output
 from mlflow_compress.rows import Array, Ragged
 
-__all__ = ["constant_answers", "shuffled"]
+__all__ = ["constant_answers", "shuffled", "weighted"]
 
 _SPREAD = 4
 """So many rows, spread over all, have their answer given for every row."""
@@ -77,17 +78,31 @@ def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto | None:
     rng = np.random.default_rng([seed, 0x5F])
     mixed = onnx.ModelProto()
     mixed.CopyFrom(model)
-    changed = False
-    for tensor in mixed.graph.initializer:
-        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16,
-                                    onnx.TensorProto.DOUBLE):  # fmt: skip
-            continue
+    tensors = list(_weights(mixed))
+    for tensor in tensors:
         values = numpy_helper.to_array(tensor)
-        if values.size < 2 or (values == values.flat[0]).all():
-            continue
         order = rng.permutation(values.size)
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(values.reshape(-1)[order].reshape(values.shape)))
         tensor.name = name
-        changed = True
-    return mixed if changed else None
+    return mixed if tensors else None
+
+
+def weighted(model: onnx.ModelProto) -> set[str]:
+    """Return the outputs that depend on what :func:`shuffled` shuffles.
+
+    An input that is passed on, or a mask made of it, comes out the same whatever the weights are.
+    """
+    reached = reached_from(model, (tensor.name for tensor in _weights(model)))
+    return {value.name for value in model.graph.output} & reached
+
+
+def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the float weights whose values are not all equal."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16,
+                                    onnx.TensorProto.DOUBLE):  # fmt: skip
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size > 1 and not (values == values.flat[0]).all():
+            yield tensor

@@ -234,3 +234,17 @@ def test_texts_are_looked_at_as_well(check):
     names = answers(model, x)
     with pytest.raises(ConfigError, match=f"output 'y' cannot be judged .*{CONSTANT}"):
         check(model, x[names == "bee"])
+
+
+def test_an_output_that_no_weight_reaches_is_judged_by_constant_answers_alone(check):
+    """Sentence encoders give the mask back beside the vectors."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Neg", ["x"], ["passed on"]),
+    ]
+    model = made(nodes, {"y": 4, "passed on": 16}, w=weights(16, 4))
+    check(model, features())
+    still = features()
+    still[:] = still[:1]
+    with pytest.raises(ConfigError, match=CONSTANT):
+        check(model, still)

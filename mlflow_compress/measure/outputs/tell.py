@@ -7,7 +7,7 @@ costs the model.
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from mlflow_compress.measure.outputs.values import channel_axis
 from mlflow_compress.records import Kind, Output
 from mlflow_compress.rows import Array
 
-__all__ = ["Evidence", "tell_outputs"]
+__all__ = ["Evidence", "reached_from", "tell_outputs"]
 
 _TRANSPARENT = frozenset(
     ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Dropout")
@@ -88,7 +88,9 @@ def tell_outputs(evidence: Evidence) -> tuple[Output, ...]:
     model = evidence.model
     _check_names(evidence)
     made_by = {name: node for node in model.graph.node for name in node.output if name}
-    reached = _reached(model)
+    fixed = {tensor.name for tensor in model.graph.initializer}
+    given = (value.name for value in model.graph.input)
+    reached = reached_from(model, (name for name in given if name not in fixed))
     told = []
     for name, rows in evidence.outputs.items():
         origin = _origin(name, made_by)
@@ -414,10 +416,9 @@ def _is_state(name: str, model: onnx.ModelProto, made_by: Mapping[str, onnx.Node
     return any(begin in inputs for begin in begins)
 
 
-def _reached(model: onnx.ModelProto) -> set[str]:
-    """Return the names of all values that depend on an input of the model."""
-    fixed = {tensor.name for tensor in model.graph.initializer}
-    reached = {value.name for value in model.graph.input} - fixed
+def reached_from(model: onnx.ModelProto, names: Iterable[str]) -> set[str]:
+    """Return the names of all values of the main graph that depend on some of them."""
+    reached = set(names)
     changed = True
     while changed:  # nodes are sorted, so that once is enough for a valid model
         before = len(reached)
