@@ -134,7 +134,7 @@ CASES = (
          scores.notes, _PITCH, batch=4),
     Case("silero", "recurrent, state", "silero-vad", sound.silero, scores.speech,
          "silero_vad.onnx", axes={"state": 1, "sr": None}, replay=_stream,
-         arguments=(*_STREAMED, "--limit", "error=0.001")),
+         arguments=(*_STREAMED, "--limit", "error=1e-6")),
     Case("silero_16k", "recurrent, state", "silero-vad", sound.silero_16k, scores.speech,
          "silero_vad_half.onnx", axes={"state": 1}, replay=_stream,
          arguments=(*_STREAMED, "--limit", "error=0.001")),
