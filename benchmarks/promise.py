@@ -35,10 +35,17 @@ from threadpoolctl import threadpool_limits
 
 from mlflow_compress import packed
 from mlflow_compress.errors import CompressError, ConfigError
-from mlflow_compress.measure import Dataset, weight_bytes
+from mlflow_compress.measure import (
+    Dataset,
+    measure_accuracy,
+    measure_fidelity,
+    open_session,
+    weight_bytes,
+)
+from mlflow_compress.measure import run as run_rows
 from mlflow_compress.registry import decide
-from mlflow_compress.smallest import Ladder, ladders, smallest
-from mlflow_compress.targets import AccuracyLimits, Target
+from mlflow_compress.smallest import Ladder, Smallest, ladders, smallest, split_rows
+from mlflow_compress.targets import AccuracyLimits
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 
 OUT = Path(__file__).parent / "out" / "promise.json"
@@ -123,15 +130,36 @@ def deliver(chosen: Source, case: Case, rows: np.ndarray, folder: Path, effort: 
         effort=effort,
         seed=case.split,
     )
-    done = [trial for trial in found.trials if trial.variant is not None]
-    variants = [replace(t.variant, version=n) for n, t in enumerate(done, 1) if t.variant]
-    decision = decide(variants, Target("device", accuracy=limits))
-    promoted = None
-    if decision.version is not None:
-        trial = done[decision.version - 1]
-        promoted = Path(trial.path).read_bytes(), variants[decision.version - 1].report.rate
     assert found.best.variant is not None
-    return Delivered(Path(found.best.path).read_bytes(), found.best.variant.report.rate, promoted)
+    kept = split_rows(calibration)[1] if evaluation is None else evaluation
+    return Delivered(
+        Path(found.best.path).read_bytes(),
+        found.best.variant.report.rate,
+        promote(chosen, found, kept),
+    )
+
+
+def promote(chosen: Source, found: Smallest, rows: Dataset) -> tuple[bytes, float] | None:
+    """Return what a target with the same limits promotes, each variant judged on the same rows."""
+    before = run_rows(open_session(chosen.model), rows)
+    files = [trial for trial in found.trials if trial.variant is not None]
+    variants = []
+    for number, trial in enumerate(files, 1):
+        assert trial.variant is not None
+        after = run_rows(packed.load(trial.path, threads=1), rows)
+        accuracy = None
+        if rows.has_labels:
+            accuracy = measure_accuracy(after, before, rows, kinds=found.outputs)
+        report = replace(
+            trial.variant.report,
+            accuracy=accuracy,
+            fidelity=measure_fidelity(after, before, found.outputs, rows),
+        )
+        variants.append(replace(trial.variant, report=report, version=number))
+    version = decide(variants, found.target).version
+    if version is None:
+        return None
+    return Path(files[version - 1].path).read_bytes(), variants[version - 1].report.rate
 
 
 def by_the_old_rule(chosen: Source, case: Case, rows: np.ndarray, effort: int) -> Delivered:
