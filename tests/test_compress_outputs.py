@@ -182,3 +182,16 @@ def test_rows_of_one_class_and_saturated_outputs_are_refused(compress, tmp_path)
         assert done.exit_code == 2, done.output
         assert f"output {name} cannot be judged" in done.stderr
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_the_metric_reads_the_output_that_is_named(compress):
+    model = net([("level", 1, "", 0), ("vector", 8, "", 0)])
+    words = ["--metric", "cosine", "--labels", "source", "--max-drop", "0.01"]
+    done = compress(model, *words, "--metric-output", "vector", "--evaluation", "rows.npz")
+    assert done.exit_code == 0, done.output
+    assert "gate: error of level " in done.stdout
+    assert "gate: error of vector" not in done.stdout
+    wrong = compress(model, *words, "--metric-output", "vektor", "--evaluation", "rows.npz",
+                     "--force")  # fmt: skip
+    assert wrong.exit_code in (2, 4)
+    assert "did you mean vector?" in wrong.stderr

@@ -34,6 +34,7 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option("--evaluation", metavar="DATA", help="Rows to check the result on, with labels.")
 @click.option("--metric", default="accuracy", show_default=True, help="Or module:function.")
+@click.option("--metric-output", metavar="NAME", help="Output that the metric reads [the first that suits it].")
 @click.option(
     "--labels",
     type=click.Choice(["data", "source"]),
@@ -89,7 +90,7 @@ _FRACTION = click.FloatRange(0, 1)
 @FORCE
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
-    limits: tuple[str, ...], kinds: tuple[str, ...], metric: str,
+    limits: tuple[str, ...], kinds: tuple[str, ...], metric: str, metric_output: str | None,
     labels: Literal["data", "source"], inputs: tuple[str, ...], force: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make IN.onnx as small as it gets while it still does its job.
@@ -109,7 +110,7 @@ def compress(
     model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation, inputs=specs)
     has_labels = labels == "source" or (rows is not None and rows.has_labels)
-    scored_by = MetricSpec(metric, labels=labels)
+    scored_by = MetricSpec(metric, metric_output, labels=labels)
     wanted = _limits(has_labels, limits, options)
     with ScratchFolder() as folder:
         found = smallest(
