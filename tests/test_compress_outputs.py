@@ -195,3 +195,16 @@ def test_the_metric_reads_the_output_that_is_named(compress):
                      "--force")  # fmt: skip
     assert wrong.exit_code in (2, 4)
     assert "did you mean vector?" in wrong.stderr
+
+
+def test_a_mask_that_is_passed_on_costs_nothing(compress):
+    """Counting equal masks of 20 rows would never come to 99 % for sure."""
+    model = net([("level", 1, "", 0)])
+    model.graph.node.append(helper.make_node("Greater", ["x", "limit"], ["mask_out"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(-9), "limit"))
+    model.graph.output.append(
+        helper.make_tensor_value_info("mask_out", TensorProto.BOOL, ["n", 12])
+    )
+    done = compress(model, rows=80)
+    assert done.exit_code == 0, done.output
+    assert "gate: agreement of mask_out 100.00 % is at least 99.00 %" in done.stdout

@@ -34,7 +34,11 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option("--evaluation", metavar="DATA", help="Rows to check the result on, with labels.")
 @click.option("--metric", default="accuracy", show_default=True, help="Or module:function.")
-@click.option("--metric-output", metavar="NAME", help="Output that the metric reads [the first that suits it].")
+@click.option(
+    "--metric-output",
+    metavar="NAME",
+    help="Output that the metric reads [the first that suits it].",
+)
 @click.option(
     "--labels",
     type=click.Choice(["data", "source"]),

@@ -61,7 +61,8 @@ def measure_fidelity(
             raise DataError(
                 f"output {output.name!r} is missing; the model gives {', '.join(variant)}"
             )
-        found.append(_JUDGES[output.kind](output, variant, source, level, others or {}))
+        asked = None if output.is_fixed else level
+        found.append(_JUDGES[output.kind](output, variant, source, asked, others or {}))
     found = _as_one_decision(found, outputs)
     classes = [one.measures for one in found if one.kind == "classes"]
     divergences = [one["kl"] for one in classes if "kl" in one]

@@ -11,11 +11,10 @@ import onnx
 from onnx import numpy_helper
 
 from mlflow_compress.measure.outputs.classes import class_numbers
-from mlflow_compress.measure.outputs.tell import reached_from
 from mlflow_compress.records import Output
 from mlflow_compress.rows import Array, Ragged
 
-__all__ = ["constant_answers", "shuffled", "weighted"]
+__all__ = ["constant_answers", "shuffled"]
 
 _SPREAD = 4
 """So many rows, spread over all, have their answer given for every row."""
@@ -86,15 +85,6 @@ def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto | None:
         tensor.CopyFrom(numpy_helper.from_array(values.reshape(-1)[order].reshape(values.shape)))
         tensor.name = name
     return mixed if tensors else None
-
-
-def weighted(model: onnx.ModelProto) -> set[str]:
-    """Return the outputs that depend on what :func:`shuffled` shuffles.
-
-    An input that is passed on, or a mask made of it, comes out the same whatever the weights are.
-    """
-    reached = reached_from(model, (tensor.name for tensor in _weights(model)))
-    return {value.name for value in model.graph.output} & reached
 
 
 def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlflow_compress import measure
 from mlflow_compress.errors import CompressError, ConfigError
-from mlflow_compress.measure.yardstick import constant_answers, shuffled, weighted
+from mlflow_compress.measure.yardstick import constant_answers, shuffled
 from mlflow_compress.records import Report
 from mlflow_compress.rows import Array
 from mlflow_compress.search.trial import TrialEvaluator
@@ -35,22 +35,21 @@ def check_yardstick(evaluator: TrialEvaluator, targets: Sequence[Target]) -> Non
     Raises:
         ConfigError: names the target, the output, what passes, and what to do.
     """
-    for worthless, outputs, told in _worthless(evaluator):
+    fixed = {output.name for output in evaluator.outputs if output.is_fixed}
+    for worthless, outputs in _worthless(evaluator):
         report = evaluator.judged(outputs)
         for target in targets:
             whose = f" by target {target.name!r}" if len(targets) > 1 else ""
             for output, limits in _by_output(target, report).items():
-                if output in told and all(limit.gate(report).passed for limit in limits):
+                if output not in fixed and all(limit.gate(report).passed for limit in limits):
                     found = "; ".join(limit.verdict(report) for limit in limits)
                     passes = f"{worthless} passes ({found})"
                     raise ConfigError(_refusal(evaluator, target, output, whose, passes))
 
 
-def _worthless(evaluator: TrialEvaluator) -> Iterator[tuple[str, Mapping[str, Array], set[str]]]:
-    """Yield what is worth nothing, what it gives, and which outputs are worth nothing by it."""
-    every = {output.name for output in evaluator.outputs} | {_LABELS}
+def _worthless(evaluator: TrialEvaluator) -> Iterator[tuple[str, Mapping[str, Array]]]:
     for outputs in constant_answers(evaluator.source_outputs, evaluator.outputs):
-        yield "a model that always answers the same", outputs, every
+        yield "a model that always answers the same", outputs
     mixed = shuffled(evaluator.source, evaluator.seed)
     if mixed is None:
         return
@@ -58,8 +57,7 @@ def _worthless(evaluator: TrialEvaluator) -> Iterator[tuple[str, Mapping[str, Ar
         outputs = measure.run(measure.open_session(mixed), evaluator.evaluation)
     except CompressError:
         return  # what does not run passes nothing
-    told = weighted(evaluator.source) | {_LABELS}
-    yield "the source with its weights shuffled", outputs, told
+    yield "the source with its weights shuffled", outputs
 
 
 def _by_output(target: Target, report: Report) -> dict[str, list[Limit]]:

@@ -379,7 +379,9 @@ class Limit:
         reading = self.read(report)
         if reading.value is None:
             return reading.problem
-        return f"{self.name.replace('_', ' ')} {self._compared(reading, reading.value, report)}"
+        # the name of an output stays as it is
+        name = self.name if self.kind.output else self.name.replace("_", " ")
+        return f"{name} {self._compared(reading, reading.value, report)}"
 
     def within(self, share: float) -> "Limit":
         """Return the limit with only a share of its bound to use."""

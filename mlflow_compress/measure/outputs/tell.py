@@ -7,7 +7,7 @@ costs the model.
 
 import ast
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,11 +16,12 @@ import onnx
 
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.measure.outputs.given import as_given
+from mlflow_compress.measure.outputs.reach import reached_by_inputs, reached_by_weights
 from mlflow_compress.measure.outputs.values import channel_axis
 from mlflow_compress.records import Kind, Output
 from mlflow_compress.rows import Array
 
-__all__ = ["Evidence", "reached_from", "tell_outputs"]
+__all__ = ["Evidence", "tell_outputs"]
 
 _TRANSPARENT = frozenset(
     ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Dropout")
@@ -88,16 +89,15 @@ def tell_outputs(evidence: Evidence) -> tuple[Output, ...]:
     model = evidence.model
     _check_names(evidence)
     made_by = {name: node for node in model.graph.node for name in node.output if name}
-    fixed = {tensor.name for tensor in model.graph.initializer}
-    given = (value.name for value in model.graph.input)
-    reached = reached_from(model, (name for name in given if name not in fixed))
+    reached, weighted = reached_by_inputs(model), reached_by_weights(model)
     told = []
     for name, rows in evidence.outputs.items():
         origin = _origin(name, made_by)
         output = _tell(name, rows, origin, made_by, evidence)
         if name not in reached and not output.is_given:
             output = Output(name, "ignore", reason="it does not depend on the inputs")
-        told.append(replace(output, decision=_decision(name, made_by)))
+        output = replace(output, decision=_decision(name, made_by))
+        told.append(replace(output, is_fixed=name not in weighted))
     told = _joined(_as_asked(told, evidence), evidence)
     if all(output.kind == "ignore" for output in told):
         raise ConfigError(
@@ -414,25 +414,3 @@ def _is_state(name: str, model: onnx.ModelProto, made_by: Mapping[str, onnx.Node
     inputs = {value.name for value in model.graph.input}
     begins = [_origin(value, made_by).tensor for value in origin.node.input[5:7] if value]
     return any(begin in inputs for begin in begins)
-
-
-def reached_from(model: onnx.ModelProto, names: Iterable[str]) -> set[str]:
-    """Return the names of all values of the main graph that depend on some of them."""
-    reached = set(names)
-    changed = True
-    while changed:  # nodes are sorted, so that once is enough for a valid model
-        before = len(reached)
-        for node in model.graph.node:
-            if any(name in reached for name in _reads(node)):
-                reached |= {name for name in node.output if name}
-        changed = len(reached) != before
-    return reached
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names |= _reads(inner)
-    return names
