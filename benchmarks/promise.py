@@ -304,7 +304,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
     def cells(found: list[dict[str, Any]], rule: str, width: int) -> str:
         those = [result[rule] for result in found if rule in result]
-        kept = f"{sum(one['kept'] for one in those)} of {len(those)}"
+        kept = f"{sum(one['kept'] for one in those)} of {len(those)}" if those else "-"
         if rule == SEARCH and (refused := sum("refused" in result for result in found)):
             kept += f", {refused} refused"
         if not those:

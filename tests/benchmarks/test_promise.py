@@ -50,8 +50,12 @@ def test_the_table_counts_what_was_kept(promise):
         row = {"model": "prices", "gate": "values", "rows": 64, "split": split, "seconds": 1.0}
         return {**row, "compress": file, **({} if split else {"old": {**file, "kept": False}})}
 
-    text = promise.table([result(0, True, 4.0), result(1, False, 6.0), result(2, True, 5.0)])
+    refused = {**result(3, True, 1.0), "refused": "one class"}
+    del refused["compress"]
+    text = promise.table(
+        [result(0, True, 4.0), result(1, False, 6.0), result(2, True, 5.0), refused]
+    )
     (row,) = [line for line in text.splitlines() if line.startswith("prices")]
-    assert row.split() == ["prices", "values", "64", "2", "of", "3", "5.00", "-", "-",
+    assert row.split() == ["prices", "values", "64", "2", "of", "3,", "1", "refused", "5.00", "-", "-",
                            "0", "of", "1", "4.00"]  # fmt: skip
     assert "kept with 64 rows: compress 66.7 %, old 0.0 %" in text
