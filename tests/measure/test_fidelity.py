@@ -235,6 +235,15 @@ def test_boxes_of_a_raw_head_are_matched_by_place_and_class(rng):
     assert judged(swapped, source, "boxes", "cxcywh", 1, scores=4).measures["recall"] == 0
 
 
+def test_few_boxes_say_little_even_where_all_are_right(rng):
+    source = raw_boxes(rng)
+    few = judged(source, source, "boxes", "cxcywh", 1, level=0.95, scores=4).intervals
+    many = np.concatenate([source] * 20)
+    sure = judged(many, many, "boxes", "cxcywh", 1, level=0.95, scores=4).intervals
+    for name in ("precision", "recall", "map"):
+        assert few[name].low < 0.95 < sure[name].low <= sure[name].high == 1
+
+
 def test_boxes_that_find_nothing_are_not_right(rng):
     source = raw_boxes(rng)
     nothing = judged(np.zeros_like(source), source, "boxes", "cxcywh", 1, scores=4)
