@@ -1,6 +1,6 @@
 """Whether what ``compress`` delivers keeps its promise on new rows, and what that costs in size.
 
-    MNIST_DIR=… python benchmarks/promise.py            # two hours on two cores
+    MNIST_DIR=… python benchmarks/promise.py --effort 1   # about an hour of CPU time
     MNIST_DIR=… python benchmarks/promise.py --quick    # a sample, in some five minutes
 
 Calibration rows are drawn anew for each of 20 splits at each of three sizes, and the file that
