@@ -151,5 +151,5 @@ CASES = (
                     "--min-agreement", "0.995")),
     Case("arenc", "token encoder", "arabic-name-romanizer", names.encoder,
          scores.spelled, "resources/encoder.onnx", batch=64, replay=_encoder,
-         arguments=("--limit", "error=0.00005")),
+         arguments=("--limit", "error=1e-5")),
 )  # fmt: skip
