@@ -100,28 +100,6 @@ def metric_problem(
     return ""
 
 
-def _of_metric(
-    key: str, read: Callable[[Report, Target, str | None], Reading]
-) -> Callable[[Report, Target, str | None], Reading]:
-    """Return how a number of the metric is read, where the target's bound makes sense for it."""
-
-    def read_if_sound(report: Report, target: Target, rows: str | None) -> Reading:
-        accuracy, bound = report.accuracy, getattr(target.accuracy, key)
-        if accuracy is not None and bound is not None:
-            problem = metric_problem(
-                f"accuracy.{key}",
-                bound,
-                accuracy.metric,
-                higher_is_better=accuracy.higher_is_better,
-                unit=accuracy.unit,
-            )
-            if problem:
-                return Reading(None, problem)
-        return read(report, target, rows)
-
-    return read_if_sound
-
-
 def _plain(value: float, report: Report) -> str:
     return f"{value:.4g}"
 
@@ -229,7 +207,7 @@ _KINDS = (
         sense="least",
         source="labels",
         bound=lambda target: target.accuracy.min,
-        read=_of_metric("min", lambda report, target, rows: read_accuracy(report, rows)),
+        read=lambda report, target, rows: read_accuracy(report, rows),
         show=_plain,
         phrase=("accuracy {} or more", _percent),
         scale=_quality,
@@ -242,7 +220,7 @@ _KINDS = (
         sense="most",
         source="labels",
         bound=lambda target: target.accuracy.max,
-        read=_of_metric("max", lambda report, target, rows: read_accuracy(report, rows)),
+        read=lambda report, target, rows: read_accuracy(report, rows),
         show=_plain,
         phrase=("an error of at most {}", "{:g}".format),
         scale=_own_size,
@@ -253,10 +231,7 @@ _KINDS = (
         sense="most",
         source="labels",
         bound=lambda target: target.accuracy.max_drop,
-        read=_of_metric(
-            "max_drop",
-            lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
-        ),
+        read=lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
         show=_change,
         phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
         scale=_quality,
@@ -334,6 +309,17 @@ class Limit:
             report: the numbers of a variant.
             rows: digest of today's evaluation rows; what was measured on others is stale.
         """
+        accuracy = report.accuracy
+        if self.source == "labels" and accuracy is not None:
+            problem = metric_problem(
+                self.key,
+                self.bound,
+                accuracy.metric,
+                higher_is_better=accuracy.higher_is_better,
+                unit=accuracy.unit,
+            )
+            if problem:
+                return Reading(None, problem)
         return self.kind.read(report, self.target, rows)
 
     def excess(self, value: float) -> float:
