@@ -27,6 +27,7 @@ from mlflow_compress.search import (
     StepCache,
     Strategy,
     TrialEvaluator,
+    check_limits,
     check_yardstick,
     get_executor,
     get_strategy,
@@ -34,7 +35,7 @@ from mlflow_compress.search import (
     usual_workers,
 )
 from mlflow_compress.targets import Target, limits_of, load_target
-from mlflow_compress.targets.limits import interval_level, metric_problem
+from mlflow_compress.targets.limits import interval_level
 
 if TYPE_CHECKING:
     import onnx
@@ -108,7 +109,14 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     calibration = given.get("calibration") or _load_optional(data.calibration, data)
     train = given.get("train") or _load_optional(data.train, data)
     _check_rows(space, where, calibration, train)
-    _check_limits(config.data, targets, evaluation)
+    for target in targets:
+        check_limits(
+            limits_of(target),
+            metric_of(config.data),
+            evaluation,
+            named=lambda limit: f"target {limit.target.name!r}: {limit.key}",
+            remedy="set data.labels: source, or use min_agreement or another that needs none",
+        )
     objectives = _objectives(config, targets, evaluation)
     trials = int(min(config.search.trials, space.size))
     _check_workers(config)
@@ -186,31 +194,6 @@ def metric_of(data: DataConfig) -> measure.MetricSpec:
 
 def _is_labelled(data: DataConfig, evaluation: measure.Dataset) -> bool:
     return evaluation.has_labels or data.labels == "source"
-
-
-def _check_limits(data: DataConfig, targets: Sequence[Target], evaluation: measure.Dataset) -> None:
-    """Refuse limits that need labels which are not there, or that the metric cannot be held to."""
-    metric = metric_of(data)
-    for target in targets:
-        for limit in limits_of(target):
-            if limit.source != "labels":
-                continue
-            if not _is_labelled(data, evaluation):
-                raise ConfigError(
-                    f"target {target.name!r}: {limit.key} needs labels, and data.evaluation "
-                    f"{evaluation.name!r} has none: add an array 'labels', set data.labels: "
-                    "source, or use min_agreement or max_kl"
-                )
-            found = measure.find_metric(metric)
-            problem = metric_problem(
-                limit.key,
-                limit.bound,
-                metric.name,
-                higher_is_better=found.higher_is_better,
-                unit=found.unit,
-            )
-            if problem:
-                raise ConfigError(f"target {target.name!r}: {limit.key}: {problem}")
 
 
 def _objectives(

@@ -28,9 +28,13 @@ from mlflow_compress.records import (
     Step,
     Trial,
 )
-from mlflow_compress.search import TrialEvaluator, check_yardstick, look_at_source
+from mlflow_compress.search import (
+    TrialEvaluator,
+    check_limits,
+    check_yardstick,
+    look_at_source,
+)
 from mlflow_compress.targets import AccuracyLimits, Target, judge, limits_of
-from mlflow_compress.targets.limits import metric_problem
 
 __all__ = [
     "EFFORTS",
@@ -340,7 +344,14 @@ def smallest(
         calibration, evaluation = split_rows(calibration)
     watcher = watcher or Watcher()
     target = Target("compress", accuracy=limits)
-    _check_labels(target, evaluation, measure.MetricSpec.of(metric))
+    check_limits(
+        limits_of(target),
+        measure.MetricSpec.of(metric),
+        evaluation,
+        named=lambda limit: f"--{limit.key.removeprefix('accuracy.').replace('_', '-')}",
+        remedy="take the source's outputs with --labels source, or limit what needs none, such as "
+        "--min-agreement",
+    )
     fitted = measure.fit_rows(normal, evaluation, calibration, specs=specs, stream=stream)
     kinds = look_at_source(model, normal, fitted.evaluation, outputs, [target])
     watcher.outputs(kinds)
@@ -383,30 +394,6 @@ def smallest(
         target,
         kinds,
     )
-
-
-def _check_labels(target: Target, evaluation: measure.Dataset, metric: measure.MetricSpec) -> None:
-    """Refuse limits that need labels which are not there, or that the metric cannot be held to."""
-    for limit in limits_of(target):
-        if limit.source != "labels":
-            continue
-        option = limit.key.removeprefix("accuracy.").replace("_", "-")
-        if metric.labels != "source" and not evaluation.has_labels:
-            raise ConfigError(
-                f"--{option} needs labels, and data {evaluation.name!r} has none: add an array "
-                "'labels', take the source's outputs with --labels source, or limit what needs "
-                "none, such as --min-agreement"
-            )
-        found = measure.find_metric(metric)
-        problem = metric_problem(
-            limit.key,
-            limit.bound,
-            metric.name,
-            higher_is_better=found.higher_is_better,
-            unit=found.unit,
-        )
-        if problem:
-            raise ConfigError(f"--{option}: {problem}")
 
 
 def _confirm(

@@ -32,7 +32,7 @@ from mlflow_compress.search.space import Point, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
 from mlflow_compress.search.study import Evaluator, run_search
 from mlflow_compress.search.trial import TrialEvaluator
-from mlflow_compress.search.yardstick import check_yardstick
+from mlflow_compress.search.yardstick import check_limits, check_yardstick
 
 __all__ = [
     "OBJECTIVES",
@@ -60,6 +60,7 @@ __all__ = [
     "Tried",
     "allocate",
     "bind",
+    "check_limits",
     "check_same",
     "check_yardstick",
     "executor_names",

@@ -7,7 +7,7 @@ is ruined wherever an output varies at all, and what is half ruined would still 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mlflow_compress import measure
 from mlflow_compress.errors import CompressError, ConfigError
@@ -15,14 +15,55 @@ from mlflow_compress.measure.yardstick import constant_answers, shuffled
 from mlflow_compress.records import Report
 from mlflow_compress.rows import Array
 from mlflow_compress.search.trial import TrialEvaluator
-from mlflow_compress.targets import Limit, Target, judge
+from mlflow_compress.targets import Limit, Target, judge, metric_problem
 
-__all__ = ["check_yardstick"]
+__all__ = ["check_limits", "check_yardstick"]
 
 _LABELS = "the labels"
 
 _ALWAYS = ("ruined", "finite")
 """Keys of the rules that no limit takes away; they are no yardstick of their own."""
+
+
+def check_limits(
+    limits: Iterable[Limit],
+    metric: measure.MetricSpec,
+    rows: measure.Dataset,
+    *,
+    named: Callable[[Limit], str],
+    remedy: str,
+) -> None:
+    """Refuse limits that need labels which are not there, or that the metric cannot be held to.
+
+    Args:
+        limits: those that a target sets.
+        metric: what labels are scored by.
+        rows: what variants are judged on.
+        named: returns what a limit is called where a person said it.
+        remedy: what else may be done where there are no labels.
+
+    Raises:
+        ConfigError: one line with the limit and what to do.
+    """
+    is_labelled = rows.has_labels or metric.labels == "source"
+    for limit in limits:
+        if limit.source != "labels":
+            continue
+        if not is_labelled:
+            raise ConfigError(
+                f"{named(limit)} needs labels, and data {rows.name!r} has none: add an array "
+                f"'labels', {remedy}"
+            )
+        found = measure.find_metric(metric)
+        problem = metric_problem(
+            limit.key,
+            limit.bound,
+            metric.name,
+            higher_is_better=found.higher_is_better,
+            unit=found.unit,
+        )
+        if problem:
+            raise ConfigError(f"{named(limit)}: {problem}")
 
 
 def check_yardstick(evaluator: TrialEvaluator, targets: Sequence[Target]) -> None:

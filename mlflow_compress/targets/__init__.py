@@ -16,6 +16,7 @@ from mlflow_compress.targets.limits import (
     Limit,
     bound_of,
     limits_of,
+    metric_problem,
 )
 from mlflow_compress.targets.looks import Look, upper
 from mlflow_compress.targets.profile import (
@@ -77,6 +78,7 @@ __all__ = [
     "measure_many",
     "measure_memory",
     "measure_on",
+    "metric_problem",
     "needs_of",
     "parse_ms",
     "parse_size",
