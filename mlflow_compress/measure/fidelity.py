@@ -241,6 +241,7 @@ _JUDGES = {
 
 def _errors(output: Output, given: Array, wanted: Array) -> tuple[dict[str, float], ValueRows]:
     rows = compare_values(output, given, wanted)
+    rows = rows.whole if rows.is_still else rows
     error = rows.error
     return {"error": error, "snr": _decibels(error), "r2": 1 - error}, rows
 

@@ -162,6 +162,17 @@ def test_channels_of_other_scales_are_not_hidden_by_large_ones(rng):
     assert judged(ruined, boxes, "values", axis=1).measures["error"] > 1
 
 
+def test_what_varies_little_beside_its_size_is_judged_by_what_it_varies(rng):
+    source = 900 + 0.1 * rng.normal(size=(300, 1))
+    noisy = source + 0.08 * rng.normal(size=source.shape)
+    found = judged(noisy, source, "values", axis=1, level=0.95)
+    assert found.measures["error"] == pytest.approx(((noisy - source) ** 2).mean() / source.var())
+    assert found.measures["error"] < found.intervals["error"].high < 1
+    still = np.tile([900.2, 899.9], (60, 1))
+    moved = judged(still + [0.1, -0.1], still, "classes", "logits", 1)
+    assert moved.measures["error"] == pytest.approx(0.01 / 0.15**2)
+
+
 def test_dead_units_among_many_do_not_decide(rng):
     source = rng.normal(size=(50, 128))
     source[:, 5] *= 1e-4

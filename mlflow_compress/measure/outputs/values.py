@@ -27,6 +27,9 @@ _MANY = 64
 _CONSTANT = 1e-6
 """Least variance of a channel, as a share of its power: errors of a constant are relative to it."""
 
+_STILL = 1e-9
+"""Least variance of all of an output's values, as a share of their power: rounding of floats."""
+
 _TINY = 1e-30
 
 
@@ -36,13 +39,16 @@ class ValueRows:
 
     Attributes:
         errors: power of the error summed over a row's places, [rows, groups].
-        powers: power of the source's deviation from its channels' means, [rows, groups].
+        powers: power of the source's deviation from its channels' means, [rows, groups]; what
+            hardly varies beside its size counts as if it varied a little.
         broken: rows that are not finite, [rows] of bool.
+        deviations: power of the source's deviation from the mean of all its values, [rows].
     """
 
     errors: np.ndarray
     powers: np.ndarray
     broken: np.ndarray
+    deviations: np.ndarray
 
     @property
     def error(self) -> float:
@@ -50,6 +56,23 @@ class ValueRows:
         if self.broken.any() or not np.isfinite(self.errors).all():
             return float("inf")
         return float((self.errors.sum(axis=0) / self.powers.sum(axis=0)).max(initial=0.0))
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the error is larger beside all that the output varies than in any group.
+
+        So it is where every channel hardly varies beside its size, as 900 ± 0.1 does.
+        """
+        varied = float(self.deviations.sum())
+        return bool(np.isfinite(self.error)) and float(self.errors.sum()) > self.error * varied
+
+    @property
+    def whole(self) -> "ValueRows":
+        """The same with all values as one group, beside all that they vary."""
+        together = self.deviations[:, None]
+        return ValueRows(
+            self.errors.sum(axis=1, keepdims=True), together, self.broken, self.deviations
+        )
 
     @property
     def worst(self) -> int:
@@ -75,7 +98,8 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
         else:
             blocks.append(_block(spec, *pair))
     if not blocks:
-        return ValueRows(np.full((left, 1), np.inf), np.ones((left, 1)), np.zeros(left, bool))
+        infinite, one = np.full((left, 1), np.inf), np.ones((left, 1))
+        return ValueRows(infinite, one, np.zeros(left, bool), one[:, 0])
     sums = [np.concatenate([block[index] for block in blocks]) for index in range(5)]
     errors, counts, totals, squares, broken = sums
     size = np.maximum(counts.sum(axis=0), 1)
@@ -86,6 +110,7 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
     powers = squares - 2 * means * totals + counts * means**2
     floor = _CONSTANT * mean_power + _TINY
     powers = np.maximum(powers, 0) + counts * np.maximum(floor - variances, 0)
+    deviations = _deviations(counts, totals, squares)
     bounds = np.stack([block[5] for block in blocks])
     probable = (bounds[..., 0].min(axis=0) >= 0) & (bounds[..., 1].max(axis=0) <= 1)
     groups = _groups(np.sqrt(np.maximum(variances, floor)), probable, spec)
@@ -95,7 +120,24 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
         errors = np.concatenate([errors, np.full((left, errors.shape[1]), np.inf)])
         powers = np.concatenate([powers, np.ones((left, powers.shape[1]))])
         broken = np.concatenate([broken, np.zeros(left, bool)])
-    return ValueRows(errors, powers, broken)
+        deviations = np.concatenate([deviations, np.ones(left)])
+    return ValueRows(errors, powers, broken, deviations)
+
+
+def _deviations(counts: np.ndarray, totals: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Return how far each row's values are from the mean of all, squared and summed, [rows].
+
+    Args:
+        counts: of values, [rows, channels].
+        totals: their sums.
+        squares: the sums of their squares.
+    """
+    count, total, square = (sums.sum(axis=1) for sums in (counts, totals, squares))
+    size = max(float(count.sum()), 1.0)
+    mean, power = float(total.sum()) / size, float(square.sum()) / size
+    around = np.maximum(square - 2 * mean * total + count * mean**2, 0)
+    missing = _STILL * power + _TINY - float(around.sum()) / size
+    return np.asarray(around + count * max(missing, 0.0))
 
 
 def _block(
