@@ -32,6 +32,13 @@ def _fraction(value: object) -> float:
     return float(value)
 
 
+def _number(value: object) -> object:
+    """Refuse yes and no, which would count as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, got {value!r}")
+    return value
+
+
 def _measures(bounds: dict[str, float]) -> dict[str, float]:
     for name in bounds:
         if name not in MEASURES:
@@ -71,7 +78,8 @@ def _versions(value: object) -> object:
 Size = Annotated[int, BeforeValidator(parse_size)]
 Milliseconds = Annotated[float, BeforeValidator(parse_ms)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
-NotNegative = Annotated[float, Field(ge=0)]
+Number = Annotated[float, BeforeValidator(_number)]
+NotNegative = Annotated[Number, Field(ge=0)]
 PackedProfile = Annotated[str, BeforeValidator(_one_of("portable", "compact"))]
 TensorType = Annotated[str, BeforeValidator(_one_of(*DTYPES.values()))]
 Goal = Annotated[str, BeforeValidator(_one_of("size", "latency", "accuracy", "rate", "reward"))]
@@ -99,7 +107,7 @@ class LimitsSchema(_Strict):
 class AccuracySchema(_Strict):
     """How good a variant has to be."""
 
-    min: float | None = Field(
+    min: Number | None = Field(
         default=None,
         description="least value of a metric where more is better: 0 to 1 of a share, else in its "
         "unit",
@@ -108,7 +116,7 @@ class AccuracySchema(_Strict):
         default=None,
         description="largest drop from the source: 0 to 1 of a share, else in the metric's unit",
     )
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] | None = Field(
         default=CONFIDENCE,
         description="limit the worse end of the interval at this level; null limits the number",
     )
@@ -121,7 +129,7 @@ class AccuracySchema(_Strict):
     max_error: NotNegative | None = Field(
         default=None, description="largest error of values, over the variance of the source's"
     )
-    min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+    min_cosine: Annotated[Number, Field(ge=-1, le=1)] | None = Field(
         default=None, description="least mean cosine of embeddings, -1 to 1"
     )
     min_map: Fraction | None = Field(
@@ -130,10 +138,10 @@ class AccuracySchema(_Strict):
     max_edits: NotNegative | None = Field(
         default=None, description="most edits per symbol of sequences"
     )
-    limits: dict[str, Annotated[dict[str, float], AfterValidator(_measures)]] = Field(
+    limits: dict[str, Annotated[dict[str, Number], AfterValidator(_measures)]] = Field(
         default={}, description="of one output: bounds by measure, such as boxes: {recall: 0.98}"
     )
-    max: Annotated[float, Field(ge=0)] | None = Field(
+    max: NotNegative | None = Field(
         default=None, description="largest value of an error such as rmse or cer, in its unit"
     )
 

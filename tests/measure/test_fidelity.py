@@ -169,7 +169,7 @@ def test_what_varies_little_beside_its_size_is_judged_by_what_it_varies(rng):
     assert found.measures["error"] == pytest.approx(((noisy - source) ** 2).mean() / source.var())
     assert found.measures["error"] < found.intervals["error"].high < 1
     still = np.tile([900.2, 899.9], (60, 1))
-    moved = judged(still + [0.1, -0.1], still, "classes", "logits", 1)
+    moved = judged(still + np.array([0.1, -0.1]), still, "classes", "logits", 1)
     assert moved.measures["error"] == pytest.approx(0.01 / 0.15**2)
 
 

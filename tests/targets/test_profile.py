@@ -93,6 +93,15 @@ OK = {"name": "rpi4", "accuracy": {"max_drop": 0.01}}
             {"accuracy": {"min_agreement": 99}},
             "target 'rpi4': min_agreement must be between 0 and 1, got 99 (did you mean 0.99?)",
         ),
+        ({"accuracy": {"max_drop": True}}, "target 'rpi4': max_drop must be a number, got True"),
+        (
+            {"accuracy": {"min": 0.9, "limits": {"y": {"error": True}}}},
+            "target 'rpi4': limits.y.error must be a number, got True",
+        ),
+        (
+            {"accuracy": {"max_drop": -0.1}},
+            "target 'rpi4': max_drop must be greater than or equal to 0, got -0.1",
+        ),
         (
             {"limits": {"sise": "2MB"}},
             "target 'rpi4': unknown key 'limits.sise' (did you mean 'size'?)",
