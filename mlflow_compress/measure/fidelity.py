@@ -20,7 +20,7 @@ from mlflow_compress.measure.outputs.embedding import compare_embeddings, same_n
 from mlflow_compress.measure.outputs.sequence import compare_sequences
 from mlflow_compress.measure.outputs.values import ValueRows, compare_values
 from mlflow_compress.measure.smoothed import flip_interval, kl_bound
-from mlflow_compress.records import Fidelity, Interval, Output, OutputFidelity
+from mlflow_compress.records import MEASURES, Fidelity, Interval, Output, OutputFidelity
 from mlflow_compress.rows import Array, Ragged
 
 __all__ = ["measure_fidelity"]
@@ -61,8 +61,11 @@ def measure_fidelity(
             raise DataError(
                 f"output {output.name!r} is missing; the model gives {', '.join(variant)}"
             )
-        asked = None if output.is_fixed else level
-        found.append(_JUDGES[output.kind](output, variant, source, asked, others or {}))
+        judge = _JUDGES[output.kind]
+        one = judge(output, variant, source, None if output.is_fixed else level, others or {})
+        if output.is_fixed and not _is_same(one):  # its graph is another, or its inputs are
+            one = judge(output, variant, source, level, others or {})
+        found.append(one)
     found = _as_one_decision(found, outputs)
     classes = [one.measures for one in found if one.kind == "classes"]
     divergences = [one["kl"] for one in classes if "kl" in one]
@@ -89,7 +92,12 @@ def _as_one_decision(
     }
     counted = {o.name for o in outputs if o.kind == "classes" and o.form in ("numbers", "texts")}
     return [
-        replace(one, intervals={"agreement": scored[one.decision]})
+        replace(
+            one,
+            intervals={
+                "agreement": scored[one.decision].including(one.measures["agreement"]),
+            },
+        )
         if one.output in counted and one.intervals and one.decision in scored
         else one
         for one in found
@@ -237,6 +245,15 @@ _JUDGES = {
     "sequence": _sequence,
     "state": _values,
 }
+
+
+def _is_same(one: OutputFidelity) -> bool:
+    """Whether an output is the source's own in every row."""
+    if one.broken:
+        return False
+    if "error" in one.measures:
+        return one.measures["error"] == 0
+    return all(value == MEASURES[name].best for name, value in one.measures.items())
 
 
 def _errors(output: Output, given: Array, wanted: Array) -> tuple[dict[str, float], ValueRows]:

@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from mlflow_compress.measure.outputs.classes import class_numbers
+from mlflow_compress.measure.outputs.reach import is_weight
 from mlflow_compress.records import Output
 from mlflow_compress.rows import Array, Ragged
 
@@ -69,7 +70,7 @@ def _repeated(output: Array, row: int, count: int) -> Array:
 
 
 def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto | None:
-    """Return the model with the values of each float weight in another order.
+    """Return the model with the values of each weight in another order.
 
     Returns:
         None when that changes nothing: there are no weights, or all values of each are equal.
@@ -77,7 +78,7 @@ def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto | None:
     rng = np.random.default_rng([seed, 0x5F])
     mixed = onnx.ModelProto()
     mixed.CopyFrom(model)
-    tensors = list(_weights(mixed))
+    tensors = [tensor for tensor in mixed.graph.initializer if is_weight(tensor)]
     for tensor in tensors:
         values = numpy_helper.to_array(tensor)
         order = rng.permutation(values.size)
@@ -85,14 +86,3 @@ def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto | None:
         tensor.CopyFrom(numpy_helper.from_array(values.reshape(-1)[order].reshape(values.shape)))
         tensor.name = name
     return mixed if tensors else None
-
-
-def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the float weights whose values are not all equal."""
-    for tensor in model.graph.initializer:
-        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16,
-                                    onnx.TensorProto.DOUBLE):  # fmt: skip
-            continue
-        values = numpy_helper.to_array(tensor)
-        if values.size > 1 and not (values == values.flat[0]).all():
-            yield tensor

@@ -32,8 +32,8 @@ class Output:
         settings: what the kind needs besides, as plain data.
         reason: how the kind was told, for a person.
         is_given: whether a person named the kind.
-        is_fixed: whether no weight reaches it, such as a mask that is passed on: it is the same in
-            every variant whose graph is right, so that nothing of it is estimated.
+        is_fixed: whether no weight reaches it, such as a mask that is passed on. Where it is the
+            same in all rows nothing of it is estimated.
     """
 
     name: str

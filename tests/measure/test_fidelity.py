@@ -288,3 +288,18 @@ def test_rows_of_different_shapes_are_compared_one_by_one(rng):
     cut = Ragged([near[0], near[1][:2], near[2]])
     assert judged(cut, source, "values", axis=2).measures["error"] == np.inf
     assert judged(cut, source, "classes", "logits", 2).measures["agreement"] == pytest.approx(2 / 3)
+
+
+def test_what_no_weight_reaches_is_estimated_where_it_is_another():
+    """Converting the inputs, say to eight bits, changes it all the same."""
+    mask = np.ones((20, 4), bool)
+    output = Output("y", "classes", "numbers", is_fixed=True)
+
+    def interval(given):
+        found = measure_fidelity({"y": given}, {"y": mask}, [output], data(20), level=0.95)
+        return found.outputs[0].intervals.get("agreement")
+
+    assert interval(mask) is None
+    changed = mask.copy()
+    changed[3, 1] = False
+    assert interval(changed).low < 0.95 < interval(changed).high

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx.parser
+from onnx import TensorProto, helper
 
 from mlflow_compress.measure.outputs.reach import reached_by_inputs, reached_by_weights
 
@@ -73,3 +74,17 @@ def test_what_is_given_by_initializers_alone_depends_on_no_input():
     )
     assert "anchors" not in reached_by_inputs(model)
     assert np.isin(["y", "anchors"], list(reached_by_weights(model))).all()
+
+
+def test_a_sparse_weight_is_one():
+    values = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
+    places = helper.make_tensor("places", TensorProto.INT64, [2], [0, 3])
+    sparse = helper.make_sparse_tensor(values, places, [4])
+    held = helper.make_node("Constant", [], ["k"], sparse_value=sparse)
+    made = [("Mul", ["x", "k"], "a"), ("Mul", ["x", "w"], "b"), ("Neg", ["x"], "c")]
+    nodes = [held, *(helper.make_node(kind, read, [name]) for kind, read, name in made)]
+    names = "abc"
+    values_of = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in names]
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])]
+    graph = helper.make_graph(nodes, "g", given, values_of, sparse_initializer=[sparse])
+    assert reached_by_weights(helper.make_model(graph)) & set(names) == {"a", "b"}

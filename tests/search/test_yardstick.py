@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import measure
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.measure.yardstick import shuffled
 from mlflow_compress.search import TrialEvaluator, check_yardstick, look_at_source
 from mlflow_compress.targets import Target, load_target
 from mlflow_compress.techniques import normalize
@@ -248,3 +249,13 @@ def test_an_output_that_no_weight_reaches_is_judged_by_constant_answers_alone(ch
     still[:] = still[:1]
     with pytest.raises(ConfigError, match=CONSTANT):
         check(model, still)
+
+
+def test_weights_of_eight_bits_are_shuffled_too():
+    """A source that came quantized has no others."""
+    held = np.arange(32, dtype=np.int8).reshape(8, 4)
+    graph = helper.make_graph([], "g", [], [], [numpy_helper.from_array(held, "w")])
+    mixed = shuffled(helper.make_model(graph)).graph.initializer[0]
+    values = numpy_helper.to_array(mixed)
+    assert (values != held).any()
+    assert sorted(values.ravel()) == sorted(held.ravel())

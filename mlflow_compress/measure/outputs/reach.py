@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import TensorProto, numpy_helper
 
-__all__ = ["reached_by_inputs", "reached_by_weights"]
+__all__ = ["is_weight", "reached_by_inputs", "reached_by_weights"]
 
 _NO_WEIGHTS = frozenset(
     (
@@ -31,12 +31,15 @@ def reached_by_weights(model: onnx.ModelProto) -> set[str]:
     A weight is a tensor of several different values, wherever it is kept; a call of a function of
     the model counts as one. A mask that is made of an input depends on none.
     """
-    held = {tensor.name for tensor in model.graph.initializer if _is_weight(tensor)}
+    held = {tensor.name for tensor in model.graph.initializer if is_weight(tensor)}
+    held |= {sparse.values.name for sparse in model.graph.sparse_initializer}
     local = {(function.domain, function.name) for function in model.functions}
     made = (
         node
         for node in model.graph.node
-        if (node.domain, node.op_type) in local or any(map(_is_weight, _tensors(node)))
+        if (node.domain, node.op_type) in local
+        or _holds_sparse(node)
+        or any(map(is_weight, _tensors(node)))
     )
     return _reached(model, held.union(*(node.output for node in made)))
 
@@ -80,7 +83,16 @@ def _tensors(node: onnx.NodeProto) -> Iterator[TensorProto]:
             yield from _tensors(inner)
 
 
-def _is_weight(tensor: TensorProto) -> bool:
+def _holds_sparse(node: onnx.NodeProto) -> bool:
+    if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in node.attribute):
+        return True
+    return any(
+        graph.sparse_initializer or any(map(_holds_sparse, graph.node)) for graph in _graphs(node)
+    )
+
+
+def is_weight(tensor: TensorProto) -> bool:
+    """Whether a tensor has several different values and is no shape, axis, token or name."""
     if tensor.data_type in _NO_WEIGHTS:
         return False
     if onnx.external_data_helper.uses_external_data(tensor):

@@ -129,7 +129,9 @@ def _as_asked(told: list[Output], evidence: Evidence) -> list[Output]:
         guessed = as_given(name, kind, _sample(evidence.outputs[name]))
         guessed = replace(guessed, reason=f"{limit} limits it", is_given=False)
         told = [
-            replace(guessed, decision=output.decision) if output.name == name else output
+            replace(guessed, decision=output.decision, is_fixed=output.is_fixed)
+            if output.name == name
+            else output
             for output in told
         ]
     return told
