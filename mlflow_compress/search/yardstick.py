@@ -15,14 +15,11 @@ from mlflow_compress.measure.yardstick import constant_answers, shuffled
 from mlflow_compress.records import Report
 from mlflow_compress.rows import Array
 from mlflow_compress.search.trial import TrialEvaluator
-from mlflow_compress.targets import Limit, Target, judge, metric_problem
+from mlflow_compress.targets import ALWAYS, Limit, Target, judge, metric_problem
 
 __all__ = ["check_limits", "check_yardstick"]
 
 _LABELS = "the labels"
-
-_ALWAYS = ("ruined", "finite")
-"""Keys of the rules that no limit takes away; they are no yardstick of their own."""
 
 
 def check_limits(
@@ -107,7 +104,7 @@ def _by_output(target: Target, report: Report) -> dict[str, list[Limit]]:
     for limit in judge(target, report):
         if limit.source == "labels":
             found[_LABELS].append(limit)
-        elif limit.source == "rows" and limit.kind.output and limit.key not in _ALWAYS:
+        elif limit.source == "rows" and limit.kind.output and limit.key not in ALWAYS:
             found[limit.kind.output].append(limit)
     return found
 

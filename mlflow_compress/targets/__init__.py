@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.targets.facts import DeviceFacts, Finding, compare, verify
 from mlflow_compress.targets.judging import (
+    ALWAYS,
     asked_kinds,
     check_outputs,
     is_out_of_reach,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ALWAYS",
     "QUALITY_SCALE",
     "AccuracyLimits",
     "DeviceFacts",

@@ -30,6 +30,7 @@ from mlflow_compress.targets.profile import FIDELITY_BOUNDS, AccuracyLimits, Tar
 from mlflow_compress.targets.readings import Reading, read_fidelity_score, sound, stale
 
 __all__ = [
+    "ALWAYS",
     "asked_kinds",
     "check_outputs",
     "is_out_of_reach",
@@ -37,6 +38,11 @@ __all__ = [
     "limits_for",
     "target_limits",
 ]
+
+_RUINED, _FINITE = "ruined", "finite"
+
+ALWAYS = (_RUINED, _FINITE)
+"""Keys of the rules that no limit takes away."""
 
 _LEAST_SCALE = 0.01
 _ROUNDING = 1e-9
@@ -147,7 +153,7 @@ def limits_for(
     """
     if fidelity is None or not fidelity.is_whole:
         return (*limits_of(target), *_unjudged(target, fidelity, read_by))
-    fixed = [limit for limit in limits_of(target) if limit.name not in FIDELITY_BOUNDS]
+    fixed = [limit for limit in limits_of(target) if limit.source != "rows"]
     covered = _covered(target, fidelity, read_by)
     outputs = [
         Limit(_kind_of(output, bound, len(fidelity.outputs) > 1), target, bound.value)
@@ -222,9 +228,9 @@ def _bounds(target: Target, output: OutputFidelity, covered: bool) -> Iterator[_
     for name, (value, key) in said.items():
         yield _Bound(MEASURES[name], min(value, RUINED) if name == "error" else value, key)
     if "error" in output.measures and "error" not in said and not covered:
-        yield _Bound(MEASURES["error"], RUINED, "ruined")
+        yield _Bound(MEASURES["error"], RUINED, _RUINED)
     if not said:
-        yield _Bound(_BROKEN, 0.0, "finite")
+        yield _Bound(_BROKEN, 0.0, _FINITE)
 
 
 def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind:
@@ -239,7 +245,7 @@ def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind
         bound=lambda target: bound.value,
         read=lambda report, target, rows: _read(report, target, rows, output.output, measure),
         show=lambda value, report: measure.show(value),
-        phrase=(f"{name} {relation} {{}}", measure.show),
+        phrase=lambda bound, unit: f"{name} {relation} {measure.show(bound)}",
         scale=_scale(measure),
         optimistic=lambda look: _best(look, output.output, measure),
         has_interval=measure.name in output.intervals,
@@ -263,7 +269,7 @@ _UNJUDGED = LimitKind(
     bound=lambda target: 0.0,
     read=_read_unjudged,
     show=lambda value, report: f"{value:g}",
-    phrase=("outputs judged each", lambda bound: ""),
+    phrase=lambda bound, unit: "outputs judged each",
 )
 """Stands for the limits on outputs that are not known."""
 

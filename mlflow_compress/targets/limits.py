@@ -110,8 +110,12 @@ def _change(value: float, report: Report) -> str:
     return f"{shown_change(value, unit):.4g} {change_unit(unit)}".rstrip()
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:g} %"
+def _score(value: float, unit: str) -> str:
+    return f"{100 * value:g} %" if unit == "share" else f"{value:g} {unit}".rstrip()
+
+
+def _lost(value: float, unit: str) -> str:
+    return f"{shown_change(value, unit):g} {change_unit(unit)}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class LimitKind:
         read: returns the number of a report for a target, on rows of a digest (None: any).
         optimistic: returns the best the number may turn out, None when nothing is known of it.
         show: returns a value with its unit, which a report may tell.
-        phrase: the limit in words, with ``{}`` for the bound; and how that is written.
+        phrase: returns the limit in words, of a bound and the unit of the metric.
         scale: for a bound, the excess that counts as 1; None when files and devices are compared,
             by the factor between value and bound.
         has_interval: whether a look at some rows bounds the number, by an interval.
@@ -143,7 +147,7 @@ class LimitKind:
     bound: Callable[[Target], float | None]
     read: Callable[[Report, Target, str | None], Reading]
     show: Callable[[float, Report], str]
-    phrase: tuple[str, Callable[[float], str]]
+    phrase: Callable[[float, str], str]
     scale: Callable[[float], float] | None = None
     optimistic: Callable[[Look], float | None] = _none
     has_interval: bool = False
@@ -169,7 +173,7 @@ _KINDS = (
         bound=lambda target: target.limits.size_bytes,
         read=lambda report, target, rows: read_size(report),
         show=lambda value, report: format_size(value),
-        phrase=("at most {}", format_size),
+        phrase=lambda bound, unit: f"at most {format_size(bound)}",
     ),
     LimitKind(
         key="limits.latency_p50",
@@ -179,7 +183,7 @@ _KINDS = (
         bound=lambda target: target.limits.latency_p50_ms,
         read=lambda report, target, rows: read_latency(report, target, "latency_p50"),
         show=lambda value, report: format_ms(value),
-        phrase=("median within {} ms", "{:g}".format),
+        phrase=lambda bound, unit: f"median within {bound:g} ms",
     ),
     LimitKind(
         key="limits.latency_p95",
@@ -189,7 +193,7 @@ _KINDS = (
         bound=lambda target: target.limits.latency_p95_ms,
         read=lambda report, target, rows: read_latency(report, target, "latency_p95"),
         show=lambda value, report: format_ms(value),
-        phrase=("95 % of calls within {} ms", "{:g}".format),
+        phrase=lambda bound, unit: f"95 % of calls within {bound:g} ms",
     ),
     LimitKind(
         key="limits.memory",
@@ -199,7 +203,7 @@ _KINDS = (
         bound=lambda target: target.limits.memory_bytes,
         read=lambda report, target, rows: read_memory(report, target),
         show=lambda value, report: format_size(value),
-        phrase=("memory up to {}", format_size),
+        phrase=lambda bound, unit: f"memory up to {format_size(bound)}",
     ),
     LimitKind(
         key="accuracy.min",
@@ -209,20 +213,20 @@ _KINDS = (
         bound=lambda target: target.accuracy.min,
         read=lambda report, target, rows: read_accuracy(report, rows),
         show=_plain,
-        phrase=("accuracy {} or more", _percent),
+        phrase=lambda bound, unit: f"accuracy {_score(bound, unit)} or more",
         scale=_quality,
         optimistic=best_accuracy,
         has_interval=True,
     ),
     LimitKind(
         key="accuracy.max",
-        name="error",
+        name="metric_error",  # not that of an output of values
         sense="most",
         source="labels",
         bound=lambda target: target.accuracy.max,
         read=lambda report, target, rows: read_accuracy(report, rows),
         show=_plain,
-        phrase=("an error of at most {}", "{:g}".format),
+        phrase=lambda bound, unit: f"an error of at most {_score(bound, unit)}",
         scale=_own_size,
     ),
     LimitKind(
@@ -233,7 +237,7 @@ _KINDS = (
         bound=lambda target: target.accuracy.max_drop,
         read=lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
         show=_change,
-        phrase=("at most {} points lost", lambda value: f"{100 * value:g}"),
+        phrase=lambda bound, unit: f"at most {_lost(bound, unit)} lost",
         scale=_quality,
         optimistic=best_drop,
         doubt=_doubt_of_drop,
@@ -247,7 +251,7 @@ _KINDS = (
         bound=lambda target: target.accuracy.min_agreement,
         read=lambda report, target, rows: read_fidelity(report, rows, "agreement"),
         show=_plain,
-        phrase=("{} or more rows as the source", _percent),
+        phrase=lambda bound, unit: f"{100 * bound:g} % or more rows as the source",
         scale=_quality,
         optimistic=best_agreement,
         has_interval=True,
@@ -260,7 +264,7 @@ _KINDS = (
         bound=lambda target: target.accuracy.max_kl,
         read=lambda report, target, rows: read_fidelity(report, rows, "kl"),
         show=lambda value, report: f"{value:.4g} nats",
-        phrase=("KL divergence up to {} nats", "{:g}".format),
+        phrase=lambda bound, unit: f"KL divergence up to {bound:g} nats",
         scale=_own_size,
     ),
 )
@@ -296,11 +300,13 @@ class Limit:
         """What the number is read from."""
         return self.kind.source
 
-    @property
-    def text(self) -> str:
-        """The limit in words, such as ``at most 60 kB``."""
-        words, show = self.kind.phrase
-        return words.format(show(self.bound))
+    def text(self, unit: str = "share") -> str:
+        """Return the limit in words, such as ``at most 60 kB``.
+
+        Args:
+            unit: of the metric that variants are scored by.
+        """
+        return self.kind.phrase(self.bound, unit)
 
     def read(self, report: Report, rows: str | None = None) -> Reading:
         """Return the number of a report, or why there is none.

@@ -14,8 +14,10 @@ from mlflow_compress.plan import make_evaluator, make_plan
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
+    Fidelity,
     Interval,
     Latency,
+    OutputFidelity,
     Recipe,
     Report,
     Trial,
@@ -24,12 +26,14 @@ from mlflow_compress.records import (
 from mlflow_compress.registry import check
 from mlflow_compress.search import Reward, Screen, violations
 from mlflow_compress.targets import (
+    ALWAYS,
     AccuracyLimits,
     Execution,
     Limits,
     Look,
     Target,
     is_out_of_reach,
+    judge,
     limits_of,
     load_target,
 )
@@ -67,16 +71,31 @@ def test_an_error_is_not_bounded_from_below():
     assert (failed, broken, is_served) == ({"accuracy": reason}, {"accuracy"}, False)
 
 
-@pytest.mark.parametrize(("most", "failed"), [(4.0, {}), (3.9, {"error": "4 is more than 3.9"})])
+@pytest.mark.parametrize(
+    ("most", "failed"), [(4.0, {}), (3.9, {"metric_error": "4 is more than 3.9"})]
+)
 def test_an_error_is_bounded_from_above_in_its_own_unit(most, failed):
     given = verdicts(variant(RMSE), Target("pi", accuracy=AccuracyLimits(max=most)))
     assert given == (failed, set(failed), not failed)
 
 
+@pytest.mark.parametrize("most", [4.0, 3.9])
+def test_an_error_is_bounded_where_outputs_are_judged_too(most):
+    """Values have an ``error`` of their own, which is another number."""
+    measures = {"error": 0.002, "snr": 27.0, "r2": 0.998}
+    values = OutputFidelity("y", "values", measures, {"error": Interval(0.001, 0.003)})
+    report = replace(variant(RMSE).report, fidelity=Fidelity(None, None, ROWS, (values,), 0.998))
+    given = replace(variant(), report=report)
+    limits = AccuracyLimits(max=most, max_error=0.01, confidence=0.95)
+    failed, broken, is_served = verdicts(given, Target("pi", accuracy=limits))
+    expected = {} if most == 4.0 else {"metric_error": "4 is more than 3.9"}
+    assert (failed, broken, is_served) == (expected, set(expected), not expected)
+
+
 def test_an_accuracy_is_not_bounded_from_above():
     failed, broken, is_served = verdicts(variant(), Target("pi", accuracy=AccuracyLimits(max=0.5)))
     reason = "accuracy is no error, more of it is better: limit min or max_drop instead"
-    assert (failed, broken, is_served) == ({"error": reason}, {"error"}, False)
+    assert (failed, broken, is_served) == ({"metric_error": reason}, {"metric_error"}, False)
 
 
 SISDR = Accuracy("si_sdr", 11.0, 12.0, 1.0, Interval(0.8, 1.2), ROWS, unit="dB")
@@ -101,6 +120,22 @@ def test_a_bound_is_in_the_metric_s_unit(accuracy, limits, reason):
     failed, broken, is_served = verdicts(variant(accuracy), Target("pi", accuracy=accuracy_limits))
     assert list(failed.values()) == ([] if reason is None else [reason])
     assert (broken, is_served) == (set(failed), reason is None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "unit", "texts"),
+    [
+        ({"max_drop": 0.005}, "share", ["at most 0.5 points lost"]),
+        ({"max_drop": 1.5, "min": 12}, "dB", ["accuracy 12 dB or more", "at most 1.5 dB lost"]),
+        ({"max": 3.5}, "", ["an error of at most 3.5"]),
+        ({"limits": {"y{0}": {"agreement": 0.9}}}, "share", ["agreement of y{0} at least 90.00 %"]),
+    ],
+)
+def test_a_limit_is_told_in_the_metric_s_unit(limits, unit, texts):
+    target = Target("pi", accuracy=AccuracyLimits(**limits))
+    report = replace(variant().report, fidelity=fidelity_of(1.0, 0.0, ROWS))
+    told = [limit.text(unit) for limit in judge(target, report) if limit.key not in ALWAYS]
+    assert set(texts) <= set(told), told
 
 
 def test_the_schema_takes_the_largest_error_as_a_bound():

@@ -22,7 +22,7 @@ from mlflow_compress.registry import check
 from mlflow_compress.search import Screen, violations
 from mlflow_compress.search.goals import keeps_all
 from mlflow_compress.search.screen import LEVEL
-from mlflow_compress.targets import AccuracyLimits, Execution, Limits, Target
+from mlflow_compress.targets import AccuracyLimits, Execution, Limits, Target, limits_of
 from tests.judged import fidelity
 
 ROWS = DatasetRef("rows", "aa" * 32, 10_000)
@@ -101,6 +101,7 @@ def targets(draw):
             draw(maybe(0.0, 0.99)),
             draw(maybe(0.0, 0.05)),
             draw(maybe(0.0, 0.01)),
+            max=draw(maybe(0.0, 0.95)),
         ),
         execution=Execution(
             threads=draw(st.sampled_from([1, 4])),
@@ -131,6 +132,15 @@ def test_a_search_sees_each_limit_as_promotion_does(variant, target):
             is_any_profile = name == "profile" and len(target.execution.profiles) == 2
             assert gate.passed == is_any_profile, gate
             assert is_any_profile or gate.value is None
+
+
+@settings(max_examples=150, deadline=None)
+@given(variants(), targets())
+def test_no_limit_that_is_set_is_without_a_gate(variant, target):
+    fixed = [limit for limit in limits_of(target) if limit.source != "rows"]
+    gates = [gate.name for gate in check(variant, target) if gate.name not in NO_LIMITS]
+    assert len(gates) == len(set(gates)), "each has a name of its own"
+    assert {limit.name for limit in fixed} <= set(gates)
 
 
 @settings(max_examples=150, deadline=None)

@@ -24,7 +24,7 @@ from mlflow_compress.mlflow_plugin.pages.session import (
 )
 from mlflow_compress.records import Variant, format_score, shown_change
 from mlflow_compress.registry.tags import read_number
-from mlflow_compress.targets import Target, bound_of, limits_of, shipped_names
+from mlflow_compress.targets import ALWAYS, Target, bound_of, judge, limits_of, shipped_names
 
 __all__ = ["failure", "index", "limit_lines", "model"]
 
@@ -89,7 +89,7 @@ def model(request: Request, caller: Caller) -> Response:
         layers=[tuple(row.values()) for row in layers],
         layer_head=[key.replace("_", " ") for key in layers[0]] if layers else [],
         stages=_stages(page),
-        targets=[(one, _limits_text(one.limits)) for one in page.targets],
+        targets=[(one, _limits_text(one.limits, page)) for one in page.targets],
         figures=_figures(page),
     )
     response = HTMLResponse(body)
@@ -135,11 +135,17 @@ def limit_lines(page: ModelPage) -> list[reporting.LimitLines]:
     return lines
 
 
-def _limits_text(target: Target | None) -> str:
-    """Return what a target allows, in a line."""
+def _limits_text(target: Target | None, page: ModelPage) -> str:
+    """Return what a target allows, in a line: of the newest version's outputs, each its own."""
     if target is None:
         return "not known here"
-    texts = "; ".join(limit.text for limit in limits_of(target))
+    newest = next(reversed(page.variants), None)
+    if newest is None:
+        limits, unit = limits_of(target), "share"
+    else:
+        limits = judge(target, newest.report)
+        unit = newest.report.accuracy.unit if newest.report.accuracy else "share"
+    texts = "; ".join(limit.text(unit) for limit in limits if limit.key not in ALWAYS)
     return f"{texts or 'no limits'}; best {target.objective}"
 
 
