@@ -57,9 +57,12 @@ def format_drop(report: Report, *, with_unit: bool = False) -> str:
     if report.accuracy is None:
         return "-"
     unit = f" {records.change_unit(report.accuracy.unit)}" if with_unit else ""
-    interval = report.accuracy.drop_interval
-    level = "" if interval.level == _HEADED_LEVEL else f" at {100 * interval.level:g} %"
+    level = _level(report.accuracy.drop_interval)
     return f"{records.format_drop(report.accuracy)}{unit}".rstrip() + level
+
+
+def _level(interval: records.Interval) -> str:
+    return "" if interval.level == _HEADED_LEVEL else f" at {100 * interval.level:g} %"
 
 
 def format_latency(report: Report) -> str:
@@ -106,7 +109,8 @@ def output_cells(report: Report) -> list[tuple[str, str, str]]:
             measure, interval = records.MEASURES[name], output.intervals.get(name)
             shown.append(f"{name} {measure.show(value)}")
             if interval is not None:
-                shown[-1] += f" [{measure.show(interval.low)}, {measure.show(interval.high)}]"
+                ends = f"[{measure.show(interval.low)}, {measure.show(interval.high)}]"
+                shown[-1] += f" {ends}{_level(interval)}"
         found.append((output.output, output.kind, ", ".join(shown)))
     return found
 
