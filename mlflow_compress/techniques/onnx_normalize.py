@@ -49,8 +49,8 @@ def normalize(model: ModelProto) -> ModelProto:
         _constants_to_initializers(graph)
     _hoist_initializers(model)
     _skip_identities(model.graph)
+    _drop_default_inputs(model)  # before their defaults: an input without one must be given
     _drop_unused(model.graph)
-    _drop_default_inputs(model)
     _strip(model)
     _drop_inferable_shapes(model)
     return model

@@ -109,6 +109,8 @@ def test_text_and_shapes_that_inference_finds_again_are_dropped(convnet):
 
 def test_inputs_that_are_initializers_are_dropped(convnet):
     convnet.ir_version = 3
+    unused = numpy_helper.from_array(np.ones(3, np.float32), "unused")
+    convnet.graph.initializer.append(unused)
     for tensor in convnet.graph.initializer:
         convnet.graph.input.append(
             helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
