@@ -7,7 +7,11 @@ import numpy as np
 
 from mlflow_compress.errors import DataError, nearest
 from mlflow_compress.measure.data import LABELS, Dataset
-from mlflow_compress.measure.intervals import bootstrap_interval, paired_proportions_interval
+from mlflow_compress.measure.intervals import (
+    paired_proportions_interval,
+    percentile_interval,
+    resampled,
+)
 from mlflow_compress.measure.metrics import Metric, MetricSpec, Rows, Scores, find_metric
 from mlflow_compress.measure.outputs.classes import log_scores
 from mlflow_compress.measure.smoothed import drop_bound
@@ -63,10 +67,10 @@ def measure_accuracy(
 ) -> Accuracy:
     """Score both models' outputs on the dataset's rows.
 
-    The drop is positive when the variant is worse, for errors such as ``rmse`` too. Its interval
-    is paired: the score interval for metrics that are right or wrong per row (never of zero
-    width), the bootstrap over rows otherwise. The upper end of the drop of accuracy is smoothed
-    by how sure the source is of its classes (:func:`drop_bound`).
+    The drop is positive when the variant is worse, for errors such as ``rmse`` too. Intervals are
+    score intervals for metrics that are right or wrong per row (never of zero width), the
+    bootstrap over rows otherwise; that of the drop is paired. The upper end of the drop of
+    accuracy is smoothed by how sure the source is of its classes (:func:`drop_bound`).
 
     A row in which the variant has NaN or infinity where the source has a number has the metric's
     worst score.
@@ -95,7 +99,7 @@ def measure_accuracy(
         unit = "share" if ours.hits is not None else ""
     names = theirs.read or _read(found, source)
     drop = sign * (reference - value) + 0.0  # never -0.0
-    interval = _interval(found, ours, theirs, sign, level, seed)
+    own, interval = _intervals(found, ours, theirs, sign, level, seed)
     if found.name in _RIGHT_OR_WRONG and ours.hits is not None and len(names) == 1:
         kind = next((one for one in kinds if one.name == names[0]), None)
         interval = _smoothed(interval, kind, variant, source, dataset, others or {}).including(drop)
@@ -109,6 +113,7 @@ def measure_accuracy(
         higher_is_better=found.higher_is_better,
         unit=unit,
         output=", ".join(names),
+        interval=own.including(value),
     )
 
 
@@ -255,16 +260,19 @@ def _classes_of(kind: Output, output: np.ndarray) -> tuple[int]:
     return (2,) if kind.axis is None else (output.shape[kind.axis],)
 
 
-def _interval(
+def _intervals(
     metric: Metric, ours: Scores, theirs: Scores, sign: float, level: float, seed: int
-) -> Interval:
+) -> tuple[Interval, Interval]:
+    """Return the intervals of the variant's value and of its drop."""
+    rows = ours.count
     if ours.hits is not None and theirs.hits is not None:
         lost, won = int((theirs.hits & ~ours.hits).sum()), int((ours.hits & ~theirs.hits).sum())
-        return paired_proportions_interval(lost, won, ours.count, level)
-
-    def drop(rows: np.ndarray) -> float:
-        return sign * (theirs.of(rows) - ours.of(rows))
-
+        own = Interval.of_share(float(ours.hits.mean()), rows, level)
+        return own, paired_proportions_interval(lost, won, rows, level)
     cost = max(1, ours.cost + theirs.cost)
     draws = min(metric.draws, max(_LEAST_DRAWS, _COST // cost))
-    return bootstrap_interval(drop, ours.count, level=level, draws=draws, seed=seed)
+    drawn = [(ours.of(chosen), theirs.of(chosen)) for chosen in resampled(rows, draws, seed)]
+    values, references = np.array(drawn).T
+    with np.errstate(invalid="ignore"):  # infinity less infinity is not defined, and not counted
+        drops = sign * (references - values)
+    return percentile_interval(values, level), percentile_interval(drops, level)

@@ -1,14 +1,19 @@
 """Confidence intervals of paired differences, honest on few rows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 
 import numpy as np
 
 from mlflow_compress.records import Interval
 
-__all__ = ["bootstrap_interval", "median_interval", "paired_proportions_interval"]
+__all__ = [
+    "median_interval",
+    "paired_proportions_interval",
+    "percentile_interval",
+    "resampled",
+]
 
 
 def paired_proportions_interval(lost: int, won: int, rows: int, level: float = 0.95) -> Interval:
@@ -42,30 +47,25 @@ def paired_proportions_interval(lost: int, won: int, rows: int, level: float = 0
     return Interval(low, high, level)
 
 
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float],
-    rows: int,
-    *,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Return the percentile bootstrap interval of a statistic of rows drawn with replacement.
+def resampled(rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the indices of rows drawn with replacement, [rows], as often as ``draws``."""
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield rng.integers(0, rows, rows)
+
+
+def percentile_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Return the interval between the percentiles of a statistic's values on resamples.
 
     Draws on which the statistic is not defined (NaN) do not count. Where it is defined on fewer
     than half of them, or an end is not finite, the interval is open: it bounds nothing.
 
     Args:
-        statistic: takes row indices of shape [rows] and returns a number.
-        rows: how many rows there are.
+        values: [draws].
         level: the confidence level.
-        draws: number of resamples.
-        seed: seeds the resampling.
     """
-    rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(0, rows, rows)) for _ in range(draws)]
-    found = np.array([value for value in values if not math.isnan(value)])
-    if 2 * len(found) < draws:
+    found = values[~np.isnan(values)]
+    if 2 * len(found) < len(values):
         return Interval(-math.inf, math.inf, level)
     ends = [(1 - level) / 2, (1 + level) / 2]
     if not np.isfinite(found).all():
@@ -79,7 +79,7 @@ def bootstrap_interval(
 def median_interval(
     values: np.ndarray, *, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Return what :func:`bootstrap_interval` returns for the median, all resamples at once.
+    """Return the bootstrap interval of the median, all resamples at once.
 
     Args:
         values: [n], few enough that ``draws`` times as many fit into memory.

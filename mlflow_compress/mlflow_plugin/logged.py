@@ -42,6 +42,9 @@ def report_metrics(report: Report) -> tuple[dict[str, float], dict[str, float]]:
     quality: dict[str, float] = {}
     if report.accuracy is not None:
         quality["accuracy"] = report.accuracy.value
+        if report.accuracy.interval is not None:
+            quality["accuracy_low"] = report.accuracy.interval.low
+            quality["accuracy_high"] = report.accuracy.interval.high
         quality["accuracy_source"] = report.accuracy.source
         quality["accuracy_drop"] = report.accuracy.drop
         quality["accuracy_drop_low"] = report.accuracy.drop_interval.low

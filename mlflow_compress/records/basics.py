@@ -1,6 +1,8 @@
 """The records that other records are made of."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 __all__ = ["Bound", "DatasetRef", "Interval", "Side"]
@@ -15,6 +17,15 @@ class Interval:
     low: float
     high: float
     level: float = 0.95
+
+    @classmethod
+    def of_share(cls, share: float, rows: int, level: float) -> "Interval":
+        """Return the score interval of a share of rows, never of zero width (Wilson, 1927)."""
+        z = NormalDist().inv_cdf((1 + level) / 2)
+        middle = share + z * z / (2 * rows)
+        spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+        whole = 1 + z * z / rows
+        return cls((middle - spread) / whole, (middle + spread) / whole, level)
 
     def including(self, value: float) -> "Interval":
         """Return the interval, stretched to a value outside it.

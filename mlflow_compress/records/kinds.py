@@ -146,6 +146,7 @@ class Accuracy:
         unit: ``share`` (0 to 1, shown as % and its drop in points), ``points`` (of a hundred), any
             other text, such as ``dB``, or empty for a plain number.
         output: the output that was scored, several separated by commas; empty when unknown.
+        interval: the value's own confidence interval; None in records that came before it.
     """
 
     metric: str
@@ -157,6 +158,7 @@ class Accuracy:
     higher_is_better: bool = True
     unit: str = field(default="share", metadata=OMITTED)
     output: str = field(default="", metadata=OMITTED)
+    interval: Interval | None = field(default=None, metadata=OMITTED)
 
     @property
     def range(self) -> tuple[float, float]:

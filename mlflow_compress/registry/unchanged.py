@@ -51,7 +51,9 @@ def _source_of(variant: Variant) -> Variant:
     if accuracy is not None:
         level = accuracy.drop_interval.level
         none = Interval(0.0, 0.0, level)
-        accuracy = replace(accuracy, value=accuracy.source, drop=0.0, drop_interval=none)
+        accuracy = replace(
+            accuracy, value=accuracy.source, drop=0.0, drop_interval=none, interval=None
+        )
     unchanged = Report(
         size_bytes=report.source_bytes,
         source_bytes=report.source_bytes,

@@ -19,7 +19,7 @@ from mlflow_compress.targets.limits import (
     limits_of,
     metric_problem,
 )
-from mlflow_compress.targets.looks import Look, upper
+from mlflow_compress.targets.looks import Look
 from mlflow_compress.targets.profile import (
     AccuracyLimits,
     Execution,
@@ -88,7 +88,6 @@ __all__ = [
     "shipped_names",
     "target_data",
     "target_limits",
-    "upper",
     "verify",
     "why_not",
 ]

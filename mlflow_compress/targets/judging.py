@@ -4,7 +4,6 @@ What a target limits on every model alike is in :mod:`mlflow_compress.targets.li
 are known once a variant was measured.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from mlflow_compress.records import (
     MEASURES_OF,
     RUINED,
     Accuracy,
-    Bound,
     Fidelity,
     Kind,
     Measure,
@@ -24,7 +22,7 @@ from mlflow_compress.records import (
     OutputFidelity,
     Report,
 )
-from mlflow_compress.targets.limits import QUALITY_SCALE, Limit, LimitKind, limits_of
+from mlflow_compress.targets.limits import QUALITY_SCALE, Estimated, Limit, LimitKind, limits_of
 from mlflow_compress.targets.looks import Look
 from mlflow_compress.targets.profile import FIDELITY_BOUNDS, AccuracyLimits, Target, load_target
 from mlflow_compress.targets.readings import Reading, read_fidelity_score, sound, stale
@@ -243,15 +241,14 @@ def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind
         sense=measure.sense,
         source="rows",
         bound=lambda target: bound.value,
-        read=lambda report, target, rows: _read(report, target, rows, output.output, measure),
+        read=lambda report, target, rows: _read(report, rows, output.output, measure),
         show=lambda value, report: measure.show(value),
         phrase=lambda bound, unit: f"{name} {relation} {measure.show(bound)}",
         scale=_scale(measure),
         optimistic=lambda look: _best(look, output.output, measure),
-        has_interval=measure.name in output.intervals,
         output=output.output,
         measures=measure.name,
-        doubt=lambda report, target: _doubt(report, target, output.output, measure),
+        interval=lambda report: _interval(report, output.output, measure),
     )
 
 
@@ -280,67 +277,42 @@ def _scale(measure: Measure) -> Callable[[float], float]:
     return lambda bound: max(abs(bound), _LEAST_SCALE)
 
 
-def _read(report: Report, target: Target, rows: str | None, name: str, measure: Measure) -> Reading:
-    """Return a measure of an output: the worse end of its interval where confidence is asked."""
+def _read(report: Report, rows: str | None, name: str, measure: Measure) -> Reading:
+    """Return a measure of an output."""
     fidelity = report.fidelity
     if fidelity is None:
         return Reading(None, f"{measure.name} of {name} was not measured", is_measured=False)
     old = stale(measure.name, fidelity.dataset, rows)
     if old is not None:
         return old
-    output = next((one for one in fidelity.outputs if one.output == name), None)
+    output = _of(fidelity, name)
     if output is None:
         return Reading(None, f"output {name!r} was not judged", is_measured=False)
     if measure is _BROKEN:
         return Reading(float(output.broken))
     if output.broken:
         return Reading(None, f"{name} has NaN or infinite values in {output.broken} rows")
-    value = sound(measure.name, output.measures.get(measure.name), *_possible(measure))
-    interval = output.intervals.get(measure.name)
-    confidence = target.accuracy.confidence
-    if value.value is None or confidence is None or interval is None:
-        return value
-    if not interval.level >= confidence - _ROUNDING:
-        return Reading(
-            None,
-            f"the interval of {measure.name} is at level {interval.level:g}, {confidence:g} is "
-            "asked",
-        )
-    end = interval.high if measure.sense == "most" else interval.low
-    bound = sound(f"bound of {measure.name}", end, -math.inf)
-    if bound.value is None:
-        return bound
-    # An end on the better side of the number itself would be a broken interval; the worse counts.
-    worse = max if measure.sense == "most" else min
-    return Reading(worse(value.value, bound.value), level=confidence)
+    # with room for the last bits of a mean
+    low, high = measure.low - _ROUNDING, measure.high + _ROUNDING
+    return sound(measure.name, output.measures.get(measure.name), low, high)
 
 
-def _possible(measure: Measure) -> tuple[float, float]:
-    """Return the range of a measure, with room for the last bits of a mean."""
-    return measure.low - _ROUNDING, measure.high + _ROUNDING
+def _interval(report: Report, name: str, measure: Measure) -> Estimated | None:
+    fidelity = report.fidelity
+    output = _of(fidelity, name)
+    if fidelity is None or output is None or measure.name not in output.intervals:
+        return None
+    return output.intervals[measure.name], fidelity.dataset.rows
 
 
-def _doubt(report: Report, target: Target, name: str, measure: Measure) -> Bound | None:
-    """Return a measure of an output with the bound that is read, None when it has no interval."""
-    fidelity, level = report.fidelity, target.accuracy.confidence
+def _of(fidelity: Fidelity | None, name: str) -> OutputFidelity | None:
     outputs = () if fidelity is None else fidelity.outputs
-    output = next((one for one in outputs if one.output == name), None)
-    if fidelity is None or output is None or output.broken or level is None:
-        return None
-    interval, value = output.intervals.get(measure.name), output.measures.get(measure.name)
-    if interval is None or value is None:
-        return None
-    rows = fidelity.dataset.rows
-    if measure.sense == "most":
-        return Bound(value, max(value, interval.high), level, rows)
-    return Bound(value, min(value, interval.low), level, rows, "lower")
+    return next((one for one in outputs if one.output == name), None)
 
 
 def _best(look: Look, name: str, measure: Measure) -> float | None:
     """Return the best that a measure may turn out on all rows, None when nothing is known of it."""
-    fidelity = look.fidelity
-    outputs = () if fidelity is None else fidelity.outputs
-    output = next((one for one in outputs if one.output == name), None)
+    output = _of(look.fidelity, name)
     if output is None or output.broken:
         return None
     interval = output.intervals.get(measure.name)

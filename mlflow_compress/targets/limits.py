@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlflow_compress.records import Bound, Gate, Report, change_unit, shown_change
+from mlflow_compress.records import Bound, Gate, Interval, Report, change_unit, shown_change
 from mlflow_compress.targets.looks import (
     Look,
-    best_accuracy,
     best_agreement,
     best_drop,
+    best_metric,
 )
 from mlflow_compress.targets.profile import Target
 from mlflow_compress.targets.readings import (
@@ -26,12 +26,14 @@ from mlflow_compress.targets.readings import (
     read_latency,
     read_memory,
     read_size,
+    worse_end,
 )
 from mlflow_compress.targets.units import format_ms, format_size
 
 __all__ = [
     "QUALITY_SCALE",
     "USUAL_LEVEL",
+    "Estimated",
     "Limit",
     "LimitKind",
     "bound_of",
@@ -62,20 +64,24 @@ _RELATIONS = {
 }
 
 
-def _certain(report: Report, target: Target) -> None:
-    """What is no estimate from rows is not in doubt."""
+Estimated = tuple[Interval, int]
+"""The interval of a number, and how many rows it comes from."""
 
 
-def _doubt_of_drop(report: Report, target: Target) -> Bound | None:
-    accuracy, level = report.accuracy, target.accuracy.confidence
-    if accuracy is None or level is None:
-        return None
-    high = accuracy.drop_interval.high
-    return Bound(accuracy.drop, max(accuracy.drop, high), level, accuracy.dataset.rows)
-
-
-def _none(look: Look) -> None:
+def _none(known: object) -> None:
     """What is read from a file or on a device is not estimated from rows."""
+
+
+def _metric_interval(report: Report) -> Estimated | None:
+    accuracy = report.accuracy
+    if accuracy is None or accuracy.interval is None:
+        return None
+    return accuracy.interval, accuracy.dataset.rows
+
+
+def _drop_interval(report: Report) -> Estimated | None:
+    accuracy = report.accuracy
+    return None if accuracy is None else (accuracy.drop_interval, accuracy.dataset.rows)
 
 
 def metric_problem(
@@ -134,10 +140,10 @@ class LimitKind:
         phrase: returns the limit in words, of a bound and the unit of the metric.
         scale: for a bound, the excess that counts as 1; None when files and devices are compared,
             by the factor between value and bound.
-        has_interval: whether a look at some rows bounds the number, by an interval.
         output: the output that the number is of; empty when it is of the whole variant.
         measures: the measure of that output.
-        doubt: returns the number with the bound that is read in its place; None without one.
+        interval: returns the number's interval, the worse end of which is read where a target
+            asks for confidence; None without one.
     """
 
     key: str
@@ -150,10 +156,9 @@ class LimitKind:
     phrase: Callable[[float, str], str]
     scale: Callable[[float], float] | None = None
     optimistic: Callable[[Look], float | None] = _none
-    has_interval: bool = False
     output: str = ""
     measures: str = ""
-    doubt: Callable[[Report, Target], Bound | None] = _certain
+    interval: Callable[[Report], Estimated | None] = _none
 
 
 def _own_size(bound: float) -> float:
@@ -215,8 +220,8 @@ _KINDS = (
         show=_plain,
         phrase=lambda bound, unit: f"accuracy {_score(bound, unit)} or more",
         scale=_quality,
-        optimistic=best_accuracy,
-        has_interval=True,
+        optimistic=best_metric,
+        interval=_metric_interval,
     ),
     LimitKind(
         key="accuracy.max",
@@ -228,6 +233,8 @@ _KINDS = (
         show=_plain,
         phrase=lambda bound, unit: f"an error of at most {_score(bound, unit)}",
         scale=_own_size,
+        optimistic=best_metric,
+        interval=_metric_interval,
     ),
     LimitKind(
         key="accuracy.max_drop",
@@ -235,13 +242,12 @@ _KINDS = (
         sense="most",
         source="labels",
         bound=lambda target: target.accuracy.max_drop,
-        read=lambda report, target, rows: read_drop(report, rows, target.accuracy.confidence),
+        read=lambda report, target, rows: read_drop(report, rows),
         show=_change,
         phrase=lambda bound, unit: f"at most {_lost(bound, unit)} lost",
         scale=_quality,
         optimistic=best_drop,
-        doubt=_doubt_of_drop,
-        has_interval=True,
+        interval=_drop_interval,
     ),
     LimitKind(
         key="accuracy.min_agreement",
@@ -254,7 +260,6 @@ _KINDS = (
         phrase=lambda bound, unit: f"{100 * bound:g} % or more rows as the source",
         scale=_quality,
         optimistic=best_agreement,
-        has_interval=True,
     ),
     LimitKind(
         key="accuracy.max_kl",
@@ -309,7 +314,9 @@ class Limit:
         return self.kind.phrase(self.bound, unit)
 
     def read(self, report: Report, rows: str | None = None) -> Reading:
-        """Return the number of a report, or why there is none.
+        """Return the number of a report that counts, or why there is none.
+
+        Where the target asks for confidence it is the worse end of the number's interval.
 
         Args:
             report: the numbers of a variant.
@@ -326,7 +333,10 @@ class Limit:
             )
             if problem:
                 return Reading(None, problem)
-        return self.kind.read(report, self.target, rows)
+        value = self.kind.read(report, self.target, rows)
+        interval, _ = self.kind.interval(report) or (None, 0)
+        asked = self.target.accuracy.confidence
+        return worse_end(self._shown_name, value, interval, self.kind.sense, asked)
 
     def excess(self, value: float) -> float:
         """Return how far a value is beyond the bound; 0 or less when it is within.
@@ -364,20 +374,30 @@ class Limit:
 
         What a limit fails by the bound alone, more rows may show to be within it.
         """
-        return self.kind.doubt(report, self.target)
+        estimated, level = self.kind.interval(report), self.target.accuracy.confidence
+        value = self.kind.read(report, self.target, None).value
+        if estimated is None or level is None or value is None:
+            return None
+        interval, rows = estimated
+        if self.kind.sense == "most":
+            return Bound(value, max(value, interval.high), level, rows)
+        return Bound(value, min(value, interval.low), level, rows, "lower")
 
     def verdict(self, report: Report) -> str:
         """Return one line that says how a report stands to the limit, met or not."""
         reading = self.read(report)
         if reading.value is None:
             return reading.problem
-        # the name of an output stays as it is
-        name = self.name if self.kind.output else self.name.replace("_", " ")
-        return f"{name} {self._compared(reading, reading.value, report)}"
+        return f"{self._shown_name} {self._compared(reading, reading.value, report)}"
 
     def within(self, share: float) -> "Limit":
         """Return the limit with only a share of its bound to use."""
         return replace(self, bound=self.bound * share)
+
+    @property
+    def _shown_name(self) -> str:
+        """The name in words; that of an output stays as it is."""
+        return self.name if self.kind.output else self.name.replace("_", " ")
 
     def _beyond(self, value: float) -> float:
         """Return what a value is beyond the bound, in its unit; rounding is no excess."""

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
-from mlflow_compress.records import Accuracy, Fidelity
+from mlflow_compress.records import Accuracy, Fidelity, Interval
 
-__all__ = ["Look", "best_accuracy", "best_agreement", "best_drop", "upper"]
+__all__ = ["Look", "best_agreement", "best_drop", "best_metric"]
 
 
 @dataclass(frozen=True)
@@ -29,22 +28,21 @@ class Look:
     read_by: Sequence[str] | None = None
 
 
-def upper(share: float, rows: int, level: float) -> float:
-    """Return the upper end of a share's interval at a confidence level (Wilson, 1927)."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = share + z * z / (2 * rows)
-    spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    return (middle + spread) / (1 + z * z / rows)
-
-
-def best_accuracy(look: Look) -> float | None:
-    """Return the highest accuracy that a look leaves room for, None when it says nothing."""
+def best_metric(look: Look) -> float | None:
+    """Return the best of the metric that a look leaves room for, None when it says nothing."""
     accuracy = look.accuracy
-    if accuracy is None or not accuracy.higher_is_better:
+    if accuracy is None:
         return None
+    is_better = accuracy.higher_is_better
     if math.isfinite(look.source):
-        return look.source - accuracy.drop_interval.low
-    return upper(accuracy.value, accuracy.dataset.rows, look.level)
+        least = accuracy.drop_interval.low
+        return look.source - least if is_better else look.source + least
+    interval = accuracy.interval
+    if interval is None and is_better and accuracy.unit == "share":
+        interval = Interval.of_share(accuracy.value, accuracy.dataset.rows, look.level)
+    if interval is None:
+        return None
+    return interval.high if is_better else interval.low
 
 
 def best_drop(look: Look) -> float | None:
@@ -57,4 +55,4 @@ def best_agreement(look: Look) -> float | None:
     fidelity = look.fidelity
     if fidelity is None or fidelity.agreement is None:
         return None
-    return upper(fidelity.agreement, fidelity.dataset.rows, look.level)
+    return Interval.of_share(fidelity.agreement, fidelity.dataset.rows, look.level).high

@@ -6,8 +6,9 @@ other rows is no value.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from mlflow_compress.records import DatasetRef, Fidelity, Latency, Report
+from mlflow_compress.records import DatasetRef, Fidelity, Interval, Latency, Report
 from mlflow_compress.targets.profile import Target
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "read_size",
     "sound",
     "stale",
+    "worse_end",
 ]
 
 # What an interval's level may fall short of the asked confidence by: rounding, nothing more.
@@ -161,6 +163,38 @@ def read_latency_ratio(report: Report, target: Target) -> Reading:
     return Reading(latency.ratio)
 
 
+def worse_end(
+    name: str,
+    value: Reading,
+    interval: Interval | None,
+    sense: Literal["most", "least"],
+    confidence: float | None,
+) -> Reading:
+    """Return the end of a number's interval that is worse for a limit, or why it does not count.
+
+    Args:
+        name: of the number, for messages.
+        value: the number itself, which is returned where nothing else is asked or known.
+        interval: the number's.
+        sense: of the limit; the upper end is the worse one for ``most``.
+        confidence: the level that is asked for; None for the number itself.
+    """
+    if value.value is None or confidence is None or interval is None:
+        return value
+    if not interval.level >= confidence - _LEVEL_SLACK:
+        return Reading(
+            None,
+            f"the interval of {name} is at level {interval.level:g}, {confidence:g} is asked",
+        )
+    end = interval.high if sense == "most" else interval.low
+    found = sound(f"bound of {name}", end, -math.inf)
+    if found.value is None:
+        return found
+    # An end on the better side of the number itself would be a broken interval; the worse counts.
+    worse = max if sense == "most" else min
+    return Reading(worse(value.value, found.value), level=confidence)
+
+
 def read_accuracy(report: Report, rows: str | None) -> Reading:
     """Return the metric's value."""
     accuracy = report.accuracy
@@ -171,28 +205,15 @@ def read_accuracy(report: Report, rows: str | None) -> Reading:
     )
 
 
-def read_drop(report: Report, rows: str | None, confidence: float | None) -> Reading:
-    """Return the drop, or the upper bound of its interval when the target asks for confidence."""
+def read_drop(report: Report, rows: str | None) -> Reading:
+    """Return the metric's drop."""
     accuracy = report.accuracy
     if accuracy is None:
         return _missing(_NO_LABELS)
     other = _unusable("accuracy drop", report, accuracy.dataset, rows)
     if other is not None:
         return other
-    most = accuracy.largest_drop
-    drop = sound("accuracy drop", accuracy.drop, -most, most)
-    if drop.value is None or confidence is None:
-        return drop
-    interval = accuracy.drop_interval
-    high = sound("upper bound of the accuracy drop", interval.high, -most, most)
-    if high.value is None:
-        return high
-    if not interval.level >= confidence - _LEVEL_SLACK:
-        return Reading(
-            None, f"the drop's interval is at level {interval.level:g}, {confidence:g} is asked"
-        )
-    # A bound below the drop itself would be a broken interval; the worse of the two counts.
-    return Reading(max(drop.value, high.value), level=confidence)
+    return sound("accuracy drop", accuracy.drop, -accuracy.largest_drop, accuracy.largest_drop)
 
 
 def _fidelity(report: Report, rows: str | None, name: str) -> Fidelity | Reading:

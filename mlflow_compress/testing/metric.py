@@ -87,6 +87,8 @@ class MetricContract:
         assert found.value == found.source
         assert found.drop == 0
         assert found.drop_interval.low <= 0 <= found.drop_interval.high
+        assert found.interval is not None
+        assert found.interval.low <= found.value <= found.interval.high
 
     def test_it_names_outputs_that_there_are(
         self, outputs: Mapping[str, np.ndarray], rows: Dataset

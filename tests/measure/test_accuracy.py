@@ -110,6 +110,24 @@ def test_the_drop_is_paired_and_positive_when_the_variant_is_worse():
     assert worse.drop_interval.high >= 1.0
 
 
+@pytest.mark.parametrize(("metric", "true"), [("accuracy", 0.9), ("mae", 1.0)])
+def test_the_metric_s_own_interval_holds_the_true_value(metric, true):
+    """In about 95 of 100 samples of 200 rows; the number itself is never the true one."""
+    held = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        if metric == "accuracy":
+            labels = rng.integers(0, 3, 200)
+            told = np.where(rng.random(200) < true, labels, (labels + 1) % 3)
+            outputs = {"y": one_hot(told, 3)}
+        else:
+            labels, outputs = np.zeros(200), {"y": rng.exponential(true, (200, 1))}
+        made = measure_accuracy(outputs, outputs, data(labels), metric)
+        assert made.interval.low < made.value < made.interval.high
+        held += made.interval.low <= true <= made.interval.high
+    assert 90 <= held < 100
+
+
 def test_equal_models_still_have_an_interval():
     labels = np.arange(300) % 3
     outputs = {"y": one_hot(labels, 3)}

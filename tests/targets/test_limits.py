@@ -98,6 +98,33 @@ def test_an_accuracy_is_not_bounded_from_above():
     assert (failed, broken, is_served) == ({"metric_error": reason}, {"metric_error"}, False)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "limits", "reason"),
+    [
+        (RIGHT, {"min": 0.94}, ""),
+        (RIGHT, {"min": 0.945}, "0.943 (95 % sure) is less than 0.945"),
+        (RIGHT, {"min": 0.945, "confidence": None}, ""),
+        (RIGHT, {"min": 0.94, "confidence": 0.99},
+         "the interval of accuracy is at level 0.95, 0.99 is asked"),
+        (RMSE, {"max": 4.3}, ""),
+        (RMSE, {"max": 4.1}, "4.2 (95 % sure) is more than 4.1"),
+    ],
+)  # fmt: skip
+def test_the_metric_itself_is_bounded_by_the_worse_end_of_its_interval(accuracy, limits, reason):
+    """A hundred rows more would else decide whether a model passes."""
+    near = Interval(0.943, 0.957) if accuracy is RIGHT else Interval(3.8, 4.2)
+    limits = {"confidence": 0.95, **limits}
+    target = Target("pi", accuracy=AccuracyLimits(**limits))
+    failed, broken, is_served = verdicts(variant(replace(accuracy, interval=near)), target)
+    assert list(failed.values()) == ([reason] if reason else [])
+    assert (broken, is_served) == (set(failed), not reason)
+
+
+def test_a_metric_that_was_stored_without_an_interval_is_read_as_it_is():
+    target = Target("pi", accuracy=AccuracyLimits(min=0.95, confidence=0.95))
+    assert verdicts(variant(RIGHT), target) == ({}, set(), True)
+
+
 SISDR = Accuracy("si_sdr", 11.0, 12.0, 1.0, Interval(0.8, 1.2), ROWS, unit="dB")
 
 

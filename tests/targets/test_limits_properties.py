@@ -57,7 +57,8 @@ def variants(draw):
     interval = Interval(-1.0, draw(number(*SHARES)), level)
     is_error = draw(st.booleans())
     metric, value = ("rmse" if is_error else "accuracy"), draw(number(*SHARES))
-    accuracy = Accuracy(metric, value, 0.95, drop, interval, ROWS, not is_error)
+    own = draw(maybe(Interval(draw(number(*SHARES)), draw(number(*SHARES)), level)))
+    accuracy = Accuracy(metric, value, 0.95, drop, interval, ROWS, not is_error, interval=own)
     close = fidelity(
         draw(number(*SHARES)),
         draw(number(*KL)),
@@ -85,7 +86,6 @@ def variants(draw):
 
 @st.composite
 def targets(draw):
-    max_drop = draw(maybe(0.0, 0.005, 0.01))
     return Target(
         "pi",
         Limits(
@@ -96,8 +96,8 @@ def targets(draw):
         ),
         AccuracyLimits(
             draw(maybe(0.0, 0.95)),
-            max_drop,
-            draw(maybe(0.95, 0.99)) if max_drop is not None else None,
+            draw(maybe(0.0, 0.005, 0.01)),
+            draw(maybe(0.95, 0.99)),
             draw(maybe(0.0, 0.99)),
             draw(maybe(0.0, 0.05)),
             draw(maybe(0.0, 0.01)),
