@@ -153,7 +153,7 @@ def promote(chosen: Source, found: Smallest, rows: Dataset) -> tuple[bytes, floa
         report = replace(
             trial.variant.report,
             accuracy=accuracy,
-            fidelity=measure_fidelity(after, before, found.outputs, rows),
+            fidelity=measure_fidelity(after, before, rows, found.outputs),
         )
         variants.append(replace(trial.variant, report=report, version=number))
     version = decide(variants, found.target).version

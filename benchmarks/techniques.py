@@ -105,7 +105,7 @@ class Judge:
             return self._against(outputs, data)
         found = measure.measure_accuracy(outputs, self.source, self.data, self.task.metric)
         fidelity = measure.measure_fidelity(
-            outputs, self.source, self.outputs, self.data, level=None
+            outputs, self.source, self.data, self.outputs, level=None
         )
         interval = found.drop_interval
         return {

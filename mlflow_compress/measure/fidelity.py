@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from onnx import ModelProto
 
 from mlflow_compress.errors import DataError
 from mlflow_compress.measure.bounds import (
@@ -18,6 +19,7 @@ from mlflow_compress.measure.outputs.boxes import compare_boxes
 from mlflow_compress.measure.outputs.classes import ClassRows, compare_classes, log_scores
 from mlflow_compress.measure.outputs.embedding import compare_embeddings, same_neighbours
 from mlflow_compress.measure.outputs.sequence import compare_sequences
+from mlflow_compress.measure.outputs.tell import Evidence, tell_outputs
 from mlflow_compress.measure.outputs.values import ValueRows, compare_values
 from mlflow_compress.measure.smoothed import flip_interval, kl_bound
 from mlflow_compress.records import MEASURES, Fidelity, Interval, Output, OutputFidelity
@@ -33,8 +35,8 @@ Outputs = Mapping[str, Array]
 def measure_fidelity(
     variant: Outputs,
     source: Outputs,
-    outputs: Sequence[Output],
     dataset: Dataset,
+    outputs: Sequence[Output] | None = None,
     *,
     level: float | None = 0.95,
     others: Outputs | None = None,
@@ -44,8 +46,9 @@ def measure_fidelity(
     Args:
         variant: the variant's outputs by name, each of [rows, ...] or an array per row.
         source: the source's.
-        outputs: what each output is; those that are ignored are left out.
         dataset: the rows, for the record.
+        outputs: what each output is; those that are ignored are left out. None tells it from what
+            the source gives, without its graph, so that most are values.
         level: confidence level of the intervals; None measures none, which is quicker.
         others: the source's outputs on other rows, which say how sure it is of its classes; those
             that techniques have seen will do.
@@ -54,6 +57,8 @@ def measure_fidelity(
         DataError: the variant lacks an output.
     """
     found = []
+    if outputs is None:
+        outputs = tell_outputs(Evidence(ModelProto(), source, dataset.labels))
     for output in outputs:
         if output.kind == "ignore":
             continue

@@ -25,6 +25,7 @@ from mlflow_compress.packed.format import (
 
 SMALL_INTEGERS = {TensorProto.INT64, TensorProto.INT32}
 SHAPE_ELEMENTS = 64
+_WITH_DEFAULTS = 4
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,21 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
             elif attribute.type == AttributeProto.GRAPHS:
                 for inner in attribute.graphs:
                     yield from graphs(inner)
+
+
+def default_inputs(model: ModelProto) -> frozenset[str]:
+    """Return the inputs that a caller may leave out, as an initializer gives their value.
+
+    Before IR version 4 every initializer had to be an input, and some exporters list them all to
+    this day: where every initializer of two or more axes is an input, none is meant to be given.
+    """
+    if model.ir_version < _WITH_DEFAULTS:
+        return frozenset()
+    inputs = {info.name for info in model.graph.input}
+    listed = [tensor.name in inputs for tensor in model.graph.initializer if len(tensor.dims) > 1]
+    if listed and all(listed):
+        return frozenset()
+    return frozenset(inputs & {tensor.name for tensor in model.graph.initializer})
 
 
 def weights(

@@ -70,12 +70,13 @@ def pack_model(model: ModelProto, session_bytes: int = SESSION_BYTES) -> ModelPr
 def _code(model: ModelProto, opset: int, session_bytes: int) -> _Coded:
     """Choose and code; the model is not changed."""
     graph = model.graph
-    outputs = {info.name for info in graph.output}
-    # ONNX Runtime does not fold what makes an output of the graph.
+    # ONNX Runtime does not fold what makes an output of the graph, and a node's output is no
+    # input that callers may give.
+    kept = {info.name for info in graph.output} | graphs.default_inputs(model)
     weights = [
         weight
         for weight in graphs.weights(graph)
-        if weight.name not in outputs and weight.tensor.data_type in DTYPES and weight.data
+        if weight.name not in kept and weight.tensor.data_type in DTYPES and weight.data
     ]
     candidates = [
         Candidate(weight.name, weight.tensor.data_type, weight.tensor.dims, weight.data)

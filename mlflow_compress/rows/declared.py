@@ -54,8 +54,9 @@ class Declared:
 
 
 def declared_inputs(model: onnx.ModelProto) -> dict[str, Declared]:
-    """Return what a model says of its inputs, by name."""
-    return {value.name: _declared(value) for value in model.graph.input}
+    """Return what a model says of its inputs that have to be given, by name."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    return {v.name: _declared(v) for v in model.graph.input if v.name not in held}
 
 
 def declared_outputs(model: onnx.ModelProto) -> dict[str, Declared]:

@@ -144,7 +144,7 @@ def _effect(
     if model is not judge.source:
         outputs = measure.run(measure.open_session(model), evaluation)
     fidelity = measure.measure_fidelity(
-        outputs, judge.reference, judge.outputs, evaluation, level=LEVEL
+        outputs, judge.reference, evaluation, judge.outputs, level=LEVEL
     )
     accuracy = math.nan
     if evaluation.has_labels or measure.MetricSpec.of(judge.metric).labels == "source":

@@ -296,8 +296,8 @@ class TrialEvaluator:
         return measure.measure_fidelity(
             outputs,
             self.source_outputs,
-            self.outputs,
             self.evaluation,
+            self.outputs,
             level=self.level,
             others=self._others,
         )
@@ -305,7 +305,7 @@ class TrialEvaluator:
     def judged(self, outputs: Mapping[str, Array]) -> Report:
         """Return a report of nothing but what outputs are worth, without intervals."""
         fidelity = measure.measure_fidelity(
-            outputs, self.source_outputs, self.outputs, self.evaluation, level=None
+            outputs, self.source_outputs, self.evaluation, self.outputs, level=None
         )
         return Report(0, 0, 0.0, 0.0, "", accuracy=self._accuracy(outputs), fidelity=fidelity)
 
@@ -422,7 +422,7 @@ class TrialEvaluator:
                     outputs, source, some, self.metric, level=LEVEL, seed=self.seed
                 )
             fidelity = measure.measure_fidelity(
-                outputs, source, self.outputs, some, level=LEVEL, others=self._others
+                outputs, source, some, self.outputs, level=LEVEL, others=self._others
             )
             reference = self._source_score if scored else math.nan
             if reason := screen.hopeless(report, accuracy, fidelity, reference, self.read_by):

@@ -16,6 +16,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import SourceError
+from mlflow_compress.packed.graphs import default_inputs
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     subgraphs,
@@ -34,8 +35,8 @@ def normalize(model: ModelProto) -> ModelProto:
     """Return an equivalent model whose weights are all main-graph initializers.
 
     Also dropped: doc strings, node metadata, initializers that nothing uses, graph inputs that
-    only give an initializer a default, and shape annotations that shape inference finds again.
-    The same model gives the same bytes.
+    only list weights (:func:`mlflow_compress.packed.graphs.default_inputs` stay), and shape
+    annotations that shape inference finds again. The same model gives the same bytes.
 
     Raises:
         SourceError: the model has no graph, or keeps weights in external data not loaded.
@@ -43,13 +44,14 @@ def normalize(model: ModelProto) -> ModelProto:
     if not model.graph.node:
         raise SourceError("the model's graph has no nodes; is this an ONNX model?")
     model = clone(model)
+    defaults = default_inputs(model)
     _refuse_external(model)
     name_apart(model)
     for graph in walk_graphs(model.graph):
         _constants_to_initializers(graph)
     _hoist_initializers(model)
     _skip_identities(model.graph)
-    _drop_default_inputs(model)  # before their defaults: an input without one must be given
+    _drop_listed(model, defaults)  # before their values: an input without one must be given
     _drop_unused(model.graph)
     _strip(model)
     _drop_inferable_shapes(model)
@@ -124,20 +126,22 @@ def _drop_unused(graph: GraphProto) -> None:
     used = {name for node in walk_nodes(graph) for name in node.input}
     used |= {value.name for inner in walk_graphs(graph) for value in inner.output}
     used |= {t.values.name for t in graph.sparse_initializer}
+    used |= {value.name for value in graph.input}  # a caller may give it
     kept = [_copy(tensor) for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
-def _drop_default_inputs(model: ModelProto) -> None:
-    """Before IR 4 every initializer had to be a graph input too; that blocks folding."""
-    held = {tensor.name for tensor in model.graph.initializer}
-    kept = [value for value in model.graph.input if value.name not in held]
-    if len(kept) < len(model.graph.input):
-        copies = [_copy(value) for value in kept]
-        del model.graph.input[:]
-        model.graph.input.extend(copies)
-        model.ir_version = max(model.ir_version, 4)
+def _drop_listed(model: ModelProto, defaults: frozenset[str]) -> None:
+    """Drop inputs that list an initializer, which blocks folding, but those that callers may give.
+
+    Before IR version 4 there was no initializer without an input.
+    """
+    held = {tensor.name for tensor in model.graph.initializer} - defaults
+    copies = [_copy(value) for value in model.graph.input if value.name not in held]
+    del model.graph.input[:]
+    model.graph.input.extend(copies)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _strip(model: ModelProto) -> None:

@@ -152,13 +152,17 @@ def apply_step(model: "onnx.ModelProto", recipe: Recipe, index: int, context: Co
 def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
     from onnx import checker
 
+    from mlflow_compress.techniques.onnx_defaults import give_back, take_away
+
     technique: Any = registry.get(step.technique)
     settings = parse_settings(technique, step.settings)
     if technique.needs_calibration(settings) and not context.calibration:
         raise TechniqueError("needs calibration inputs, and there are none (data.calibration)")
     if technique.needs_training(settings) and context.train is None:
         raise TechniqueError("needs training data, and there are none (data.train)")
+    model, context, defaults = take_away(model, context)
     result: Result = technique.apply(model, settings, context)
+    result = replace(result, model=give_back(result.model, defaults))
     try:
         checker.check_model(result.model)
     except checker.ValidationError as error:

@@ -15,7 +15,7 @@ def data(rows):
 def judged(variant, source, kind, form="", axis=None, level=None, **settings):
     output = Output("y", kind, form, axis, settings=settings)
     found = measure_fidelity(
-        {"y": variant}, {"y": source}, [output], data(len(source)), level=level
+        {"y": variant}, {"y": source}, data(len(source)), [output], level=level
     )
     (only,) = found.outputs
     return only
@@ -104,7 +104,7 @@ def test_the_worst_of_several_outputs_counts(rng):
     one, two = rng.normal(size=(2, 30, 6))
     outputs = [Output("a", "classes", "logits", 1), Output("b", "classes", "logits", 1)]
     found = measure_fidelity(
-        {"a": one, "b": two}, {"a": one, "b": one}, outputs, data(30), level=None
+        {"a": one, "b": two}, {"a": one, "b": one}, data(30), outputs, level=None
     )
     assert found.agreement == found.outputs[1].measures["agreement"] < 1
     assert found.kl == found.outputs[1].measures["kl"] > 0
@@ -276,7 +276,7 @@ def test_boxes_after_suppression_take_scores_and_classes_from_other_outputs():
         "c": np.array([[1, 2]] * 3),
     }
     other = source | {"c": np.array([[1, 1]] * 3)}
-    made = measure_fidelity(other, source, outputs, data(3), level=None)
+    made = measure_fidelity(other, source, data(3), outputs, level=None)
     assert made.outputs[0].measures["recall"] == 0.5
     assert made.agreement is None
 
@@ -296,10 +296,18 @@ def test_what_no_weight_reaches_is_estimated_where_it_is_another():
     output = Output("y", "classes", "numbers", is_fixed=True)
 
     def interval(given):
-        found = measure_fidelity({"y": given}, {"y": mask}, [output], data(20), level=0.95)
+        found = measure_fidelity({"y": given}, {"y": mask}, data(20), [output], level=0.95)
         return found.outputs[0].intervals.get("agreement")
 
     assert interval(mask) is None
     changed = mask.copy()
     changed[3, 1] = False
     assert interval(changed).low < 0.95 < interval(changed).high
+
+
+def test_without_a_graph_outputs_are_told_by_what_they_give(rng):
+    scores = rng.dirichlet(np.ones(4), 50)
+    numbers = rng.normal(size=(50, 3))
+    found = measure_fidelity({"p": scores, "y": numbers}, {"p": scores, "y": numbers}, data(50))
+    assert [one.kind for one in found.outputs] == ["classes", "values"]
+    assert (found.agreement, found.score) == (1.0, 1.0)

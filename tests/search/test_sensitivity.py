@@ -48,7 +48,7 @@ def test_an_effect_is_what_the_recipe_does(measured):
     recipe = allocate([e for e in effects if e.layer == "w1" and e in (effect,)], effect.bytes)
     made = apply_recipe(model, recipe, context).model
     outputs, source = (measure.run(measure.open_session(m), rows) for m in (made, model))
-    assert measure.measure_fidelity(outputs, source, CLASSES, rows).kl == pytest.approx(effect.kl)
+    assert measure.measure_fidelity(outputs, source, rows, CLASSES).kl == pytest.approx(effect.kl)
 
 
 def test_labels_give_accuracy_and_without_it_is_missing(measured):

@@ -106,7 +106,7 @@ def test_what_is_ruined_never_passes_a_default_gate(data):
     wanted = dict(zip(outputs, source.run(outputs, {"x": x}), strict=True))
     given = dict(zip(outputs, variant.run(outputs, {"x": x}), strict=True))
     kinds = tell_outputs(Evidence(model, wanted))
-    fidelity = measure_fidelity(given, wanted, kinds, Dataset({"x": x}))
+    fidelity = measure_fidelity(given, wanted, Dataset({"x": x}), kinds)
     report = Report(1, 2, 2.0, 1.0, "", fidelity=fidelity)
     passed = all(limit.gate(report).passed for limit in judge(DEFAULT, report))
     for name in outputs:

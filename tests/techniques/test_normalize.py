@@ -3,7 +3,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mlflow_compress import packed
 from mlflow_compress.errors import SourceError
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.techniques import Context, apply_recipe
 from mlflow_compress.techniques.onnx_normalize import normalize
 
 
@@ -118,6 +121,55 @@ def test_inputs_that_are_initializers_are_dropped(convnet):
     made = normalize(convnet)
     assert [value.name for value in made.graph.input] == ["x"]
     assert made.ir_version == 4
+
+
+def scaled(build, weight, exporters=False):
+    """A model whose callers may give ``k``; exporters list weights too."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Mul", ["h", "k"], ["y"]),
+    ]
+    arrays = {"w": weight, "k": np.ones(1, np.float32), "m": np.ones(1, np.float32)}
+    model = build(nodes, arrays, [("x", ["n", 3])], [("y", ["n", 2])])
+    for name in ("k", "m", *(["w"] if exporters else [])):
+        shape = list(arrays[name].shape)
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model
+
+
+def test_an_input_that_a_caller_may_give_stays_one(build, weight):
+    made = normalize(scaled(build, weight))
+    assert [value.name for value in made.graph.input] == ["x", "k", "m"]
+    assert held(made) == {"w", "k", "m"}
+    assert normalize(made).SerializeToString() == made.SerializeToString()
+    listed = normalize(scaled(build, weight, exporters=True))
+    assert [value.name for value in listed.graph.input] == ["x"]
+    assert held(listed) == {"w", "k"}
+
+
+@pytest.mark.parametrize("profile", ["compact", "portable"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Step("fold", {"names": True, "biases": True})],
+        [Step("entropy_share", {"bits": 8.0})],
+        [Step("quantize", {})],
+        [Step("share", {"clusters": 64}), Step("repair", {}), Step("trim", {})],
+    ],
+    ids=lambda steps: steps[0].technique,
+)
+def test_no_technique_takes_what_a_caller_may_give_for_a_constant(
+    build, weight, inputs, evaluate, steps, profile
+):
+    model = normalize(scaled(build, weight))
+    rows = {"x": np.repeat(inputs["x"], 20, axis=0)}
+    made = apply_recipe(model, Recipe(tuple(steps), profile), Context(calibration=rows)).model
+    session = packed.load(packed.to_bytes(packed.pack(made, profile)), threads=1)
+    assert [value.name for value in session.get_inputs()] == ["x"]
+    for k in (None, 0.25):
+        given = inputs if k is None else {**inputs, "k": np.full(1, k, np.float32)}
+        expected = evaluate(model, given)
+        np.testing.assert_allclose(session.run(None, given)[0], expected, atol=0.03)
 
 
 def test_it_is_deterministic_and_idempotent_and_leaves_its_argument_alone(build, weight):

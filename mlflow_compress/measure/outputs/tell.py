@@ -55,7 +55,7 @@ class Evidence:
     """What kinds are told by.
 
     Attributes:
-        model: the source as it came.
+        model: the source as it came; without nodes where only its outputs are known.
         outputs: what it gives on some rows, by name, in its order.
         labels: labels of the same rows, or None.
         given: what a person says of outputs, by name.
@@ -89,7 +89,9 @@ def tell_outputs(evidence: Evidence) -> tuple[Output, ...]:
     model = evidence.model
     _check_names(evidence)
     made_by = {name: node for node in model.graph.node for name in node.output if name}
-    reached, weighted = reached_by_inputs(model), reached_by_weights(model)
+    names = frozenset(evidence.outputs)
+    reached = reached_by_inputs(model) if model.graph.node else names
+    weighted = reached_by_weights(model) if model.graph.node else names
     told = []
     for name, rows in evidence.outputs.items():
         origin = _origin(name, made_by)

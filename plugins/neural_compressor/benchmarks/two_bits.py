@@ -131,7 +131,7 @@ def one(
     opened, plain = session(made), session(model)
     outputs, expected = measure.run(opened, test), measure.run(plain, test)
     kinds = measure.tell_outputs(Evidence(model, expected, test.labels))
-    fidelity = measure.measure_fidelity(outputs, expected, kinds, test, level=None)
+    fidelity = measure.measure_fidelity(outputs, expected, test, kinds, level=None)
     row = {
         "accuracy": measure.score(outputs, test, "accuracy"),
         "agreement": fidelity.agreement,
