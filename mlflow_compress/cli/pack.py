@@ -15,6 +15,8 @@ from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 from mlflow_compress.errors import PackedFormatError
 
 if TYPE_CHECKING:
+    import onnx
+
     from mlflow_compress.packed import PackedInfo
 
 __all__ = ["inspect", "pack", "unpack", "verify"]
@@ -56,9 +58,25 @@ def pack(source: Path, output: Path, profile: Any, force: bool) -> None:
 
     check_output(output, source, force)
     with _named(source):
-        before = packed.pack_file(source, output, profile)
+        before = packed.pack_file(source, output, profile, prepare=_raised)
     after = _size(output)
     click.echo(f"{output}: {after:,} bytes, {_times_smaller(before, after, profile)}")
+
+
+def _raised(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Raise the opset to what the portable profile needs, and say so."""
+    from mlflow_compress.packed.portable import MIN_OPSET
+    from mlflow_compress.techniques.onnx_graph import opset
+    from mlflow_compress.techniques.onnx_opset import raise_opset
+
+    made = raise_opset(model, MIN_OPSET, strict=True)
+    if made is not model:
+        click.echo(
+            f"opset raised from {opset(model)} to {MIN_OPSET}: the outputs are the same on "
+            "invented inputs",
+            err=True,
+        )
+    return made
 
 
 def _times_smaller(before: int, after: int, profile: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -83,6 +83,7 @@ def pack_file(
     profile: Literal["compact", "portable"] = "compact",
     *,
     largest: int = LARGEST,
+    prepare: Callable[[ModelProto], ModelProto] | None = None,
 ) -> int:
     """Pack one file into another, as :func:`pack` and :func:`files.save` do.
 
@@ -94,6 +95,8 @@ def pack_file(
         target: where to; an existing file is replaced.
         profile: see :func:`pack`.
         largest: see :func:`files.save`.
+        prepare: makes of a plain model what is packed in the portable profile; the model itself
+            when None.
 
     Returns:
         What the source takes in bytes, its external data included.
@@ -108,7 +111,10 @@ def pack_file(
     else:
         for position, ask in plain.data.items():
             plain.model.graph.initializer[position].raw_data = ask()
-        save(pack(plain.model, profile), target)
+        model = plain.model
+        if prepare is not None and not is_packed_model(model):
+            model = prepare(model)
+        save(pack(model, profile), target)
     return plain.bytes
 
 

@@ -38,7 +38,8 @@ from mlflow_compress.targets import Target, measure_on, needs_of
 from mlflow_compress.targets.devices import Measurement
 from mlflow_compress.targets.limits import USUAL_LEVEL
 from mlflow_compress.techniques import Context, RecipeResult, Subnets
-from mlflow_compress.techniques.onnx_graph import at_opset, opset
+from mlflow_compress.techniques.onnx_graph import opset
+from mlflow_compress.techniques.onnx_opset import raise_opset
 from mlflow_compress.techniques.train_data import Epoch, TrainData
 
 __all__ = ["Made", "TrialEvaluator"]
@@ -361,7 +362,7 @@ class TrialEvaluator:
         version = opset(model)
         if version > opset(self.source) and version not in self._checks:
             self._checks[version] = self._harm(
-                f"raising the opset to {version}", lambda: at_opset(self.source, version)
+                f"raising the opset to {version}", lambda: raise_opset(self.source, version)
             )
         if recipe.profile not in self._checks:
             self._checks[recipe.profile] = self._harm(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context
 from mlflow_compress.techniques.onnx_channel_ops import HANDLERS
 from mlflow_compress.techniques.onnx_channels import (
@@ -29,7 +28,7 @@ from mlflow_compress.techniques.onnx_graph import (
     node_label,
     set_initializer,
 )
-from mlflow_compress.techniques.onnx_run import largest_change
+from mlflow_compress.techniques.onnx_run import check_unchanged
 
 __all__ = ["equalize"]
 
@@ -40,8 +39,6 @@ _SETTLED = 1e-3
 
 _WIDEST = 1e4
 """No channel is scaled by more than this at a time, or by less than its inverse."""
-
-_TOLERANCE = 1e-3
 
 
 def equalize(model: ModelProto, context: Context) -> tuple[ModelProto, tuple[str, ...]]:
@@ -57,9 +54,7 @@ def equalize(model: ModelProto, context: Context) -> tuple[ModelProto, tuple[str
     if not count:
         reasons = dict.fromkeys(reason for reason in channels.frozen.values() if reason)
         return model, (": ".join(("no channels could be equalized", *list(reasons)[:1])),)
-    name, change = largest_change(model, made, context.calibration, context.seed)
-    if not change <= _TOLERANCE:
-        raise TechniqueError(f"equalizing changes output {name!r} by {change:.2g}")
+    check_unchanged(model, made, context.calibration, context.seed, "equalizing")
     return made, (f"{count} channels were equalized",)
 
 

@@ -14,16 +14,12 @@ from onnx import (
     NodeProto,
     TensorProto,
     numpy_helper,
-    version_converter,
 )
-
-from mlflow_compress.errors import TechniqueError
 
 __all__ = [
     "FLOATS",
     "Use",
     "Weight",
-    "at_opset",
     "attributes_of",
     "captured_reads",
     "clone",
@@ -205,23 +201,6 @@ def opset(model: ModelProto) -> int:
         (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         default=1,
     )
-
-
-def at_opset(model: ModelProto, version: int) -> ModelProto:
-    """Return the model, with operators of at least this version.
-
-    Raises:
-        TechniqueError: its operators are older and onnx cannot convert them.
-    """
-    if opset(model) >= version:
-        return model
-    try:
-        return version_converter.convert_version(model, version)
-    except (RuntimeError, version_converter.ConvertError) as error:
-        raise TechniqueError(
-            f"the model's operators are of version {opset(model)}, {version} is needed, and "
-            f"converting fails: {str(error).strip().splitlines()[0]}"
-        ) from error
 
 
 def prepend_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:

@@ -7,13 +7,13 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mlflow_compress.techniques.onnx_graph import (
-    at_opset,
     attributes_of,
     clone,
     initializers,
     prepend_nodes,
     unique_name,
 )
+from mlflow_compress.techniques.onnx_opset import raise_opset
 
 __all__ = [
     "Integers",
@@ -109,7 +109,7 @@ def raise_version(model: ModelProto, version: tuple[int, int]) -> ModelProto:
     Raises:
         TechniqueError: its operators are older and onnx cannot convert them.
     """
-    made = clone(at_opset(model, version[0]))
+    made = clone(raise_opset(model, version[0]))
     made.ir_version = max(made.ir_version, version[1])
     return made
 

@@ -31,13 +31,13 @@ from mlflow_compress.techniques.kl_range import kl_range
 from mlflow_compress.techniques.onnx_equalize import equalize
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
-    at_opset,
     clone,
     initializers,
     sort_nodes,
     unique_name,
     walk_nodes,
 )
+from mlflow_compress.techniques.onnx_opset import raise_opset
 from mlflow_compress.techniques.onnx_run import ORT_ERRORS, batches, check_calibration
 from mlflow_compress.techniques.onnx_sensitivity import correct_biases, layer_losses
 from mlflow_compress.techniques.quantize import QuantizeSettings
@@ -324,7 +324,7 @@ def _prepared(model: ModelProto) -> ModelProto:
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     _own_biases(model)
-    return at_opset(model, _MIN_OPSET)
+    return raise_opset(model, _MIN_OPSET)
 
 
 def _own_biases(model: ModelProto) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "as_rows",
     "batches",
     "check_calibration",
+    "check_unchanged",
     "fixed_batch",
     "largest_change",
     "probe",
@@ -34,6 +35,10 @@ _OPEN_SIZE = 4
 
 _SMALLEST = 1e-3
 """Changes are relative to no less: outputs of a sigmoid that are all but 0 are mostly rounding."""
+
+_TOLERANCE = 1e-3
+"""What must not change anything may change outputs by so much: operators that are fused round
+otherwise."""
 
 _CONSTANT = 1e-6
 """Outputs whose variance is a smaller share of their mean square say the same for every row."""
@@ -210,6 +215,32 @@ def probe(
     return feed
 
 
+def check_unchanged(
+    before: ModelProto,
+    after: ModelProto,
+    calibration: Mapping[str, np.ndarray] | None,
+    seed: int,
+    doing: str,
+    why: str = "",
+) -> None:
+    """Refuse what must not change any output, and does; see :func:`largest_change`.
+
+    Args:
+        before: a model.
+        after: what was made of it.
+        calibration: calibration inputs, or None.
+        seed: draws invented inputs.
+        doing: what was done, as the subject of a sentence.
+        why: what such a change means, as the end of the sentence.
+
+    Raises:
+        TechniqueError: an output changes by more than rounding, or a model does not run.
+    """
+    name, change = largest_change(before, after, calibration, seed)
+    if change > _TOLERANCE:
+        raise TechniqueError(f"{doing} changes output {name!r} by {change:.2g}{why}")
+
+
 def largest_change(
     before: ModelProto,
     after: ModelProto,
@@ -218,8 +249,9 @@ def largest_change(
 ) -> tuple[str, float]:
     """Run two models on :func:`probe` and return the float output that differs most, and by what.
 
-    The difference is relative to the output's largest value, infinite where shapes differ, and 0
-    where the first model does not take invented inputs, so that nothing can be learnt.
+    The difference is relative to the output's largest finite value, infinite where shapes differ
+    or only one of both is finite, and NaN where the first model does not take invented inputs, so
+    that nothing can be learnt. Of outputs that are no floats, it is the share that differs.
 
     Raises:
         TechniqueError: a model is refused, or does not run on calibration inputs.
@@ -231,19 +263,29 @@ def largest_change(
     except TechniqueError:
         if calibration:
             raise
-        return "", 0.0
+        return "", np.nan
     given = run(session(after), names, feed)
     name, most = "", 0.0
     for here, one, two in zip(names, expected, given, strict=True):
-        if not isinstance(one, np.ndarray) or one.dtype.kind != "f":
-            continue
-        scale = max(float(np.abs(one).max(initial=0)), _SMALLEST)
-        worst = np.inf
-        if one.shape == two.shape:
-            worst = float(np.abs(one - two).max(initial=0)) / scale
+        worst = _change(one, two) if isinstance(one, np.ndarray) else 0.0
         if not worst <= most:
             name, most = here, worst
     return name, most
+
+
+def _change(one: np.ndarray, two: np.ndarray) -> float:
+    """Return what :func:`largest_change` does of one output."""
+    if one.shape != np.shape(two):
+        return float(np.inf)
+    with np.errstate(invalid="ignore"):
+        differ = (one != two) & ~((one != one) & (two != two))  # NaN stays NaN
+    if one.dtype.kind != "f":
+        return float(differ.mean()) if one.size else 0.0
+    if not (np.isfinite(one) & np.isfinite(two))[differ].all():
+        return float(np.inf)
+    scale = float(np.abs(one[np.isfinite(one)]).max(initial=0))
+    change = np.abs(one[differ].astype(np.float64) - two[differ]).max(initial=0)
+    return float(change) / max(scale, _SMALLEST)
 
 
 def _line(error: Exception) -> str:

@@ -26,13 +26,10 @@ from mlflow_compress.techniques.onnx_graph import (
 )
 from mlflow_compress.techniques.onnx_layers import add_biases, linear_layers
 from mlflow_compress.techniques.onnx_repair import repair
-from mlflow_compress.techniques.onnx_run import check_calibration, largest_change
+from mlflow_compress.techniques.onnx_run import check_calibration, check_unchanged
 from mlflow_compress.techniques.shrink import ShrinkSettings
 
 __all__ = ["keep_counts", "shrink", "without"]
-
-_TOLERANCE = 1e-3
-"""Largest difference to the masked model that counts as rounding, relative to the output."""
 
 
 def shrink(model: ModelProto, settings: ShrinkSettings, context: Context) -> Result:
@@ -221,12 +218,9 @@ def _check(masked: ModelProto, made: ModelProto, context: Context) -> None:
     except (checker.ValidationError, shape_inference.InferenceError) as error:
         first = str(error).strip().splitlines()[0]
         raise TechniqueError(f"the model without the channels is not valid: {first}") from error
-    name, change = largest_change(masked, made, context.calibration, context.seed)
-    if not change <= _TOLERANCE:
-        raise TechniqueError(
-            f"taking the channels out changes output {name!r} by {change:.2g}: this graph ties "
-            f"channels in a way that is not understood"
-        )
+    why = ": this graph ties channels in a way that is not understood"
+    doing = "taking the channels out"
+    check_unchanged(masked, made, context.calibration, context.seed, doing, why)
 
 
 def _weights(model: ModelProto) -> int:

@@ -33,9 +33,6 @@ __all__ = [
 _ONCE = (Phase.SHARE, Phase.QUANTIZE)
 """Phases in which a second technique would undo the first."""
 
-_PORTABLE_OPSET = 13
-"""What the functions of a portable file need (``docs/format.md``, section 7)."""
-
 _CALIBRATION_ROWS = 2048
 """So many training rows serve as calibration rows where there are none."""
 
@@ -114,9 +111,10 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
         stages.append((step.technique, model))
         notes += [f"{step.technique}: {note}" for note in result.notes]
     if recipe.profile == "portable":
+        from mlflow_compress.packed.portable import MIN_OPSET
         from mlflow_compress.techniques.onnx_opset import raise_opset
 
-        model = raise_opset(model, _PORTABLE_OPSET)
+        model = raise_opset(model, MIN_OPSET, context.calibration, seed=context.seed)
     held = {tensor.name for tensor in model.graph.initializer}
     origin = {new: old for new, old in origin.items() if new in held}
     return RecipeResult(model, origin, tuple(stages), tuple(notes))

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
@@ -31,6 +32,29 @@ def test_there_and_back(files, profile):
     assert run(verify, files / "p.onnx").exit_code == 0
     assert run(unpack, files / "p.onnx", "-o", files / "u.onnx").exit_code == 0
     assert onnx.load(files / "u.onnx") == onnx.load(files / "m.onnx")
+
+
+def test_an_older_model_is_raised_to_the_portable_profile_s_opset(files):
+    weight = np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32)
+    nodes = [onnx.helper.make_node("Gemm", ["x", "w"], ["h"]),
+             onnx.helper.make_node("Unsqueeze", ["h"], ["y"], axes=[1])]  # fmt: skip
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, None) for name in "xy")
+    x.type.tensor_type.shape.dim.add().dim_param = "n"
+    x.type.tensor_type.shape.dim.add().dim_value = 60
+    graph = onnx.helper.make_graph(
+        nodes, "g", [x], [y], [onnx.numpy_helper.from_array(weight, "w")]
+    )
+    opsets = [onnx.helper.make_opsetid("", 11)]
+    old = onnx.helper.make_model(graph, ir_version=6, opset_imports=opsets)
+    onnx.save(old, files / "old.onnx")
+    done = run(pack, files / "old.onnx", "-o", files / "p.onnx", "--profile", "portable")
+    assert done.exit_code == 0, done.output
+    assert "opset raised from 11 to 13: the outputs are the same on invented" in done.output
+    feed = {"x": np.random.default_rng(1).normal(size=(5, 60)).astype(np.float32)}
+    one, two = (
+        ort.InferenceSession(files / name).run(None, feed)[0] for name in ("old.onnx", "p.onnx")
+    )
+    np.testing.assert_array_equal(one, two)
 
 
 def test_inspect_prints_a_table_json_and_csv(files):

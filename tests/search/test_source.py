@@ -180,13 +180,13 @@ def evaluator(tmp_path):
 
 
 def test_an_opset_that_changes_an_output_is_refused_by_name(evaluator, monkeypatch):
-    real, raised = trial.at_opset, []
+    real, raised = trial.raise_opset, []
 
-    def at_opset(model, version):
+    def raise_opset(model, version):
         raised.append(version)
         return damaged(real(model, version))
 
-    monkeypatch.setattr(trial, "at_opset", at_opset)
+    monkeypatch.setattr(trial, "raise_opset", raise_opset)
     evaluator.make(SHARED, "kept")  # its opset is the source's
     assert raised == []
     said = r"raising the opset to 13 changes the source's output 'y' \(normalised error"
