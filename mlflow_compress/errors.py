@@ -20,6 +20,7 @@ __all__ = [
     "TechniqueError",
     "UnreachableError",
     "UnsaidError",
+    "named",
     "nearest",
     "no_exit",
 ]
@@ -103,6 +104,12 @@ class MissingDependencyError(CompressError):
     """An optional library is needed here; the message names the extra to install (exit 2)."""
 
     exit_code = 2
+
+
+def named(error: BaseException) -> str:
+    """Return an error that is not ours in one line, with its type."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

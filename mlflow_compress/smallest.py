@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from mlflow_compress import measure, packed, techniques
-from mlflow_compress.errors import CompressError, ConfigError, DataError, TechniqueError
+from mlflow_compress.errors import ConfigError, DataError, TechniqueError
 from mlflow_compress.measure.bounds import rows_needed
 from mlflow_compress.records import (
     Gate,
@@ -34,6 +34,7 @@ from mlflow_compress.search import (
     check_yardstick,
     look_at_source,
 )
+from mlflow_compress.search.worker import run_trial
 from mlflow_compress.targets import AccuracyLimits, Target, judge, limits_of
 
 __all__ = [
@@ -453,19 +454,16 @@ class _Search:
         self._ladders: list[Ladder] = []
 
     def attempt(self, recipe: Recipe) -> Trial:
-        """Apply and measure a recipe; a technique that refuses makes a failed trial."""
+        """Apply and measure a recipe; one that cannot be applied makes a failed trial."""
         key = self._evaluator.key(recipe)
         if key in self._known:
             return self._known[key]
-        number = len(self.trials)
-        try:
-            variant, path = self._evaluator.evaluate(recipe, key)[:2]
-        except CompressError as error:
-            text = " ".join(str(error).split())
-            trial = Trial(number, key, recipe, "failed", error=text)
-        else:
-            trial = Trial(number, key, recipe, "complete", variant=variant, path=path)
-            self.gates[key] = check(self._target, variant.report)
+        number, made = len(self.trials), run_trial(self._evaluator, recipe, key)
+        trial = Trial(
+            number, key, recipe, made.state, variant=made.variant, path=made.path, error=made.error
+        )
+        if made.variant is not None:
+            self.gates[key] = check(self._target, made.variant.report)
         self._known[key] = trial
         self.trials.append(trial)
         self._watcher.trial(trial, self.gates.get(key, ()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow_compress.errors import TechniqueError
+from mlflow_compress.errors import TechniqueError, named
 from mlflow_compress.records import Recipe, Report, Variant
 from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search.screen import DroppedError, Screen
@@ -81,8 +81,7 @@ def run_trial(
         return Outcome("failed", after(), error=" ".join(str(error).split()))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - one recipe's accident must not end the search
         _log.debug("%s failed", recipe.label, exc_info=True)
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Outcome("failed", after(), error=text)
+        return Outcome("failed", after(), error=named(error))
     return Outcome(
         "complete",
         after(),
@@ -131,7 +130,7 @@ def run_timed(evaluator: Any, variant: Variant, path: Path) -> tuple[Variant | N
         return evaluator.timed(variant, path), ""
     except (Exception, SystemExit) as error:  # noqa: BLE001 - one variant's accident must not end the search
         _log.debug("%s cannot be timed", variant.recipe.label, exc_info=True)
-        return None, f"its latency: {type(error).__name__}: {' '.join(str(error).split())}"
+        return None, f"its latency: {named(error)}"
 
 
 def time_shared(

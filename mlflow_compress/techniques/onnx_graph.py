@@ -16,6 +16,8 @@ from onnx import (
     numpy_helper,
 )
 
+from mlflow_compress.errors import TechniqueError
+
 __all__ = [
     "FLOATS",
     "Use",
@@ -28,6 +30,7 @@ __all__ = [
     "node_label",
     "opset",
     "prepend_nodes",
+    "refuse_broken_weights",
     "set_initializer",
     "significant",
     "sort_nodes",
@@ -36,6 +39,7 @@ __all__ = [
     "uses",
     "walk_graphs",
     "walk_nodes",
+    "weight_inputs",
 ]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -135,14 +139,33 @@ def float_weights(model: ModelProto, *, min_size: int = 1) -> list[Weight]:
         if tensor.data_type not in FLOATS or len(tensor.dims) < 2:
             continue
         roles = tuple(
-            use
-            for use in where.get(tensor.name, ())
-            if use.index in _WEIGHT_INPUTS.get(use.node.op_type, ())
+            use for use in where.get(tensor.name, ()) if use.index in weight_inputs(use.node)
         )
         weight = Weight(tensor.name, tensor, roles)
         if roles and weight.size >= min_size:
             found.append(weight)
     return found
+
+
+def refuse_broken_weights(model: ModelProto) -> None:
+    """Refuse weights that are not finite: no rounding is right for them, and all would give some.
+
+    Raises:
+        TechniqueError: names the weight and how many values are not finite.
+    """
+    for weight in float_weights(model):
+        array = weight.array()
+        broken = array.size - int(np.isfinite(array.astype(np.float32)).sum())
+        if broken:
+            raise TechniqueError(
+                f"weight {weight.name!r} has {broken} values that are not finite, of "
+                f"{array.size}: mend the model where it was trained or exported"
+            )
+
+
+def weight_inputs(node: NodeProto) -> tuple[int, ...]:
+    """Return which inputs of a node are its weights when they are initializers."""
+    return _WEIGHT_INPUTS.get(node.op_type, ())
 
 
 def set_initializer(tensor: TensorProto, array: np.ndarray) -> None:

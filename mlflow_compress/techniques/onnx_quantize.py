@@ -4,7 +4,7 @@ import logging
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -32,12 +32,15 @@ from mlflow_compress.techniques.onnx_equalize import equalize
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
     clone,
+    float_weights,
     initializers,
+    node_label,
     sort_nodes,
-    unique_name,
+    walk_graphs,
     walk_nodes,
+    weight_inputs,
 )
-from mlflow_compress.techniques.onnx_opset import raise_opset
+from mlflow_compress.techniques.onnx_int8 import Prepared, prepared, unfit_nodes
 from mlflow_compress.techniques.onnx_run import ORT_ERRORS, batches, check_calibration
 from mlflow_compress.techniques.onnx_sensitivity import correct_biases, layer_losses
 from mlflow_compress.techniques.quantize import QuantizeSettings
@@ -55,8 +58,8 @@ _BINS, _LEVELS = 2048, 256
 _ENOUGH = 0.01
 """With ``keep_float: -1``, the sum of the changes that may be left."""
 
-_MIN_OPSET = 13
-"""The first version whose DequantizeLinear has an axis, which per-channel scales need."""
+_FEW, _NAMED = 4, 3
+"""Rows that are looked at for masks; layers that a note names."""
 
 _QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul",
                   "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
@@ -94,7 +97,8 @@ def prepare(
         return model, settings, ()
     calibration = check_calibration(model, context.calibration)
     _refuse(model, settings)
-    model = _prepared(model)
+    ready = prepared(model)
+    model, settings = ready.model, replace(settings, exclude=(*settings.exclude, *ready.exclude))
     notes: tuple[str, ...] = ()
     if settings.equalize:
         model, notes = equalize(model, context)
@@ -136,7 +140,10 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
     _refuse(model, settings)
     given = model
     model, settings, notes = prepare(model, settings, context)
-    named = _prepared(model)
+    ready = prepared(model)
+    unfit = unfit_nodes(ready.model, next(batches(ready.model, calibration, size=_FEW)))
+    left = dict.fromkeys((*settings.exclude, *ready.exclude, *unfit))
+    settings, named = replace(settings, exclude=tuple(left)), ready.model
     if settings.correct_bias:
         named = correct_biases(named, settings, calibration)
     reader = _Reader(model, calibration, settings.rows)
@@ -144,8 +151,9 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
         path = Path(folder, "quantized.onnx")
         _run(named, path, reader, settings)
         made = onnx.load(path)
-    _tidy(made)
-    return replace(_finished(given, made), notes=notes)
+    _tidy(made, given)
+    made = _finished(given, made, ready)
+    return replace(made, notes=(*notes, *made.notes))
 
 
 def quantize_dynamically(model: ModelProto, settings: DynamicSettings, context: Context) -> Result:
@@ -156,13 +164,16 @@ def quantize_dynamically(model: ModelProto, settings: DynamicSettings, context: 
             is refused by onnxruntime.
     """
     _refuse_quantized(model)
+    ready = prepared(model)
+    left = (*ready.exclude, *_batched(ready.model))
     with tempfile.TemporaryDirectory(dir=context.work_dir) as folder, _quiet():
         path = Path(folder, "quantized.onnx")
         try:
             quantize_dynamic(
-                _prepared(model),
+                ready.model,
                 path,
                 op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=list(left),
                 per_channel=settings.per_channel,
                 reduce_range=settings.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -171,19 +182,38 @@ def quantize_dynamically(model: ModelProto, settings: DynamicSettings, context: 
         except _FAILURES as error:
             raise _failed(error) from error
         made = onnx.load(path)
-    _tidy(made)
-    return _finished(model, made)
+    _tidy(made, model)
+    return _finished(model, made, ready)
 
 
-def quantized_origin(source: ModelProto, made: ModelProto) -> dict[str, str]:
-    """Map each initializer that quantization made from a source's weight to that weight."""
-    known = initializers(source)
+def _batched(model: ModelProto) -> list[str]:
+    """Return the nodes whose weight is a stack of matrices: it is rounded along another axis."""
+    held = initializers(model)
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in held and len(held[node.input[1]].dims) > 2
+    ]
+
+
+def quantized_origin(
+    source: ModelProto, made: ModelProto, renamed: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Map each initializer that quantization made from a source's weight to that weight.
+
+    Args:
+        source: the model before it.
+        made: the quantized model.
+        renamed: the source's initializer of others that were quantized in its place.
+    """
+    known = {name: name for name in initializers(source)} | dict(renamed or {})
     origin = {}
     for tensor in _new(source, made):
-        stems = (tensor.name.removesuffix(s) for s in _SUFFIXES if tensor.name.endswith(s))
+        ends = ("", *_SUFFIXES)
+        stems = (tensor.name.removesuffix(end) for end in ends if tensor.name.endswith(end))
         stem = next((stem for stem in stems if stem in known), None)
         if stem is not None:
-            origin[tensor.name] = stem
+            origin[tensor.name] = known[stem]
     return origin
 
 
@@ -294,11 +324,31 @@ def _failed(error: Exception) -> TechniqueError:
     return TechniqueError(f"onnxruntime.quantization fails on this model: {first}")
 
 
-def _finished(model: ModelProto, made: ModelProto) -> Result:
+def _finished(model: ModelProto, made: ModelProto, ready: Prepared) -> Result:
     made = share_duplicates(made)
     if not any(t.data_type in (TensorProto.INT8, TensorProto.UINT8) for t in _new(model, made)):
         raise TechniqueError("onnxruntime found no weights to quantize in the main graph")
-    return Result(made, quantized_origin(model, made))
+    return Result(made, quantized_origin(model, made, ready.origin), _left_in_float(made))
+
+
+def _left_in_float(made: ModelProto) -> tuple[str, ...]:
+    """Say which layers keep weights in float, and where they are."""
+    held = {weight.name for weight in float_weights(made)}
+
+    def layers(nodes: Iterable[NodeProto]) -> list[str]:
+        return [
+            node_label(node)
+            for node in nodes
+            if any(node.input[i] in held for i in weight_inputs(node) if i < len(node.input))
+        ]
+
+    inside = [node for graph in list(walk_graphs(made.graph))[1:] for node in graph.node]
+    told = []
+    for where, some in (("", layers(made.graph.node)), (" inside nodes", layers(inside))):
+        if some:
+            more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+            told.append(f"weights stay in float{where}: {', '.join(some[:_NAMED])}{more}")
+    return tuple(told)
 
 
 def _refuse_quantized(model: ModelProto) -> None:
@@ -318,34 +368,14 @@ def _refuse(model: ModelProto, settings: QuantizeSettings) -> None:
             raise ConfigError(f"quantize.exclude: no node {name!r}{closest(name, known)}")
 
 
-def _prepared(model: ModelProto) -> ModelProto:
-    """Give every node a name, and the operators a version with per-channel scales."""
-    model = clone(model)
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-    _own_biases(model)
-    return raise_opset(model, _MIN_OPSET)
+def _tidy(model: ModelProto, given: ModelProto) -> None:
+    """Drop annotations, which cost bytes in small files, and put the nodes in order again.
 
-
-def _own_biases(model: ModelProto) -> None:
-    """Give each node a bias of its own: onnxruntime.quantization fails on shared ones."""
-    held, taken = initializers(model), set(initializers(model))
-    seen: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
-            continue
-        name = node.input[2]
-        if name in seen and name in held:
-            node.input[2] = unique_name(f"{name}_own", taken)
-            model.graph.initializer.add().CopyFrom(held[name])
-            model.graph.initializer[-1].name = node.input[2]
-        seen.add(name)
-
-
-def _tidy(model: ModelProto) -> None:
-    """Drop annotations, which cost bytes in small files, and put the nodes in order again."""
+    The tools write into the metadata; class names and the like are the model's own.
+    """
     del model.graph.value_info[:]
     del model.metadata_props[:]
+    model.metadata_props.extend(given.metadata_props)
     sort_nodes(model.graph)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress.errors import CompressError, TechniqueError
+from mlflow_compress.errors import CompressError, TechniqueError, named
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import registry
 from mlflow_compress.techniques.base import (
@@ -151,6 +151,8 @@ def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
     from onnx import checker
 
     from mlflow_compress.techniques.onnx_defaults import give_back, take_away
+    from mlflow_compress.techniques.onnx_graph import refuse_broken_weights
+    from mlflow_compress.techniques.onnx_run import told_change
 
     technique: Any = registry.get(step.technique)
     settings = parse_settings(technique, step.settings)
@@ -158,8 +160,18 @@ def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
         raise TechniqueError("needs calibration inputs, and there are none (data.calibration)")
     if technique.needs_training(settings) and context.train is None:
         raise TechniqueError("needs training data, and there are none (data.train)")
+    if technique.phase > Phase.FOLD:
+        refuse_broken_weights(model)
     model, context, defaults = take_away(model, context)
-    result: Result = technique.apply(model, settings, context)
+    try:
+        result: Result = technique.apply(model, settings, context)
+    except (CompressError, MemoryError):
+        raise
+    except Exception as error:
+        raise TechniqueError(f"fails on this model: {named(error)}") from error
+    if technique.phase > Phase.FOLD and context.calibration:
+        note = told_change(context.reference or model, result.model, context.calibration)
+        result = replace(result, notes=(*result.notes, *filter(None, [note])))
     result = replace(result, model=give_back(result.model, defaults))
     try:
         checker.check_model(result.model)

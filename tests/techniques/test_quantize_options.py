@@ -6,8 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques import Context
-from mlflow_compress.techniques import onnx_equalize as module
+from mlflow_compress.techniques import Context, onnx_run
 from mlflow_compress.techniques.onnx_equalize import equalize
 from mlflow_compress.techniques.onnx_graph import initializers, set_initializer
 from mlflow_compress.techniques.onnx_quantize import prepare, quantize
@@ -125,7 +124,7 @@ def test_what_is_not_scale_free_keeps_its_channels(build, rng, rows, op, other):
 
 
 def test_equalizing_that_changes_outputs_is_refused(uneven, rows, monkeypatch):
-    monkeypatch.setattr(module, "_TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_run, "_TOLERANCE", -1.0)
     with pytest.raises(TechniqueError, match="equalizing changes output 'y' by"):
         quantize(uneven, QuantizeSettings(equalize=True), Context(rows))
 

@@ -1,0 +1,273 @@
+"""Prepares graphs for onnxruntime's quantizers, which take some of them for others.
+
+They leave alpha and beta of a Gemm out of the weights, round one weight of two channel axes along
+one of them, take values that a branch reads away with the Relu that made them, give names that the
+model has, and let a mask of infinities set a range.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
+
+from mlflow_compress.techniques.onnx_graph import (
+    FLOATS,
+    Use,
+    attributes_of,
+    captured_reads,
+    clone,
+    initializers,
+    set_initializer,
+    subgraphs,
+    unique_name,
+    uses,
+    walk_graphs,
+    walk_nodes,
+)
+from mlflow_compress.techniques.onnx_opset import raise_opset
+from mlflow_compress.techniques.onnx_repair import tapped
+from mlflow_compress.techniques.onnx_run import run, session
+
+__all__ = ["Prepared", "prepared", "unfit_nodes"]
+
+_MIN_OPSET = 13
+"""The first version whose DequantizeLinear has an axis, which per-channel scales need."""
+
+_STANDARD = ("", "ai.onnx", "com.microsoft")
+
+_MADE_UP = ("quantized", "scale", "zero_point", "QuantizeLinear", "DequantizeLinear", "Transposed",
+            "QuantizeLinear_Output", "QuantizeLinear_Input", "DequantizeLinear_Output",
+            "DequantizeLinear_Input", "output_quantized", "MatMul_quant", "quant")  # fmt: skip
+"""What the quantizers append to names."""
+
+_LARGE, _TOO_WIDE = 1e3, 1e4
+"""Values beyond the first, and so many times as large as the small ones of their tensor, are a
+mask's: 256 levels from them to the others leave one level to all others."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that computes what the one given does, and that a quantizer understands.
+
+    Attributes:
+        model: the model; every node has a name of its own.
+        origin: the given model's initializer of each one that is new.
+        exclude: names of nodes that have to stay in float.
+    """
+
+    model: ModelProto
+    origin: Mapping[str, str]
+    exclude: tuple[str, ...]
+
+
+def prepared(model: ModelProto) -> Prepared:
+    """Return a model for onnxruntime's quantizers.
+
+    Raises:
+        TechniqueError: its operators are too old, and onnx cannot convert them.
+    """
+    model = inliner.inline_local_functions(model) if model.functions else clone(model)
+    model = raise_opset(model, _MIN_OPSET)
+    taken = {name for graph in walk_graphs(model.graph) for name in _names(graph)}
+    names: set[str] = set()
+    for index, node in enumerate(walk_nodes(model.graph)):
+        node.name = unique_name(node.name or f"{node.op_type}_{index}", names)
+    origin = _rename_clashes(model, taken)
+    _own_weights(model, taken, origin)
+    _own_biases(model, taken, origin)
+    left = [node.name for node in model.graph.node if node.op_type == "Gemm" and not _plain(
+        model, node, taken, origin)]  # fmt: skip
+    left += [node.name for node in model.graph.node if node.domain not in _STANDARD]
+    _keep_what_branches_read(model, taken, names)
+    return Prepared(model, origin, tuple(left))
+
+
+def unfit_nodes(model: ModelProto, fed: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return the nodes that read or give values for which no range of 256 levels will do.
+
+    Those are values that are not finite on some row, and masks of large numbers.
+
+    Args:
+        model: the model.
+        fed: a batch of calibration inputs.
+    """
+    readers: dict[str, list[str]] = defaultdict(list)
+    held = initializers(model)
+    for node in model.graph.node:
+        for name in (*node.input, *node.output):
+            if name:
+                readers[name].append(node.name)
+    unfit = {name for name, tensor in held.items() if name in readers and _is_unfit(tensor)}
+    made = [name for node in model.graph.node for name in node.output if name]
+    wanted = [name for name in made if name not in held]
+    opened = session(tapped(model, wanted))
+    for name, value in zip(wanted, run(opened, wanted, fed), strict=True):
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and _beyond(value):
+            unfit.add(name)
+    return tuple(dict.fromkeys(node for name in sorted(unfit) for node in readers[name]))
+
+
+def _is_unfit(tensor: TensorProto) -> bool:
+    return tensor.data_type in FLOATS and _beyond(numpy_helper.to_array(tensor))
+
+
+def _beyond(array: np.ndarray) -> bool:
+    """Whether values are not finite, or so large that nothing is left of the others."""
+    sizes = np.abs(array[array != 0].astype(np.float64))
+    if not sizes.size:
+        return False
+    if not np.isfinite(sizes).all():
+        return True
+    most = float(sizes.max())
+    return most >= _LARGE and most >= _TOO_WIDE * float(np.quantile(sizes, 0.1))
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    for value in (*graph.input, *graph.output):
+        yield value.name
+    for tensor in graph.initializer:
+        yield tensor.name
+    for node in graph.node:
+        yield from (name for name in (*node.input, *node.output) if name)
+
+
+def _rename_clashes(model: ModelProto, taken: set[str]) -> dict[str, str]:
+    """Rename initializers of which a quantizer would make names that there are.
+
+    Returns:
+        The old name of each new one.
+    """
+    origin = {}
+    outside = {value.name for value in (*model.graph.input, *model.graph.output)}
+    for tensor in model.graph.initializer:
+        old = tensor.name
+        if old in outside or not any(f"{old}_{end}" in taken for end in _MADE_UP):
+            continue
+        tensor.name = unique_name(f"{old}_own", taken)
+        origin[tensor.name] = old
+        for node in walk_nodes(model.graph):
+            node.input[:] = [tensor.name if name == old else name for name in node.input]
+    _rename_values(model, taken, outside)
+    return origin
+
+
+def _rename_values(model: ModelProto, taken: set[str], outside: set[str]) -> None:
+    """Rename values that are called as a quantizer would call what it makes of another."""
+    made = {name for node in model.graph.node for name in node.output if name} - outside
+    stems = taken | set()
+    fresh = {
+        name: unique_name(f"{name}_own", taken)
+        for name in sorted(made)
+        if any(name == f"{name[: -len(end) - 1]}_{end}" and name[: -len(end) - 1] in stems
+               for end in _MADE_UP)
+    }  # fmt: skip
+    if not fresh:
+        return
+    for node in walk_nodes(model.graph):
+        node.input[:] = [fresh.get(name, name) for name in node.input]
+        node.output[:] = [fresh.get(name, name) for name in node.output]
+    for graph in walk_graphs(model.graph):
+        for value in (*graph.output, *graph.value_info):
+            value.name = fresh.get(value.name, value.name)
+
+
+def _role(use: Use) -> tuple[str, int]:
+    """Return what decides how a quantizer rounds a weight: the operator and the channels' axis."""
+    node, index = use.node, use.index
+    if node.op_type == "Conv" and index == 1:
+        return "weight", 0
+    if node.op_type == "ConvTranspose" and index == 1:
+        return "weight", 1
+    if node.op_type == "Gemm" and index == 1:
+        return "weight", 0 if attributes_of(node).get("transB", 0) else 1
+    if node.op_type == "MatMul" and index == 1:
+        return "weight", 1
+    return node.op_type, index
+
+
+def _own_weights(model: ModelProto, taken: set[str], origin: dict[str, str]) -> None:
+    """Give each way in which a weight is used a tensor of its own."""
+    held = initializers(model)
+    roles: dict[str, dict[tuple[str, int], list[Use]]] = defaultdict(lambda: defaultdict(list))
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in held and held[name].data_type in FLOATS and len(held[name].dims) > 1:
+                use = Use(node, index)
+                roles[name][_role(use)].append(use)
+    for name, ways in roles.items():
+        for some in list(ways.values())[1:]:
+            copy = _copied(model, held[name], taken, origin)
+            for use in some:
+                use.node.input[use.index] = copy.name
+
+
+def _copied(
+    model: ModelProto, tensor: TensorProto, taken: set[str], origin: dict[str, str]
+) -> TensorProto:
+    name = unique_name(f"{tensor.name}_own", taken)
+    origin[name] = origin.get(tensor.name, tensor.name)
+    copy = model.graph.initializer.add()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return copy
+
+
+def _own_biases(model: ModelProto, taken: set[str], origin: dict[str, str]) -> None:
+    """Give each node a bias of its own: onnxruntime.quantization fails on shared ones."""
+    held = initializers(model)
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
+            continue
+        name = node.input[2]
+        if name in seen and name in held:
+            node.input[2] = _copied(model, held[name], taken, origin).name
+        seen.add(name)
+
+
+def _plain(model: ModelProto, node: NodeProto, taken: set[str], origin: dict[str, str]) -> bool:
+    """Put alpha and beta of a Gemm into its weight and bias; False where these are no constants."""
+    factors = attributes_of(node)
+    where = {"alpha": 1, "beta": 2}
+    asked = {name: float(factors[name]) for name in where if factors.get(name, 1.0) != 1.0}
+    if asked.keys() == {"beta"} and len(node.input) < 3:
+        asked = {}
+    held, places = initializers(model), uses(model)
+    if any(len(node.input) <= where[n] or node.input[where[n]] not in held for n in asked):
+        return False
+    for name, factor in asked.items():
+        tensor = held[node.input[where[name]]]
+        if len(places[tensor.name]) > 1:
+            tensor = _copied(model, tensor, taken, origin)
+            node.input[where[name]] = tensor.name
+        array = numpy_helper.to_array(tensor)
+        set_initializer(tensor, (array * array.dtype.type(factor)).astype(array.dtype))
+    kept = [attribute for attribute in node.attribute if attribute.name not in where]
+    fresh = NodeProto(attribute=kept)
+    del node.attribute[:]
+    node.attribute.extend(fresh.attribute)
+    return True
+
+
+def _keep_what_branches_read(model: ModelProto, taken: set[str], names: set[str]) -> None:
+    """Put an Identity behind each value that a nested graph reads: a quantizer does not see it."""
+    graph = model.graph
+    read = {
+        name for node in graph.node if any(subgraphs(node)) for name in captured_reads(node)
+    } - {name for node in graph.node if any(subgraphs(node)) for name in node.input}
+    nodes = []
+    for node in graph.node:
+        behind = []
+        for index, name in enumerate(node.output):
+            if name in read:
+                node.output[index] = unique_name(f"{name}_own", taken)
+                label = unique_name(f"{name}_kept", names)
+                behind.append(helper.make_node("Identity", [node.output[index]], [name], label))
+        nodes += [node, *behind]
+    if len(nodes) == len(graph.node):
+        return
+    fresh = GraphProto(node=nodes)
+    del graph.node[:]
+    graph.node.extend(fresh.node)

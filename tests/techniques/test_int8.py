@@ -1,0 +1,235 @@
+"""int8 by onnxruntime's tools computes what the model does, or what it cannot is said."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mlflow_compress.errors import TechniqueError
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.techniques import Context, apply_recipe, normalize
+
+RNG = np.random.default_rng(3)
+ROWS = RNG.normal(size=(96, 16)).astype(np.float32)
+
+
+def node(kind, reads, makes, **attributes):
+    return helper.make_node(kind, reads.split(), makes.split(), **attributes)
+
+
+def weights(*shape):
+    return (RNG.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+
+def graph_of(nodes, held, output="y", inputs=(("x", ["n", 16]),), name="g", rank=2):
+    return helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * rank)],
+        [numpy_helper.from_array(array, key) for key, array in held.items()],
+    )
+
+
+def model_of(nodes, held, *, functions=(), domains=(), **options):
+    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(d, 1) for d in domains)]
+    graph = graph_of(nodes, held, **options)
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def factors(alpha=0.5, beta=2.0):
+    nodes = [
+        node("Gemm", "x w b", "h", transB=1, alpha=alpha, beta=beta),
+        node("Relu", "h", "r"),
+        node("Gemm", "r v b", "y", beta=beta),
+    ]
+    return model_of(nodes, {"w": weights(16, 16), "v": weights(16, 16), "b": 4 * weights(16)})
+
+
+def computed_factor():
+    """The bias is computed, so that beta has nowhere to go."""
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Gemm", "x v h", "y", alpha=3.0, beta=0.25),
+    ]
+    return model_of(nodes, {"w": weights(16, 16), "v": weights(16, 16)})
+
+
+def branch_reads_a_relu():
+    def branch(name):
+        return graph_of([node("MatMul", f"h {name}", "o")], {}, "o", (), name)
+
+    nodes = [
+        node("ReduceMean", "x", "m", keepdims=0),
+        node("Greater", "m zero", "c"),
+        node("MatMul", "x w", "h0"),
+        node("Relu", "h0", "h"),
+        node("If", "c", "y", then_branch=branch("s"), else_branch=branch("t")),
+    ]
+    held = {"zero": np.float32(0), "w": weights(16, 16), "s": weights(16, 8), "t": weights(16, 8)}
+    return model_of(nodes, held)
+
+
+def attention(hidden):
+    nodes = [
+        node("Reshape", "x shape", "s"),
+        *(node("MatMul", f"s w{k}", k) for k in "qkv"),
+        node("Transpose", "k", "kt", perm=[0, 2, 1]),
+        node("MatMul", "q kt", "qk"),
+        node("Add", "qk mask", "masked"),
+        node("Softmax", "masked", "p"),
+        node("MatMul", "p v", "y"),
+    ]
+    mask = np.triu(np.full((4, 4), hidden, np.float32), 1)
+    held = {"shape": np.array([-1, 4, 4]), "mask": mask}
+    return model_of(nodes, held | {f"w{k}": 2 * weights(4, 4) for k in "qkv"}, rank=3)
+
+
+def both_ways():
+    nodes = [
+        node("Gemm", "x w", "h"),
+        node("Relu", "h", "r"),
+        node("Gemm", "r w", "y", transB=1),
+    ]
+    return model_of(nodes, {"w": weights(16, 16) * np.linspace(0.1, 3, 16, dtype=np.float32)})
+
+
+def clashing_names():
+    nodes = [
+        node("Gemm", "x w b", "w_quantized", transB=1),
+        node("Relu", "w_quantized", "w_scale"),
+        node("Gemm", "w_scale v b", "x_QuantizeLinear_Output"),
+        node("Add", "x_QuantizeLinear_Output v_zero_point", "y"),
+    ]
+    held = {"w": weights(16, 16), "v": weights(16, 8), "v_zero_point": weights(8)}
+    nodes[0].input[2], nodes[2].input[2] = "b", "v_zero_point"
+    return model_of(nodes, held | {"b": weights(16)})
+
+
+def function_named_like_an_operator():
+    """``own.MatMul`` adds."""
+    opsets = [helper.make_opsetid("", 17)]
+    body = helper.make_function(
+        "own", "MatMul", ["a", "b"], ["o"], [node("Add", "a b", "o")], opsets
+    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "c"], ["h"], domain="own"),
+        node("MatMul", "h w", "y"),
+    ]
+    held = {"c": weights(16), "w": weights(16, 8)}
+    return model_of(nodes, held, functions=[body], domains=["own"])
+
+
+def stacked():
+    nodes = [
+        node("Reshape", "x shape", "s"),
+        node("MatMul", "s w", "h"),
+        node("Relu", "h", "r"),
+        node("MatMul", "r v", "y"),
+    ]
+    scales = np.array([0.1, 3], np.float32)[:, None, None]
+    held = {"shape": np.array([-1, 2, 1, 8]), "w": scales * weights(2, 8, 8), "v": weights(8, 4)}
+    return model_of(nodes, held, rank=4)
+
+
+GRAPHS = {
+    "alpha and beta": factors,
+    "beta of what is computed": computed_factor,
+    "a branch reads a Relu": branch_reads_a_relu,
+    "infinite mask": lambda: attention(-np.inf),
+    "mask of large numbers": lambda: attention(-1e9),
+    "lowest number as a mask": lambda: attention(np.finfo(np.float32).min),
+    "one weight both ways": both_ways,
+    "names that a tool makes": clashing_names,
+    "function called as an operator": function_named_like_an_operator,
+    "stacked weights": stacked,
+}
+
+
+def applied(model, *steps, **settings):
+    recipe = Recipe(tuple(Step(name, settings) for name in steps), "compact")
+    return apply_recipe(normalize(model), recipe, Context(calibration={"x": ROWS}))
+
+
+@pytest.mark.parametrize("technique", ["quantize", "dynamic"])
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_int8_computes_what_the_model_does(kind, technique, evaluate):
+    """With 7-bit weights, which no processor saturates, and all optimizations."""
+    model = GRAPHS[kind]()
+    made = applied(model, technique, reduce_range=True)
+    before, after = evaluate(model, {"x": ROWS}), evaluate(made.model, {"x": ROWS})
+    assert float(((before - after) ** 2).mean() / before.var()) < 0.01
+    assert any(t.data_type == TensorProto.INT8 for t in made.model.graph.initializer)
+    known = {tensor.name for tensor in normalize(model).graph.initializer}
+    int8 = [t.name for t in made.model.graph.initializer if t.data_type == TensorProto.INT8]
+    big = [n for n in int8 if "zero_point" not in n or n in known]
+    assert {made.origin.get(name, name) for name in big} <= known
+
+
+@pytest.mark.parametrize("technique", ["quantize", "dynamic"])
+def test_metadata_stay_and_the_tool_s_own_do_not(technique):
+    model = both_ways()
+    model.metadata_props.add(key="names", value="{0: 'cat'}")
+    made = applied(model, technique).model
+    assert {one.key: one.value for one in made.metadata_props} == {"names": "{0: 'cat'}"}
+
+
+def test_what_stays_in_float_is_said():
+    notes = applied(branch_reads_a_relu(), "quantize").notes
+    assert any("weights stay in float inside nodes: MatMul" in note for note in notes)
+    notes = applied(stacked(), "dynamic").notes
+    assert any("weights stay in float: MatMul" in note for note in notes)
+
+
+@pytest.mark.parametrize("steps", [["quantize"], ["quantize", "repair"]])
+def test_the_error_that_is_told_is_what_users_get(steps, evaluate):
+    """onnxruntime's default optimizations turn this into products that may saturate."""
+    model = model_of(
+        [node("MatMul", "x w", "h"), node("Tanh", "h", "t"), node("MatMul", "t v", "y")],
+        {"w": weights(16, 128), "v": weights(128, 8)},
+    )
+    made = applied(model, *steps)
+    few = {"x": ROWS[:32]}
+    before, after = evaluate(model, few), evaluate(made.model, few)
+    error = float(((before - after) ** 2).mean() / before.var())
+    told = made.notes[-1].removeprefix(
+        f"{steps[-1]}: the outputs' error on 32 calibration rows is "
+    )
+    assert float(told.removesuffix(" of their variance")) == pytest.approx(error, rel=0.02)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("technique", "settings"),
+    [
+        ("prune", {"sparsity": 0.5}),
+        ("share", {"clusters": 16}),
+        ("entropy_share", {"bits": 4.0}),
+        ("weight_only", {"bits": 8}),
+        ("quantize", {}),
+        ("dynamic", {}),
+        ("float16", {}),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(technique, settings, broken):
+    weight = weights(16, 16)
+    weight[3, 4] = broken
+    model = model_of([node("MatMul", "x w", "y")], {"w": weight})
+    with pytest.raises(
+        TechniqueError, match=f"'{technique}': weight 'w' has 1 values that are not"
+    ):
+        applied(model, technique, **settings)
+
+
+def test_an_accident_in_a_technique_is_one_line(monkeypatch):
+    def fail(*_):
+        raise np.linalg.LinAlgError("Singular\nmatrix")
+
+    monkeypatch.setattr("mlflow_compress.techniques.onnx_share.share", fail)
+    with pytest.raises(TechniqueError) as caught:
+        applied(both_ways(), "share", clusters=16)
+    assert str(caught.value) == (
+        "step 1 'share': fails on this model: LinAlgError: Singular matrix"
+    )
