@@ -87,7 +87,9 @@ class Stream:
             elif value in self._makers and self._makers[value] not in nodes:
                 nodes.add(self._makers[value])
                 waiting.extend(captured_reads(self.model.graph.node[self._makers[value]]))
-        return [self.model.graph.node[i] for i in sorted(nodes)], given
+        found = [self.model.graph.node[i] for i in sorted(nodes)]
+        # of a node with several outputs, one may be known, and is made again with the others
+        return found, given - {value for node in found for value in node.output}
 
     def _forget(self) -> None:
         sizes = {name: sum(a.nbytes for a in arrays) for name, arrays in self._known.items()}

@@ -104,7 +104,10 @@ class Walk:
         part.functions.extend(self._model.functions)
         part.graph.name = "segment"
         part.graph.node.extend(self._nodes[index] for index in segment)
-        read = list(dict.fromkeys(v for index in segment for v in sorted(self._reads[index])))
+        # of a node with several outputs, one may be known, and is made again with the others
+        made = {value for index in segment for value in self._nodes[index].output}
+        read = [v for index in segment for v in sorted(self._reads[index]) if v not in made]
+        read = list(dict.fromkeys(read))
         part.graph.initializer.extend(held[value] for value in read if value in held)
         ranks = {value: have[value].ndim for value in read if value in have and value not in held}
         for value, rank in ranks.items():

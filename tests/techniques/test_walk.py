@@ -11,6 +11,7 @@ from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initi
 from mlflow_compress.techniques.onnx_layers import linear_layers
 from mlflow_compress.techniques.onnx_repair import Pair, layer_moments, refit_layer
 from mlflow_compress.techniques.onnx_run import run, session
+from mlflow_compress.techniques.onnx_stream import Stream
 from mlflow_compress.techniques.onnx_walk import Walk
 
 VALUES = ["h1", "h2", "joined", "chosen", "y"]
@@ -143,3 +144,39 @@ def test_moments_and_refits_are_those_of_running_from_the_inputs(model, zeros):
             numpy_helper.to_array(initializers(slow)[layer.weight]),
             atol=1e-3,
         )
+
+
+def test_outputs_of_one_node_are_asked_for_one_by_one(rng):
+    """As YOLO's heads split what convolutions gave."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Split", ["h"], ["a", "b"], axis=1),
+        helper.make_node("Relu", ["a"], ["ra"]),
+        helper.make_node("MatMul", ["ra", "v"], ["p"]),
+        helper.make_node("Relu", ["b"], ["rb"]),
+        helper.make_node("MatMul", ["rb", "v2"], ["q"]),
+        helper.make_node("Concat", ["p", "q", "a"], ["y"], axis=1),
+    ]
+    shapes = {"w": (6, 8), "v": (4, 4), "v2": (4, 4)}
+    held = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 6])],
+        [value("y", TensorProto.FLOAT, ["n", 12])],
+        held,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    fed = [{"x": rng.normal(size=(5, 6)).astype(np.float32)} for _ in range(2)]
+    stops = ["a", "y"]
+    for given in (Walk(model, fed, stops), Stream(model, fed)):
+        for name in stops:
+            tapped = clone(model)
+            del tapped.graph.output[:]
+            tapped.graph.output.add().name = name
+            for batch, got in zip(fed, given.values(name), strict=True):
+                np.testing.assert_array_equal(got, run(session(tapped), [name], batch)[0])
