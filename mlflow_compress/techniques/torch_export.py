@@ -1,5 +1,6 @@
 """Exports PyTorch modules to ONNX, quietly, and checks the result against PyTorch."""
 
+import inspect
 import io
 import logging
 import warnings
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from mlflow_compress.errors import DataError, SourceError
+from mlflow_compress.errors import DataError, SourceError, nearest
 from mlflow_compress.techniques.onnx_run import session
 
 __all__ = ["export_torch", "quiet_export"]
@@ -39,16 +40,18 @@ def export_torch(
     Args:
         module: what to export.
         example_inputs: rows of [batch, ...] to trace with and to check on, at least two: one
-            array, a sequence in the order of ``forward``, or a mapping from input names.
+            array, a sequence in the order of ``forward``, or a mapping from input names: those
+            that ``forward`` has, in any order, or others in its order.
         input_names: names of the inputs in the model, in order; taken from the mapping when
             there is one, otherwise ``input`` or ``input_0``, ``input_1`` ….
         check: compare onnxruntime's outputs with PyTorch's on the example rows.
 
     Raises:
-        DataError: fewer than two example rows.
+        DataError: fewer than two example rows, or some inputs are named like parameters of
+            ``forward`` and others are not.
         SourceError: PyTorch cannot export the module, or the exported model's outputs differ.
     """
-    arrays, names = _inputs(example_inputs, input_names)
+    arrays, names = _inputs(_in_order(module, example_inputs), input_names)
     tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     was_training = module.training
     _set_training(module, False)
@@ -61,6 +64,42 @@ def export_torch(
     if expected is not None:
         _compare(model, dict(zip(names, arrays, strict=True)), expected)
     return model
+
+
+def _in_order(module: torch.nn.Module, example: Inputs) -> Inputs:
+    """Return named inputs in the order in which ``forward`` takes them.
+
+    A single input is the first one's whatever it is called.
+
+    Raises:
+        DataError: some names are those of parameters and others are not, or one that has no
+            default is missing.
+    """
+    if not isinstance(example, Mapping) or len(example) < 2:
+        return example
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # code that is not Python's
+        return example
+    taken = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    known = [one.name for one in taken]
+    if not set(example) & set(known):
+        return example
+    strange = next((name for name in example if name not in known), None)
+    if strange is not None:
+        hint = nearest(strange, known)
+        raise DataError(
+            f"forward takes {', '.join(known)}, the data have {', '.join(example)}: input "
+            f"{strange!r} is none of them" + (f" (did you mean {hint}?)" if hint else "")
+        )
+    count = max(known.index(name) for name in example) + 1
+    missing = next((name for name in known[:count] if name not in example), None)
+    if missing is not None:
+        raise DataError(
+            f"forward takes {', '.join(known)}, the data have {', '.join(example)}: {missing!r} is "
+            "missing, and inputs after it cannot be given without it"
+        )
+    return {name: example[name] for name in known[:count]}
 
 
 def _inputs(

@@ -55,6 +55,42 @@ def test_what_mlflow_loads_from_pt2_is_exported(net, images, evaluate):
     np.testing.assert_allclose(got, expected(net, more), atol=1e-5)
 
 
+class Pair(torch.nn.Module):
+    """Takes three inputs of one shape, the last of which may be left out."""
+
+    def forward(self, query, key, bias=None):
+        made = query - 2 * key
+        return made if bias is None else made + 3 * bias
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("query", "key"), ("key", "query"), ("bias", "key", "query"), ("a", "b"), ("z", "a", "b")],
+)
+def test_inputs_are_bound_by_name_where_forward_has_the_names(names, rng, evaluate):
+    rows = {name: rng.normal(size=(4, 5)).astype(np.float32) for name in names}
+    model = export_torch(Pair(), rows)
+    given = {name: torch.from_numpy(array) for name, array in rows.items()}
+    with torch.no_grad():
+        wanted = Pair()(**given) if "query" in names else Pair()(*given.values())
+    np.testing.assert_allclose(evaluate(model, rows), wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("query", "keys"), r"input 'keys' is none of them \(did you mean key\?\)"),
+        (("query", "bias"), "'key' is missing, and inputs after it cannot be given without it"),
+    ],
+)
+def test_names_that_forward_takes_only_in_part_are_refused(names, reason, rng):
+    rows = {name: rng.normal(size=(4, 5)).astype(np.float32) for name in names}
+    with pytest.raises(
+        DataError, match=f"forward takes query, key, bias, the data have .*{reason}"
+    ):
+        export_torch(Pair(), rows)
+
+
 def test_nothing_reaches_the_terminal(net, images, capfd):
     export_torch(net, images)
     assert capfd.readouterr() == ("", "")
