@@ -157,8 +157,9 @@ def _session(
     Measured against the alternatives (MiniLM int8): rebuilding the ModelProto takes 2.6 times the
     memory, handing over initializers from memory twice.
     """
-    if _weights_only(packed.model):
-        # else it would unpack them in every call: a LeNet-5 of 4 bits takes 1.6 times as long
+    if packed.profile == "compact" and _weights_only(packed.model):
+        # Else it would unpack them in every call: a LeNet-5 of 4 bits takes 1.6 times as long.
+        # Portable files run as in an onnxruntime alone, which rounds activations there too.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     memory = Path("/dev/shm")
     bases = [memory] if memory.is_dir() and os.access(memory, os.W_OK) else []

@@ -31,6 +31,14 @@ def test_integer_weights_are_unpacked_when_the_session_is_opened():
     np.testing.assert_array_equal(session.run(None, rows)[0], plain.run(None, rows)[0])
 
 
+def test_a_portable_file_gives_what_an_onnxruntime_alone_gives():
+    settings = WeightOnlySettings(bits=8, method="rtn")
+    made = packed.pack(weight_only(contract_model(), settings, Context()).model, "portable")
+    alone = onnxruntime.InferenceSession(made.SerializeToString()).run(None, contract_rows())[0]
+    loaded = packed.load(made.SerializeToString(), threads=1).run(None, contract_rows())[0]
+    np.testing.assert_array_equal(loaded, alone)
+
+
 def test_where_activations_are_integers_too_layers_stay_fused():
     made = quantize(contract_model(), QuantizeSettings(), Context(contract_rows())).model
     with pytest.raises(RuntimeError, match="does not have"):
