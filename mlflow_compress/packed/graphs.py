@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
-from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.errors import PackedFormatError, SourceError
 from mlflow_compress.packed import tensors
 from mlflow_compress.packed.format import (
     CONSTANT_NODE,
@@ -50,6 +50,24 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
             elif attribute.type == AttributeProto.GRAPHS:
                 for inner in attribute.graphs:
                     yield from graphs(inner)
+
+
+def refuse_twins(model: ModelProto) -> None:
+    """Refuse two values of one name in a graph, of which a reader would find one.
+
+    Raises:
+        SourceError: names the graph and the value.
+    """
+    for graph in graphs(model.graph):
+        seen: set[str] = set()
+        made = (name for node in graph.node for name in node.output)
+        for name in (*(tensor.name for tensor in graph.initializer), *made):
+            if name and name in seen:
+                raise SourceError(
+                    f"graph '{graph.name}' has two values named '{name}', which is no valid ONNX "
+                    "model: keep one of them (onnx.checker.check_model finds them all)"
+                )
+            seen.add(name)
 
 
 def default_inputs(model: ModelProto) -> frozenset[str]:

@@ -16,7 +16,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed.graphs import default_inputs
+from mlflow_compress.packed.graphs import default_inputs, refuse_twins
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     subgraphs,
@@ -39,13 +39,15 @@ def normalize(model: ModelProto) -> ModelProto:
     annotations that shape inference finds again. The same model gives the same bytes.
 
     Raises:
-        SourceError: the model has no graph, or keeps weights in external data not loaded.
+        SourceError: the model has no graph, keeps weights in external data not loaded, or has two
+            values of one name in a graph.
     """
     if not model.graph.node:
         raise SourceError("the model's graph has no nodes; is this an ONNX model?")
     model = clone(model)
     defaults = default_inputs(model)
     _refuse_external(model)
+    refuse_twins(model)
     name_apart(model)
     for graph in walk_graphs(model.graph):
         _constants_to_initializers(graph)

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import onnxruntime
 import packed_models as models
 import pytest
@@ -80,3 +81,19 @@ def test_a_flipped_bit_anywhere_is_found():
             packed.verify(bytes(data))
         data[at] ^= bit
     packed.verify(bytes(data))
+
+
+@pytest.mark.parametrize("profile", ["compact", "portable"])
+def test_two_values_of_one_name_are_refused(tmp_path, profile):
+    """onnxruntime runs such a file; a reader would look for a weight and find the other."""
+    twice = models.mlp()
+    twice.graph.initializer.add().CopyFrom(twice.graph.initializer[0])
+    onnx.save(twice, tmp_path / "twice.onnx")
+    named = f"two values named '{twice.graph.initializer[0].name}'"
+    for attempt in (
+        lambda: packed.pack(twice, profile),
+        lambda: packed.pack_file(tmp_path / "twice.onnx", tmp_path / "out.onnx", profile),
+    ):
+        with pytest.raises(SourceError, match=named):
+            attempt()
+    assert not (tmp_path / "out.onnx").exists()
