@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -117,3 +118,64 @@ def test_outputs_that_differ_are_refused(images):
 def test_one_row_is_too_few(net, images):
     with pytest.raises(DataError, match="two example rows"):
         export_torch(net, images[:1])
+
+
+class Gives(torch.nn.Module):
+    """Gives what a function makes of the rows."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x):
+        return self.make(x)
+
+
+class Projected(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.LSTM(5, 8, proj_size=3, batch_first=True)
+
+    def forward(self, x):
+        return self.net(x[:, None])[0]
+
+
+def fails(x):
+    raise ValueError("\x1b[31mno such thing\x1b[0m\nand more")
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (lambda x: (x + 1, None), 1),
+        (lambda x: {"a": x + 1, "b": None, "c": x > 0}, 2),
+        (lambda x: x.argmax(1), 1),
+        (lambda x: [x > 0, (x * 2, x.to(torch.int64))], 3),
+    ],
+    ids=["None", "yes or no", "numbers", "nested"],
+)
+def test_outputs_of_all_sorts_are_compared(make, count, rng):
+    rows = rng.normal(size=(4, 5)).astype(np.float32)
+    assert len(export_torch(Gives(make), rows).graph.output) == count
+
+
+def test_sums_of_half_numbers_round(rng):
+    net = torch.nn.Sequential(torch.nn.Linear(5, 300), torch.nn.Linear(300, 2)).half()
+    model = export_torch(net, rng.normal(size=(4, 5)).astype(np.float16))
+    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Gives(fails), r"does not run on the example rows .*: ValueError: no such thing$"),
+        (torch.nn.Linear(5, 2).bfloat16(), r"\[4, 5\] torch\.float32\): RuntimeError: mat1 and"),
+        (Gives(lambda x: x + 1 if x.sum() > 0 else x - 1), "cannot export .*: GuardOnDataDep"),
+        (Projected(), "onnxruntime does not run what PyTorch exported: .* LSTM node"),
+    ],
+    ids=["raises", "dtype", "branches on data", "projection"],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line_with_its_cause(module, reason, rng):
+    with pytest.raises(SourceError, match=reason) as caught:
+        export_torch(module, rng.normal(size=(4, 5)).astype(np.float32))
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
