@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mlflow_compress.base.once import put_once
+from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.config_text import checked, read_yaml
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import InputSpec
@@ -308,18 +309,18 @@ def parse_inputs(options: Iterable[str]) -> dict[str, InputSpec]:
     Raises:
         ConfigError: one line with the option, the key and what is allowed.
     """
-    found = {}
+    found: dict[str, InputSpec] = {}
     for option in options:
         name, equals, text = option.rpartition("=")
+        label = f"--input {option}"
         pairs = [part.partition(":") for part in text.split(",")]
         if not equals or not name or not all(colon for _, colon, _ in pairs):
-            raise ConfigError(f"--input {option}: must be NAME=KEY:VALUE, such as h0=axis:1")
-        try:
-            entry = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
-        except yaml.YAMLError:
-            raise ConfigError(f"--input {option}: the values are not YAML") from None
-        parsed = checked(InputConfig, entry, f"--input {option}")
-        found[name] = InputSpec(**parsed.model_dump())
+            raise ConfigError(f"{label}: must be NAME=KEY:VALUE, such as h0=axis:1")
+        entry: dict[str, Any] = {}
+        for key, _, value in pairs:
+            put_once(entry, key.strip(), parse_yaml(value, f"{label}: the value {value!r}"), label)
+        parsed = checked(InputConfig, entry, label)
+        put_once(found, name, InputSpec(**parsed.model_dump()), label)
     return found
 
 

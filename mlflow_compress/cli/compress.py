@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 from mlflow_compress.records import Gate, Output, Report, Trial
 from mlflow_compress.scratch import ScratchFolder
@@ -23,7 +24,7 @@ _KEPT_FOR_ONE = 4
 _FRACTION = click.FloatRange(0, 1)
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @OUTPUT
 @click.option(
@@ -106,7 +107,6 @@ def compress(
     """
     from mlflow_compress.config import parse_inputs
     from mlflow_compress.measure import MetricSpec, load_dataset
-    from mlflow_compress.measure.outputs import parse_text
     from mlflow_compress.smallest import smallest, write
 
     specs = parse_inputs(inputs)
@@ -123,7 +123,7 @@ def compress(
             work_dir=Path(folder),
             calibration=None if calibration is None else load_dataset(calibration, inputs=specs),
             evaluation=rows,
-            outputs=dict(map(parse_text, kinds)),
+            outputs=_kinds(kinds),
             metric=scored_by,
             watcher=_lines(),
             specs=specs,
@@ -139,6 +139,18 @@ def _load(source: Path) -> Any:
     from mlflow_compress.mlflow_plugin import resolve
 
     return resolve(str(source), ".").model
+
+
+def _kinds(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what is said of outputs, by their names."""
+    from mlflow_compress.base.once import put_once
+    from mlflow_compress.measure.outputs import parse_text
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, said = parse_text(text)
+        put_once(found, name, said, f"--kind {text}")
+    return found
 
 
 def _limits(has_labels: bool, more: Sequence[str], options: dict[str, Any]) -> Any:

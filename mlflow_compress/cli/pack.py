@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 from mlflow_compress.errors import PackedFormatError
 
@@ -39,7 +40,7 @@ def _named(source: Path) -> Iterator[None]:
         raise PackedFormatError(f"{source}: {what}") from error
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @OUTPUT
 @click.option(
@@ -69,7 +70,7 @@ def _times_smaller(before: int, after: int, profile: str) -> str:
     return f"no smaller than the model's {before:,} ({profile} gains nothing here: {advice})"
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @OUTPUT
 @FORCE
@@ -96,7 +97,7 @@ def _size(model: Path) -> int:
     return size + (beside.stat().st_size if beside.name in names else 0)
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @_CAP
 def verify(source: Path, max_bytes: int | None) -> None:
@@ -108,7 +109,7 @@ def verify(source: Path, max_bytes: int | None) -> None:
     click.echo(f"{source}: sound")
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per tensor.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import finite
 from mlflow_compress.cli.run import OVERRIDES
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["retrain"]
 
 
-@click.command()
+@command()
 @click.argument("config", type=click.Path(path_type=Path))
 @OVERRIDES
 @click.option(

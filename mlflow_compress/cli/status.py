@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import print_json, print_table, table
 from mlflow_compress.cli.promote import decision_document
 from mlflow_compress.cli.registered import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["history", "status"]
 
 
-@click.command()
+@command()
 @model_argument
 @TRACKING_URI
 @AS_JSON
@@ -107,7 +108,7 @@ def _remarks(one: "TargetStatus") -> list[str]:
     return lines
 
 
-@click.command()
+@command()
 @model_argument
 @TARGET
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Show only the newest N.")

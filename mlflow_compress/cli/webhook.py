@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mlflow_compress.cli.command import Group
 from mlflow_compress.cli.output import finite
 from mlflow_compress.cli.registered import TRACKING_URI
 from mlflow_compress.errors import ConfigError, UnreachableError
@@ -38,7 +39,7 @@ def _secret(command: Command) -> Command:
     return variable(file(command))
 
 
-@click.group()
+@click.group(cls=Group)
 def webhook() -> None:
     """Compress and promote as soon as a version is registered, told by MLflow's server.
 

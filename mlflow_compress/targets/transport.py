@@ -161,7 +161,9 @@ def device_for(measured_on: str, key: str = "measured_on") -> Device:
     if set(query) - {"python"}:
         raise ConfigError(f"{key} {measured_on!r}: only ?python=… is known")
     user = f"{parts.username}@" if parts.username else ""
-    python = query.get("python", ["python3"])[0]
+    python, *more = query.get("python", ["python3"])
+    if more:
+        raise ConfigError(f"{key} {measured_on!r}: ?python=… is given twice: keep one")
     return SshDevice(measured_on, user + host, port, python)
 
 
