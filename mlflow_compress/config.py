@@ -27,6 +27,8 @@ __all__ = [
     "RecipeSpec",
     "SearchConfig",
     "TargetSpec",
+    "absolute_function",
+    "absolute_path",
     "absolute_paths",
     "absolute_ref",
     "absolute_store",
@@ -328,12 +330,15 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     """Return the configuration with its relative paths made absolute, from ``folder``."""
     data = config.data
     refs = {role: getattr(data, role) for role in ("calibration", "train", "evaluation")}
-    update = {role: absolute_ref(ref, folder) for role, ref in refs.items() if ref is not None}
+    update: dict[str, Any] = {
+        role: absolute_ref(ref, folder) for role, ref in refs.items() if ref is not None
+    }
+    update["metric"] = _absolute_metric(data.metric, folder)
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
     if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
-        changes["source"] = str(folder / config.source)
+        changes["source"] = absolute_path(config.source, folder)
     folders = {
-        key: str(folder / Path(value).expanduser())
+        key: absolute_path(value, folder)
         for key in ("cache_folder", "checkpoint_folder")
         if (value := getattr(config.search, key)) is not None
     }
@@ -344,6 +349,11 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     return config.model_copy(update=changes)
 
 
+def absolute_path(path: str, folder: Path) -> str:
+    """Return a path of a configuration as it is meant: from the file's folder, or from home."""
+    return str(folder / Path(path).expanduser())
+
+
 def absolute_store(uri: str | None, folder: Path) -> str | None:
     """Return a tracking URI whose sqlite path, if it has one, is absolute."""
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
@@ -352,18 +362,37 @@ def absolute_store(uri: str | None, folder: Path) -> str | None:
 
 
 def absolute_targets(targets: Iterable[TargetSpec], folder: Path) -> list[TargetSpec]:
-    """Return targets of which those that are files have absolute paths."""
-    return [
-        str(folder / target) if isinstance(target, str) and _is_file(target) else target
-        for target in targets
-    ]
+    """Return targets of which those that are files, or extend one, have absolute paths."""
+    return [_absolute_target(target, folder) for target in targets]
+
+
+def _absolute_target(target: TargetSpec, folder: Path) -> TargetSpec:
+    if isinstance(target, str):
+        return absolute_path(target, folder) if _is_file(target) else target
+    parent = target.get("extends")
+    if isinstance(parent, str) and _is_file(parent):
+        return {**target, "extends": absolute_path(parent, folder)}
+    return target
 
 
 def absolute_ref(value: str | DataRef, folder: Path) -> DataRef:
     """Return a data reference whose path, if it has one, is absolute."""
     ref = DataConfig.ref(value)
-    is_function = ":" in ref.path and Path(ref.path).suffix not in (".npz", ".csv", ".parquet")
-    return ref if is_function else ref.model_copy(update={"path": str(folder / ref.path)})
+    is_file = ":" not in ref.path or Path(ref.path).suffix in (".npz", ".csv", ".parquet")
+    to = absolute_path(ref.path, folder) if is_file else absolute_function(ref.path, folder)
+    return ref.model_copy(update={"path": to})
+
+
+def absolute_function(name: str, folder: Path) -> str:
+    """Return ``file.py:function`` with the file's absolute path; any other name as it is."""
+    place, _, function = name.rpartition(":")
+    return f"{absolute_path(place, folder)}:{function}" if place.endswith(".py") else name
+
+
+def _absolute_metric(metric: str | MetricConfig, folder: Path) -> str | MetricConfig:
+    if isinstance(metric, str):
+        return absolute_function(metric, folder)
+    return metric.model_copy(update={"name": absolute_function(metric.name, folder)})
 
 
 def _is_file(target: str) -> bool:

@@ -205,7 +205,7 @@ def _look_at_layers(
             effects,
             plan.targets,
             scored.rows,
-            evaluator.spec.name,
+            evaluator.spec.label,
             evaluator.read_by,
         )
         notes.append(f"space cut: {'; '.join(cuts) or 'nothing'}")

@@ -13,6 +13,7 @@ from mlflow_compress.config import (
     DataRef,
     RecipeSpec,
     TargetSpec,
+    absolute_path,
     absolute_ref,
     absolute_store,
     absolute_targets,
@@ -133,7 +134,7 @@ def load_nas_config(path: Path, overrides: Iterable[str] = ()) -> NasConfig:
     data = config.data
     refs = {"train": data.train, "evaluation": data.evaluation}
     given = config.train.checkpoint_folder
-    kept = str(folder / Path(given).expanduser()) if given is not None else None
+    kept = absolute_path(given, folder) if given is not None else None
     return config.model_copy(
         update={
             "data": data.model_copy(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mlflow_compress.config import (
     DataRef,
     TargetSpec,
+    absolute_path,
     absolute_ref,
     absolute_store,
     absolute_targets,
@@ -78,7 +79,7 @@ def load_path_config(path: Path, overrides: Iterable[str] = ()) -> PathConfig:
             "data": config.data.model_copy(update=update),
             "tracking_uri": absolute_store(config.tracking_uri, folder),
             "targets": absolute_targets(config.targets, folder),
-            "checkpoint_folder": None if given is None else str(folder / Path(given).expanduser()),
+            "checkpoint_folder": None if given is None else absolute_path(given, folder),
         }
     )
 

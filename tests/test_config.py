@@ -6,6 +6,7 @@ import pytest
 
 from mlflow_compress.config import config_schema, load_config, parse_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.plan import metric_of
 
 GOOD = {"source": "models:/m@a", "data": {"evaluation": "rows.npz"}}
 
@@ -130,6 +131,22 @@ def test_an_override_may_add_to_another_one(tmp_path):
     assert (config.search.trials, config.search.seed) == (3, 5)
 
 
+def test_functions_and_what_a_target_extends_are_relative_to_the_file(tmp_path):
+    text = (
+        "source: model.onnx\n"
+        "data: {evaluation: 'rows.py:load', calibration: 'rows:load', metric: 'sub/own.py:score'}\n"
+        "targets: [{name: a, extends: kiosk.yaml}, {name: b, extends: browser}]\n"
+    )
+    config = load_config(write(tmp_path, text))
+    data, spec = config.data, metric_of(config.data)
+    assert data.evaluation.path == f"{tmp_path}/rows.py:load"
+    assert data.calibration.path == "rows:load"
+    assert data.metric == spec.name == f"{tmp_path}/sub/own.py:score"
+    assert spec.plain == spec.label == "own.py:score"
+    extended = [target["extends"] for target in config.targets]
+    assert extended == [f"{tmp_path}/kiosk.yaml", "browser"]
+
+
 def test_a_key_that_stands_there_twice_is_refused(tmp_path):
     text = MINIMAL + "targets:\n- extends: browser\n  limits:\n    size: 1kB\n    size: 1GB\n"
     with pytest.raises(ConfigError, match=r"'size' stands there twice, in lines 6 and 7"):
@@ -160,8 +177,6 @@ def test_the_schema_describes_every_key():
 
 
 def test_a_metric_may_say_what_it_reads():
-    from mlflow_compress.plan import metric_of
-
     def spec(**data):
         given = {"source": "a.onnx", "data": {"evaluation": "rows.npz", **data}}
         return metric_of(parse_config(given).data)
