@@ -84,6 +84,11 @@ class Plan:
     objectives: tuple[Objective, ...]
     trials: int = field(default=0)
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is something to score the evaluation rows by."""
+        return _is_labelled(self.config.data, self.evaluation)
+
 
 def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     """Check everything that needs no tracking server."""

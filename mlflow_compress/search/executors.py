@@ -84,11 +84,14 @@ class Executor(ABC):
         is_local: whether functions run in the calling process, each before ``submit`` returns.
         times_here: whether latency is measured by the calling process, else by ``submit`` with
             ``device``.
+        needs_modules: what :meth:`open` imports beyond the base install: by module, what pip
+            installs it by.
     """
 
     name: ClassVar[str]
     is_local: ClassVar[bool] = False
     times_here: ClassVar[bool] = False
+    needs_modules: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -99,7 +102,7 @@ class Executor(ABC):
         """Start workers, or find them.
 
         Raises:
-            ConfigError: a package is missing.
+            MissingDependencyError: a package is missing.
             UnreachableError: there is no cluster, or none with a suitable worker in time.
         """
 

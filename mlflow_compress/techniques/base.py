@@ -151,9 +151,29 @@ class Technique(ABC, Generic[S]):
         """Whether :meth:`apply` refuses to work without calibration inputs."""
         return False
 
+    def uses_calibration(self, settings: S) -> bool:
+        """Whether :meth:`apply` looks at calibration inputs where there are some."""
+        return self.needs_calibration(settings)
+
     def needs_training(self, settings: S) -> bool:
         """Whether :meth:`apply` refuses to work without training data."""
         return False
+
+    def trains(self, settings: S) -> bool:
+        """Whether :meth:`apply` trains, for ``epochs``, where there are rows to train on."""
+        return self.needs_training(settings) or bool(getattr(settings, "epochs", 0))
+
+    def needs_modules(self, settings: S, *, trains: bool) -> Mapping[str, str]:
+        """Return what :meth:`apply` imports beyond the base install.
+
+        Args:
+            settings: of the step.
+            trains: whether it is going to train.
+
+        Returns:
+            By module, what pip installs it by.
+        """
+        return {"torch": "mlflow-compress[torch]"} if trains else {}
 
     @abstractmethod
     def apply(self, model: "onnx.ModelProto", settings: S, context: Context) -> Result:
