@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mlflow_compress.base import bounds
 from mlflow_compress.base.once import put_once
 from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.config_text import checked, read_yaml
@@ -51,7 +52,9 @@ class DataRef(_Strict):
     """Rows to use: a file or a function."""
 
     path: str = Field(min_length=1, description=".npz, .csv, .parquet, or module:function")
-    rows: int | None = Field(default=None, ge=1, description="use only the first so many rows")
+    rows: int | None = Field(
+        default=None, ge=1, le=bounds.COUNT.most, description="use only the first so many rows"
+    )
     name: str | None = Field(default=None, description="what the dataset is called in MLflow")
 
 
@@ -130,6 +133,7 @@ class DataConfig(_Strict):
     stream: int | None = Field(
         default=None,
         ge=1,
+        le=bounds.COUNT.most,
         description="a state begins anew every so many rows; by default only at the first one",
     )
 
@@ -165,14 +169,22 @@ class SearchConfig(_Strict):
         default=None,
         description="manual, grid, random, gp, tpe, nsga2, evolution, …; by default what fits",
     )
-    trials: int = Field(default=50, ge=1, description="the most recipes to try")
+    trials: int = Field(
+        default=50, ge=1, le=bounds.TRIALS.most, description="the most recipes to try"
+    )
     minutes: float | None = Field(
-        default=None, gt=0, description="no trial begins after so many minutes"
+        default=None,
+        gt=0,
+        le=bounds.SECONDS.most / 60,
+        description="no trial begins after so many minutes",
     )
     patience: int | None = Field(
-        default=None, ge=1, description="end after so many trials that made the front no better"
+        default=None,
+        ge=1,
+        le=bounds.TRIALS.most,
+        description="end after so many trials that made the front no better",
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=bounds.SEED.most)
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="rate, accuracy, fidelity, latency, reward"
     )
@@ -194,16 +206,25 @@ class SearchConfig(_Strict):
         default="process", description="where trials run: inline, process, dask, ray, …"
     )
     workers: int | None = Field(
-        default=None, ge=1, description="trials at a time; by default a core each, 4 at most"
+        default=None,
+        ge=1,
+        le=bounds.WORKERS.most,
+        description="trials at a time; by default a core each, 4 at most",
     )
     cluster: str = Field(
         default="", description="a dask or ray cluster's address; by default one is started here"
     )
     wait: float = Field(
-        default=60, gt=0, description="seconds to wait for a cluster and its workers"
+        default=60,
+        gt=0,
+        le=bounds.SECONDS.most,
+        description="seconds to wait for a cluster and its workers",
     )
     window: int = Field(
-        default=WINDOW, ge=1, description="trials on their way at most, whatever the workers"
+        default=WINDOW,
+        ge=1,
+        le=bounds.WORKERS.most,
+        description="trials on their way at most, whatever the workers",
     )
     free_order: bool = Field(
         default=False, description="learn from trials as they come: faster, not repeatable"
@@ -215,6 +236,7 @@ class SearchConfig(_Strict):
     latency_rounds: int = Field(
         default=15,
         ge=0,
+        le=bounds.ROUNDS.most,
         description="interleaved rounds of each latency measurement; 0 measures none",
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mlflow_compress.base import bounds
 from mlflow_compress.config import (
     DataRef,
     TargetSpec,
@@ -52,7 +53,7 @@ class PathConfig(_Strict):
     space: dict[str, Any] = Field(description="stem, stages and candidates")
     search: dict[str, Any] = Field(default={}, description="how to search")
     targets: list[TargetSpec] = Field(default=[], description="targets that may be named")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=bounds.SEED.most)
     checkpoint_folder: str | None = Field(
         default=None,
         description="where a search that was broken off goes on from; by default the user's cache",

@@ -28,6 +28,7 @@ from mlflow_compress.search import (
     Strategy,
     TrialEvaluator,
     check_limits,
+    check_workers,
     check_yardstick,
     get_executor,
     get_strategy,
@@ -184,11 +185,8 @@ def _check_workers(config: Config) -> None:
             f"search.cluster: the executor {search.executor} uses none, got {search.cluster!r}: "
             "set search.executor to dask or ray"
         )
-    if search.workers is not None and search.workers > search.window:
-        raise ConfigError(
-            f"search.workers: {search.window} trials are on their way at most, got "
-            f"{search.workers}: set search.window to {search.workers} too"
-        )
+    is_here = not search.cluster
+    check_workers(search.executor, search.workers, search.window, is_here=is_here)
 
 
 def metric_of(data: DataConfig) -> measure.MetricSpec:

@@ -1,11 +1,14 @@
-"""How every subcommand reads its options: one that takes one value is given once."""
+"""How every subcommand reads its options: each once where it takes one value, numbers bounded."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-__all__ = ["Command", "Group", "command"]
+from mlflow_compress.base.bounds import Bound
+
+__all__ = ["Command", "Group", "Number", "command", "whole"]
 
 
 class Command(click.Command):
@@ -40,3 +43,24 @@ class Group(click.Group):
 def command() -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command; a decorator."""
     return click.command(cls=Command)
+
+
+class Number(click.FloatRange):
+    """A float of a range; of one that is no number, too, it can be said that it is not in it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert a text."""
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is no number.", param, ctx)
+        return found
+
+
+def whole(bound: Bound, least: int | None = None) -> click.IntRange:
+    """Return the type of an option that takes a whole number within bounds.
+
+    Args:
+        bound: of the number.
+        least: in place of the bound's least.
+    """
+    return click.IntRange(bound.least if least is None else least, bound.most)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mlflow_compress.cli.command import command
+from mlflow_compress.base.bounds import COUNT, SEED
+from mlflow_compress.cli.command import Number, command, whole
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 from mlflow_compress.records import Gate, Output, Report, Trial
 from mlflow_compress.scratch import ScratchFolder
@@ -21,7 +22,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _KEPT_FOR_ONE = 4
 """Calibration rows for each row that confirms."""
 
-_FRACTION = click.FloatRange(0, 1)
+_FRACTION = Number(0, 1)
 
 
 @command()
@@ -53,7 +54,7 @@ _FRACTION = click.FloatRange(0, 1)
     type=_FRACTION,
     help="Least share of rows with the source's class, of outputs that are classes.",
 )
-@click.option("--max-kl", type=click.FloatRange(0), help="Largest KL divergence, nats.")
+@click.option("--max-kl", type=Number(0), help="Largest KL divergence, nats.")
 @click.option(
     "--limit",
     "limits",
@@ -86,12 +87,12 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option(
     "--stream",
-    type=click.IntRange(1),
+    type=whole(COUNT, 1),
     help="A state begins anew every so many rows [only at the first].",
 )
 @click.option("--effort", type=click.IntRange(1, 5), default=3, show_default=True,
               help="How much to try: 1 is quickest, 5 smallest.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=whole(SEED), default=0, show_default=True, help="Random seed.")
 @FORCE
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,

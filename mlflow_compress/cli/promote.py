@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_compress.cli.command import command
+from mlflow_compress.base.bounds import VERSION as VERSIONS
+from mlflow_compress.cli.command import command, whole
 from mlflow_compress.cli.output import print_json
 from mlflow_compress.cli.registered import (
     AS_JSON,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["approve", "promote", "quarantine", "reject", "rollback", "unquarantine"]
 
-VERSION: Any = click.argument("version", metavar="VERSION", type=click.IntRange(1))
+VERSION: Any = click.argument("version", metavar="VERSION", type=whole(VERSIONS))
 
 
 @command()
@@ -127,7 +128,7 @@ def _show(decisions: Sequence["Decision"], dry_run: bool) -> None:
 @TARGET
 @click.option(
     "--to",
-    type=click.IntRange(1),
+    type=whole(VERSIONS),
     metavar="VERSION",
     help="The version to go back to [the one before].",
 )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_compress.cli.command import command
+from mlflow_compress.base.bounds import SECONDS
+from mlflow_compress.cli.command import Number, command
 from mlflow_compress.cli.output import finite
 from mlflow_compress.cli.run import OVERRIDES
 
@@ -26,7 +27,7 @@ __all__ = ["retrain"]
 @OVERRIDES
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Number(0, SECONDS.most),
     default=0.0,
     metavar="SECONDS",
     help="Wait so long for another job on the same registered model [0].",

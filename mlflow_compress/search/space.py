@@ -197,7 +197,8 @@ class Space:
         """How many points there are; infinite when a range has no step."""
         total = 0.0
         for alternative in self.alternatives:
-            total += math.prod(dimension.count for dimension in alternative.dimensions.values())
+            # in floats: there are more points of a value per layer than any of them says
+            total += math.prod(float(d.count) for d in alternative.dimensions.values())
         return total
 
     @property

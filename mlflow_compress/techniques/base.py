@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from mlflow_compress.errors import ConfigError, TechniqueError, nearest
+from mlflow_compress.base.bounds import COUNT
+from mlflow_compress.errors import ConfigError, TechniqueError, nearest, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,9 +202,11 @@ def between(key: str, value: float, low: float, high: float) -> None:
 
 
 def at_least(key: str, value: float, low: float) -> None:
-    """Raise ConfigError unless ``value >= low``."""
+    """Raise ConfigError unless ``value >= low``, and no count of anything that there is."""
     if not value >= low:
         raise ConfigError(f"{key} must be at least {low:g}, got {value!r}")
+    if value > COUNT.most:
+        raise ConfigError(f"{key} must be at most {COUNT.most:,}, got {shown(value)}")
 
 
 def one_of(key: str, value: object, allowed: Iterable[object]) -> None:
@@ -275,6 +278,8 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
             raise ConfigError(f"{key} must be a list, got {value!r}")
         return tuple(_coerce(key, item, args[0]) for item in value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and isinstance(value, int) and value.bit_length() > 63:
+        raise ConfigError(f"{key} must be a number of at most 64 bits, got {shown(value)}")
     if hint is float and is_number:
         return float(value)
     if hint is int and is_number and float(value).is_integer():
