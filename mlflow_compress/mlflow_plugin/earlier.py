@@ -1,6 +1,5 @@
 """Trials that earlier searches of an experiment finished, to be used again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import Trial, from_dict
 from mlflow_compress.registry.retry import is_transient
@@ -110,7 +110,7 @@ def read_trial(client: Any, run_id: str) -> Trial | None:
     with ScratchFolder() as folder:
         try:
             path = client.download_artifacts(run_id, REPORT_FILE, folder)
-            return from_dict(Trial, json.loads(Path(path).read_text(encoding="utf-8")))
+            return from_dict(Trial, parse_json(Path(path).read_text(encoding="utf-8")))
         except (ValueError, FileNotFoundError):
             return None
         except MlflowException as error:

@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import BusyError, CompressError
 from mlflow_compress.mlflow_plugin.connection import ensure_experiment
 from mlflow_compress.mlflow_plugin.earlier import KIND
@@ -89,7 +90,7 @@ class JobRuns:
         with ScratchFolder() as folder:
             try:
                 path = self._client.download_artifacts(run_id, _VERDICT_FILE, folder)
-                verdict = json.loads(Path(path).read_text(encoding="utf-8"))
+                verdict = parse_json(Path(path).read_text(encoding="utf-8"))
                 for target in verdict["targets"]:
                     if target["version"] is not None:
                         self._client.get_model_version(self._model, str(target["version"]))

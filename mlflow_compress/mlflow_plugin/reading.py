@@ -1,6 +1,5 @@
 """Reads a finished search back from MLflow."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import SourceNotFoundError
 from mlflow_compress.mlflow_plugin.earlier import KIND, SENSITIVITY_FILE, read_trial
 from mlflow_compress.records import Trial
@@ -91,7 +91,7 @@ def _sensitivity(
         with ScratchFolder() as folder:
             try:
                 path = client.download_artifacts(run.info.run_id, SENSITIVITY_FILE, folder)
-                table = json.loads(Path(path).read_text(encoding="utf-8"))
+                table = parse_json(Path(path).read_text(encoding="utf-8"))
                 columns = table["columns"]
                 return tuple(dict(zip(columns, row, strict=True)) for row in table["data"])
             except (ValueError, KeyError, TypeError, FileNotFoundError):

@@ -1,12 +1,12 @@
 """What the pages show, read from the server as the visitor may see it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.mlflow_plugin.earlier import REPORT_FILE
 from mlflow_compress.mlflow_plugin.pages.caller import PATIENCE, Caller
 from mlflow_compress.mlflow_plugin.pages.points import trials_behind
@@ -130,7 +130,7 @@ def limits_of(caller: Caller, known: Sequence[LoggedDecision]) -> Target | None:
     if text is None:
         return None
     try:
-        return from_dict(Target, json.loads(text)["limits"])
+        return from_dict(Target, parse_json(text)["limits"])
     except (ValueError, KeyError, TypeError, RecursionError):
         # Somebody else's file, or one of a version before; the page shows no limits then.
         return None
@@ -169,7 +169,7 @@ def _report(caller: Caller, variant: Variant) -> Report | None:
     if text is None:
         return None
     try:
-        trial = from_dict(Trial, json.loads(text))
+        trial = from_dict(Trial, parse_json(text))
     except (ValueError, RecursionError):
         return None
     if trial.variant is None or trial.variant.report.sha256 != variant.report.sha256:
