@@ -24,7 +24,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _CAP = click.option(
     "--max-bytes",
     type=click.IntRange(1, 2**62),
-    help="Most bytes that the weights may decode to [1 GiB and 1024 times the file].",
+    help="Most bytes that the weights may decode to [256 MiB and 256 times the file].",
 )
 
 
