@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mlflow_compress.base import bounds
+from mlflow_compress.base.once import put_once
+from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.config_text import checked, read_yaml
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import InputSpec
@@ -26,6 +28,8 @@ __all__ = [
     "RecipeSpec",
     "SearchConfig",
     "TargetSpec",
+    "absolute_function",
+    "absolute_path",
     "absolute_paths",
     "absolute_ref",
     "absolute_store",
@@ -48,7 +52,9 @@ class DataRef(_Strict):
     """Rows to use: a file or a function."""
 
     path: str = Field(min_length=1, description=".npz, .csv, .parquet, or module:function")
-    rows: int | None = Field(default=None, ge=1, description="use only the first so many rows")
+    rows: int | None = Field(
+        default=None, ge=1, le=bounds.COUNT.most, description="use only the first so many rows"
+    )
     name: str | None = Field(default=None, description="what the dataset is called in MLflow")
 
 
@@ -127,6 +133,7 @@ class DataConfig(_Strict):
     stream: int | None = Field(
         default=None,
         ge=1,
+        le=bounds.COUNT.most,
         description="a state begins anew every so many rows; by default only at the first one",
     )
 
@@ -162,14 +169,22 @@ class SearchConfig(_Strict):
         default=None,
         description="manual, grid, random, gp, tpe, nsga2, evolution, …; by default what fits",
     )
-    trials: int = Field(default=50, ge=1, description="the most recipes to try")
+    trials: int = Field(
+        default=50, ge=1, le=bounds.TRIALS.most, description="the most recipes to try"
+    )
     minutes: float | None = Field(
-        default=None, gt=0, description="no trial begins after so many minutes"
+        default=None,
+        gt=0,
+        le=bounds.SECONDS.most / 60,
+        description="no trial begins after so many minutes",
     )
     patience: int | None = Field(
-        default=None, ge=1, description="end after so many trials that made the front no better"
+        default=None,
+        ge=1,
+        le=bounds.TRIALS.most,
+        description="end after so many trials that made the front no better",
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=bounds.SEED.most)
     objectives: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="rate, accuracy, fidelity, latency, reward"
     )
@@ -191,16 +206,25 @@ class SearchConfig(_Strict):
         default="process", description="where trials run: inline, process, dask, ray, …"
     )
     workers: int | None = Field(
-        default=None, ge=1, description="trials at a time; by default a core each, 4 at most"
+        default=None,
+        ge=1,
+        le=bounds.WORKERS.most,
+        description="trials at a time; by default a core each, 4 at most",
     )
     cluster: str = Field(
         default="", description="a dask or ray cluster's address; by default one is started here"
     )
     wait: float = Field(
-        default=60, gt=0, description="seconds to wait for a cluster and its workers"
+        default=60,
+        gt=0,
+        le=bounds.SECONDS.most,
+        description="seconds to wait for a cluster and its workers",
     )
     window: int = Field(
-        default=WINDOW, ge=1, description="trials on their way at most, whatever the workers"
+        default=WINDOW,
+        ge=1,
+        le=bounds.WORKERS.most,
+        description="trials on their way at most, whatever the workers",
     )
     free_order: bool = Field(
         default=False, description="learn from trials as they come: faster, not repeatable"
@@ -212,6 +236,7 @@ class SearchConfig(_Strict):
     latency_rounds: int = Field(
         default=15,
         ge=0,
+        le=bounds.ROUNDS.most,
         description="interleaved rounds of each latency measurement; 0 measures none",
     )
 
@@ -308,18 +333,18 @@ def parse_inputs(options: Iterable[str]) -> dict[str, InputSpec]:
     Raises:
         ConfigError: one line with the option, the key and what is allowed.
     """
-    found = {}
+    found: dict[str, InputSpec] = {}
     for option in options:
         name, equals, text = option.rpartition("=")
+        label = f"--input {option}"
         pairs = [part.partition(":") for part in text.split(",")]
         if not equals or not name or not all(colon for _, colon, _ in pairs):
-            raise ConfigError(f"--input {option}: must be NAME=KEY:VALUE, such as h0=axis:1")
-        try:
-            entry = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
-        except yaml.YAMLError:
-            raise ConfigError(f"--input {option}: the values are not YAML") from None
-        parsed = checked(InputConfig, entry, f"--input {option}")
-        found[name] = InputSpec(**parsed.model_dump())
+            raise ConfigError(f"{label}: must be NAME=KEY:VALUE, such as h0=axis:1")
+        entry: dict[str, Any] = {}
+        for key, _, value in pairs:
+            put_once(entry, key.strip(), parse_yaml(value, f"{label}: the value {value!r}"), label)
+        parsed = checked(InputConfig, entry, label)
+        put_once(found, name, InputSpec(**parsed.model_dump()), label)
     return found
 
 
@@ -327,12 +352,15 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     """Return the configuration with its relative paths made absolute, from ``folder``."""
     data = config.data
     refs = {role: getattr(data, role) for role in ("calibration", "train", "evaluation")}
-    update = {role: absolute_ref(ref, folder) for role, ref in refs.items() if ref is not None}
+    update: dict[str, Any] = {
+        role: absolute_ref(ref, folder) for role, ref in refs.items() if ref is not None
+    }
+    update["metric"] = _absolute_metric(data.metric, folder)
     changes: dict[str, Any] = {"data": data.model_copy(update=update)}
     if not re.match(r"[a-z][a-z0-9+.-]+:/", config.source):
-        changes["source"] = str(folder / config.source)
+        changes["source"] = absolute_path(config.source, folder)
     folders = {
-        key: str(folder / Path(value).expanduser())
+        key: absolute_path(value, folder)
         for key in ("cache_folder", "checkpoint_folder")
         if (value := getattr(config.search, key)) is not None
     }
@@ -343,6 +371,11 @@ def absolute_paths(config: Config, folder: Path) -> Config:
     return config.model_copy(update=changes)
 
 
+def absolute_path(path: str, folder: Path) -> str:
+    """Return a path of a configuration as it is meant: from the file's folder, or from home."""
+    return str(folder / Path(path).expanduser())
+
+
 def absolute_store(uri: str | None, folder: Path) -> str | None:
     """Return a tracking URI whose sqlite path, if it has one, is absolute."""
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
@@ -351,18 +384,37 @@ def absolute_store(uri: str | None, folder: Path) -> str | None:
 
 
 def absolute_targets(targets: Iterable[TargetSpec], folder: Path) -> list[TargetSpec]:
-    """Return targets of which those that are files have absolute paths."""
-    return [
-        str(folder / target) if isinstance(target, str) and _is_file(target) else target
-        for target in targets
-    ]
+    """Return targets of which those that are files, or extend one, have absolute paths."""
+    return [_absolute_target(target, folder) for target in targets]
+
+
+def _absolute_target(target: TargetSpec, folder: Path) -> TargetSpec:
+    if isinstance(target, str):
+        return absolute_path(target, folder) if _is_file(target) else target
+    parent = target.get("extends")
+    if isinstance(parent, str) and _is_file(parent):
+        return {**target, "extends": absolute_path(parent, folder)}
+    return target
 
 
 def absolute_ref(value: str | DataRef, folder: Path) -> DataRef:
     """Return a data reference whose path, if it has one, is absolute."""
     ref = DataConfig.ref(value)
-    is_function = ":" in ref.path and Path(ref.path).suffix not in (".npz", ".csv", ".parquet")
-    return ref if is_function else ref.model_copy(update={"path": str(folder / ref.path)})
+    is_file = ":" not in ref.path or Path(ref.path).suffix in (".npz", ".csv", ".parquet")
+    to = absolute_path(ref.path, folder) if is_file else absolute_function(ref.path, folder)
+    return ref.model_copy(update={"path": to})
+
+
+def absolute_function(name: str, folder: Path) -> str:
+    """Return ``file.py:function`` with the file's absolute path; any other name as it is."""
+    place, _, function = name.rpartition(":")
+    return f"{absolute_path(place, folder)}:{function}" if place.endswith(".py") else name
+
+
+def _absolute_metric(metric: str | MetricConfig, folder: Path) -> str | MetricConfig:
+    if isinstance(metric, str):
+        return absolute_function(metric, folder)
+    return metric.model_copy(update={"name": absolute_function(metric.name, folder)})
 
 
 def _is_file(target: str) -> bool:

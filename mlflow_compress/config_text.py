@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.base.yaml_text import parse_yaml, read_yaml_file
+from mlflow_compress.errors import ConfigError, nearest, shown
 
 __all__ = ["checked", "read_yaml"]
 
@@ -23,19 +23,13 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             value is YAML.
 
     Raises:
-        ConfigError: it cannot be read, or an override does not fit.
+        ConfigError: it cannot be read, has a key twice, or an override does not fit or overrides
+            another.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"config {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"config {path}: must be a mapping of keys, got {data!r}")
+    data = read_yaml_file(path, f"config {path}")
+    put: dict[tuple[int | str, ...], str] = {}
     for override in overrides:
-        _override(data, override)
+        _override(data, override, put)
     return data
 
 
@@ -51,14 +45,13 @@ def checked(model: type[M], data: Mapping[str, Any], label: str) -> M:
         raise ConfigError(f"{label}: {_one_line(error, model)}") from None
 
 
-def _override(data: Any, override: str) -> None:
+def _override(data: Any, override: str, put: dict[tuple[int | str, ...], str]) -> None:
+    """Put one override in, and its path into ``put``; what one of those put stays as it is."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: must be KEY=VALUE, such as search.trials=20")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value {text!r} is not YAML") from None
+    value = parse_yaml(text, f"--set {override}: the value {shown(text)}")
+    path: tuple[int | str, ...] = ()
     *parents, last = key.split(".")
     for part in parents:
         if isinstance(data, dict):
@@ -67,16 +60,37 @@ def _override(data: Any, override: str) -> None:
             elif isinstance(data[part], str):
                 # The short form of a section, such as `evaluation: rows.npz`.
                 data[part] = {"path": data[part]}
-        data = data[_index(data, part, override)]
+        index = _index(data, part, override)
+        path, data = (*path, index), data[index]
     if not isinstance(data, dict | list):
-        raise ConfigError(f"--set {override}: {key} lies below a value that has no keys: {data!r}")
-    data[_index(data, last, override)] = value
+        raise ConfigError(
+            f"--set {override}: {key} lies below a value that has no keys: {shown(data)}"
+        )
+    index = _index(data, last, override)
+    path = (*path, index)
+    _check_lost(path, index in data if isinstance(data, dict) else True, override, put)
+    put[path] = override
+    data[index] = value
+
+
+def _check_lost(
+    path: tuple[int | str, ...],
+    has_value: bool,
+    override: str,
+    put: dict[tuple[int | str, ...], str],
+) -> None:
+    """Refuse an override that another one would be lost by, whichever of them is wider."""
+    for earlier, said in put.items():
+        is_wider = earlier[: len(path)] == path
+        is_narrower = path[: len(earlier)] == earlier and has_value
+        if is_wider or is_narrower:
+            raise ConfigError(f"--set {override}: overrides --set {said}: keep one")
 
 
 def _index(data: Any, part: str, override: str) -> Any:
     if not isinstance(data, list):
         return part
-    if part.isdecimal() and int(part) < len(data):
+    if part.isdecimal() and len(part) < 10 and int(part) < len(data):
         return int(part)
     raise ConfigError(f"--set {override}: {part!r} must be an index below {len(data)}")
 
@@ -98,7 +112,7 @@ def _one_line(error: ValidationError, root: type[BaseModel]) -> str:
         text = str(first.get("ctx", {}).get("error", first["msg"]))
         return f"{where} {text}".strip()
     rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{where}: {rule.replace('input should', 'must')}, got {value!r}"
+    return f"{where}: {rule.replace('input should', 'must')}, got {shown(value)}"
 
 
 def _path(loc: tuple[int | str, ...]) -> list[str]:

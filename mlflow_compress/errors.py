@@ -23,7 +23,10 @@ __all__ = [
     "named",
     "nearest",
     "no_exit",
+    "shown",
 ]
+
+_SHOWN = 120
 
 
 class CompressError(Exception):
@@ -114,7 +117,16 @@ def named(error: BaseException) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that a misspelt one most likely means, None when none is near."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+    return next(iter(difflib.get_close_matches(str(word), list(known), n=1)), None)
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: its ``repr``, cut where it would fill the screen."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress import measure, registry, techniques
 from mlflow_compress.config import Config
 from mlflow_compress.errors import CompressError, ConfigError, no_exit
+from mlflow_compress.foresight import check_search, idle_settings
 from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
 from mlflow_compress.on_devices import Devices
 from mlflow_compress.plan import (
@@ -131,6 +132,9 @@ def run(
     watcher = watcher or Watcher()
     watcher.stage("checking the configuration and the data")
     plan = make_plan(config, datasets or {})
+    check_search(plan)
+    for line in idle_settings(plan):
+        watcher.stage(f"note: {line}")
     devices = Devices(plan.targets, config.search.latency_rounds, config.search.seed, watcher.stage)
     devices.verify()
     with ScratchFolder() as folder:
@@ -205,7 +209,7 @@ def _look_at_layers(
             effects,
             plan.targets,
             scored.rows,
-            evaluator.spec.name,
+            evaluator.spec.label,
             evaluator.read_by,
         )
         notes.append(f"space cut: {'; '.join(cuts) or 'nothing'}")

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mlflow_compress.base.json_text import parse_json
+
 __all__ = ["forget", "read_marker", "write_marker"]
 
 _log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def read_marker(path: Path, parse: Callable[[Any], T]) -> T | None:
             that it is damaged.
     """
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
+        return parse(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

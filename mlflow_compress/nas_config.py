@@ -9,10 +9,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mlflow_compress.base import bounds
 from mlflow_compress.config import (
     DataRef,
     RecipeSpec,
     TargetSpec,
+    absolute_path,
     absolute_ref,
     absolute_store,
     absolute_targets,
@@ -39,13 +41,21 @@ class NasData(_Strict):
 class SupernetTraining(_Strict):
     """How a supernet is trained."""
 
-    full: float = Field(default=3, gt=0, description="epochs of the largest network")
-    kernel: float = Field(default=1, gt=0, description="epochs with kernels opened")
-    depth: float = Field(default=1, gt=0, description="epochs with depths opened as well")
-    width: float = Field(default=3, gt=0, description="epochs with widths opened as well")
+    full: float = Field(
+        default=3, gt=0, le=bounds.EPOCHS.most, description="epochs of the largest network"
+    )
+    kernel: float = Field(
+        default=1, gt=0, le=bounds.EPOCHS.most, description="epochs with kernels opened"
+    )
+    depth: float = Field(
+        default=1, gt=0, le=bounds.EPOCHS.most, description="epochs with depths opened as well"
+    )
+    width: float = Field(
+        default=3, gt=0, le=bounds.EPOCHS.most, description="epochs with widths opened as well"
+    )
     learning_rate: float = Field(default=0.2, gt=0, le=10)
-    batch: int = Field(default=128, ge=2)
-    seed: int = Field(default=0, ge=0)
+    batch: int = Field(default=128, ge=2, le=bounds.BATCH.most)
+    seed: int = Field(default=0, ge=0, le=bounds.SEED.most)
     checkpoint_folder: str | None = Field(
         default=None,
         description="where a broken-off training goes on from; by default the cache of the user",
@@ -64,18 +74,40 @@ class SpecializeConfig(_Strict):
         description="registered model of the variants; by default the supernet's name and -edge",
     )
     samples: int = Field(
-        default=60, ge=10, description="subnets that are scored to teach the accuracy predictor"
+        default=60,
+        ge=10,
+        le=bounds.TRIALS.most,
+        description="subnets that are scored to teach the accuracy predictor",
     )
     calibration: int = Field(
-        default=20, ge=5, description="whole networks that calibrate the latency table"
+        default=20,
+        ge=5,
+        le=bounds.TRIALS.most,
+        description="whole networks that calibrate the latency table",
     )
-    population: int = Field(default=100, ge=10, description="of the evolution")
-    generations: int = Field(default=30, ge=1, description="of the evolution")
+    population: int = Field(
+        default=100,
+        ge=10,
+        le=bounds.TRIALS.most,
+        description="of the evolution",
+    )
+    generations: int = Field(
+        default=30,
+        ge=1,
+        le=bounds.TRIALS.most,
+        description="of the evolution",
+    )
     finalists: int = Field(
-        default=6, ge=1, description="subnets that are scored and measured for each target"
+        default=6,
+        ge=1,
+        le=bounds.TRIALS.most,
+        description="subnets that are scored and measured for each target",
     )
     keep: int = Field(
-        default=2, ge=1, description="the best finalists that go through the recipes, per target"
+        default=2,
+        ge=1,
+        le=bounds.TRIALS.most,
+        description="the best finalists that go through the recipes, per target",
     )
     bytes_per_weight: float = Field(
         default=4.0,
@@ -87,8 +119,13 @@ class SpecializeConfig(_Strict):
         min_length=1,
         description="of the mode shrink; what is left out stays as it is",
     )
-    rounds: int = Field(default=15, ge=4, description="interleaved rounds of each measurement")
-    seed: int = Field(default=0, ge=0)
+    rounds: int = Field(
+        default=15,
+        ge=4,
+        le=bounds.ROUNDS.most,
+        description="interleaved rounds of each measurement",
+    )
+    seed: int = Field(default=0, ge=0, le=bounds.SEED.most)
 
     @field_validator("order")
     @classmethod
@@ -133,7 +170,7 @@ def load_nas_config(path: Path, overrides: Iterable[str] = ()) -> NasConfig:
     data = config.data
     refs = {"train": data.train, "evaluation": data.evaluation}
     given = config.train.checkpoint_folder
-    kept = str(folder / Path(given).expanduser()) if given is not None else None
+    kept = absolute_path(given, folder) if given is not None else None
     return config.model_copy(
         update={
             "data": data.model_copy(

@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mlflow_compress.base import bounds
 from mlflow_compress.config import (
     DataRef,
     TargetSpec,
+    absolute_path,
     absolute_ref,
     absolute_store,
     absolute_targets,
@@ -51,7 +53,7 @@ class PathConfig(_Strict):
     space: dict[str, Any] = Field(description="stem, stages and candidates")
     search: dict[str, Any] = Field(default={}, description="how to search")
     targets: list[TargetSpec] = Field(default=[], description="targets that may be named")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=bounds.SEED.most)
     checkpoint_folder: str | None = Field(
         default=None,
         description="where a search that was broken off goes on from; by default the user's cache",
@@ -78,7 +80,7 @@ def load_path_config(path: Path, overrides: Iterable[str] = ()) -> PathConfig:
             "data": config.data.model_copy(update=update),
             "tracking_uri": absolute_store(config.tracking_uri, folder),
             "targets": absolute_targets(config.targets, folder),
-            "checkpoint_folder": None if given is None else str(folder / Path(given).expanduser()),
+            "checkpoint_folder": None if given is None else absolute_path(given, folder),
         }
     )
 

@@ -28,6 +28,7 @@ from mlflow_compress.search import (
     Strategy,
     TrialEvaluator,
     check_limits,
+    check_workers,
     check_yardstick,
     get_executor,
     get_strategy,
@@ -83,6 +84,11 @@ class Plan:
     train: measure.Dataset | None
     objectives: tuple[Objective, ...]
     trials: int = field(default=0)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is something to score the evaluation rows by."""
+        return _is_labelled(self.config.data, self.evaluation)
 
 
 def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
@@ -179,11 +185,8 @@ def _check_workers(config: Config) -> None:
             f"search.cluster: the executor {search.executor} uses none, got {search.cluster!r}: "
             "set search.executor to dask or ray"
         )
-    if search.workers is not None and search.workers > search.window:
-        raise ConfigError(
-            f"search.workers: {search.window} trials are on their way at most, got "
-            f"{search.workers}: set search.window to {search.workers} too"
-        )
+    is_here = not search.cluster
+    check_workers(search.executor, search.workers, search.window, is_here=is_here)
 
 
 def metric_of(data: DataConfig) -> measure.MetricSpec:

@@ -6,6 +6,7 @@ import pytest
 
 from mlflow_compress.config import config_schema, load_config, parse_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.plan import metric_of
 
 GOOD = {"source": "models:/m@a", "data": {"evaluation": "rows.npz"}}
 
@@ -98,12 +99,58 @@ def test_set_overrides_any_key(tmp_path):
         ("search.trials=0", "search.trials"),
         ("targets.5.name=x", "'5' must be an index below 1"),
         ("search.trials={", "is not YAML"),
+        ("targets={a: 1, a: 2}", "'a' stands there twice"),
+        ("targets.99999999999999999999.name=x", "must be an index below 1"),
         ("search.sede=1", "did you mean seed"),
     ],
 )
 def test_a_wrong_override_is_refused(tmp_path, override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, MINIMAL + "targets: [browser]\n"), [override])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["search.trials=3", "search.trials=5"],
+        ["search={trials: 3}", "search.trials=5"],
+        ["search.trials=3", "search={seed: 5}"],
+        ["targets.0=browser", "targets.00=server-cpu"],
+        ["targets=[browser, browser]", "targets.1=server-cpu"],
+    ],
+)
+def test_an_override_does_not_take_another_one_back(tmp_path, overrides):
+    with pytest.raises(ConfigError, match=f"overrides --set {overrides[0][:7]}.*keep one"):
+        load_config(write(tmp_path, MINIMAL + "targets: [browser]\n"), overrides)
+
+
+def test_an_override_may_add_to_another_one(tmp_path):
+    overrides = ["data.evaluation=other.npz", "data.evaluation.rows=5", "search={trials: 3}"]
+    config = load_config(write(tmp_path, MINIMAL), [*overrides, "search.seed=5"])
+    assert config.data.evaluation.rows == 5
+    assert (config.search.trials, config.search.seed) == (3, 5)
+
+
+def test_functions_and_what_a_target_extends_are_relative_to_the_file(tmp_path):
+    text = (
+        "source: model.onnx\n"
+        "data: {evaluation: 'rows.py:load', calibration: 'rows:load', metric: 'sub/own.py:score'}\n"
+        "targets: [{name: a, extends: kiosk.yaml}, {name: b, extends: browser}]\n"
+    )
+    config = load_config(write(tmp_path, text))
+    data, spec = config.data, metric_of(config.data)
+    assert data.evaluation.path == f"{tmp_path}/rows.py:load"
+    assert data.calibration.path == "rows:load"
+    assert data.metric == spec.name == f"{tmp_path}/sub/own.py:score"
+    assert spec.plain == spec.label == "own.py:score"
+    extended = [target["extends"] for target in config.targets]
+    assert extended == [f"{tmp_path}/kiosk.yaml", "browser"]
+
+
+def test_a_key_that_stands_there_twice_is_refused(tmp_path):
+    text = MINIMAL + "targets:\n- extends: browser\n  limits:\n    size: 1kB\n    size: 1GB\n"
+    with pytest.raises(ConfigError, match=r"'size' stands there twice, in lines 6 and 7"):
+        load_config(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -130,8 +177,6 @@ def test_the_schema_describes_every_key():
 
 
 def test_a_metric_may_say_what_it_reads():
-    from mlflow_compress.plan import metric_of
-
     def spec(**data):
         given = {"source": "a.onnx", "data": {"evaluation": "rows.npz", **data}}
         return metric_of(parse_config(given).data)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from mlflow_compress.base.bounds import COUNT, SEED
+from mlflow_compress.cli.command import Number, command, whole
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 from mlflow_compress.records import Gate, Output, Report, Trial
 from mlflow_compress.scratch import ScratchFolder
@@ -20,10 +22,10 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _KEPT_FOR_ONE = 4
 """Calibration rows for each row that confirms."""
 
-_FRACTION = click.FloatRange(0, 1)
+_FRACTION = Number(0, 1)
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @OUTPUT
 @click.option(
@@ -52,7 +54,7 @@ _FRACTION = click.FloatRange(0, 1)
     type=_FRACTION,
     help="Least share of rows with the source's class, of outputs that are classes.",
 )
-@click.option("--max-kl", type=click.FloatRange(0), help="Largest KL divergence, nats.")
+@click.option("--max-kl", type=Number(0), help="Largest KL divergence, nats.")
 @click.option(
     "--limit",
     "limits",
@@ -85,12 +87,12 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option(
     "--stream",
-    type=click.IntRange(1),
+    type=whole(COUNT, 1),
     help="A state begins anew every so many rows [only at the first].",
 )
 @click.option("--effort", type=click.IntRange(1, 5), default=3, show_default=True,
               help="How much to try: 1 is quickest, 5 smallest.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=whole(SEED), default=0, show_default=True, help="Random seed.")
 @FORCE
 def compress(
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
@@ -106,7 +108,6 @@ def compress(
     """
     from mlflow_compress.config import parse_inputs
     from mlflow_compress.measure import MetricSpec, load_dataset
-    from mlflow_compress.measure.outputs import parse_text
     from mlflow_compress.smallest import smallest, write
 
     specs = parse_inputs(inputs)
@@ -123,7 +124,7 @@ def compress(
             work_dir=Path(folder),
             calibration=None if calibration is None else load_dataset(calibration, inputs=specs),
             evaluation=rows,
-            outputs=dict(map(parse_text, kinds)),
+            outputs=_kinds(kinds),
             metric=scored_by,
             watcher=_lines(),
             specs=specs,
@@ -139,6 +140,18 @@ def _load(source: Path) -> Any:
     from mlflow_compress.mlflow_plugin import resolve
 
     return resolve(str(source), ".").model
+
+
+def _kinds(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what is said of outputs, by their names."""
+    from mlflow_compress.base.once import put_once
+    from mlflow_compress.measure.outputs import parse_text
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, said = parse_text(text)
+        put_once(found, name, said, f"--kind {text}")
+    return found
 
 
 def _limits(has_labels: bool, more: Sequence[str], options: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.command import Group
 from mlflow_compress.cli.nas_paths import paths
 from mlflow_compress.cli.run import OVERRIDES
 from mlflow_compress.errors import ConfigError
@@ -20,7 +21,7 @@ _SPACE: Any = click.argument(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def nas() -> None:
     """Find networks for edge devices: one supernet, a subnet for each target. Needs torch."""
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+from mlflow_compress.cli.command import command
 from mlflow_compress.cli.run import OVERRIDES
 
 __all__ = ["paths"]
 
 
-@click.command()
+@command()
 @click.argument("space", metavar="SPACE.yaml", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--target",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 from mlflow_compress.errors import PackedFormatError
 
@@ -24,8 +25,8 @@ __all__ = ["inspect", "pack", "unpack", "verify"]
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _CAP = click.option(
     "--max-bytes",
-    type=click.IntRange(1),
-    help="Most bytes that the weights may decode to [1 GiB and 1024 times the file].",
+    type=click.IntRange(1, 2**62),
+    help="Most bytes that the weights may decode to [256 MiB and 256 times the file].",
 )
 
 
@@ -41,7 +42,7 @@ def _named(source: Path) -> Iterator[None]:
         raise PackedFormatError(f"{source}: {what}") from error
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @OUTPUT
 @click.option(
@@ -87,7 +88,7 @@ def _times_smaller(before: int, after: int, profile: str) -> str:
     return f"no smaller than the model's {before:,} ({profile} gains nothing here: {advice})"
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @OUTPUT
 @FORCE
@@ -114,7 +115,7 @@ def _size(model: Path) -> int:
     return size + (beside.stat().st_size if beside.name in names else 0)
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @_CAP
 def verify(source: Path, max_bytes: int | None) -> None:
@@ -126,7 +127,7 @@ def verify(source: Path, max_bytes: int | None) -> None:
     click.echo(f"{source}: sound")
 
 
-@click.command()
+@command()
 @click.argument("source", metavar="IN.onnx", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per tensor.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.base.bounds import VERSION as VERSIONS
+from mlflow_compress.cli.command import command, whole
 from mlflow_compress.cli.output import print_json
 from mlflow_compress.cli.registered import (
     AS_JSON,
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["approve", "promote", "quarantine", "reject", "rollback", "unquarantine"]
 
-VERSION: Any = click.argument("version", metavar="VERSION", type=click.IntRange(1))
+VERSION: Any = click.argument("version", metavar="VERSION", type=whole(VERSIONS))
 
 
-@click.command()
+@command()
 @click.argument("model", metavar="CONFIG|MODEL")
 @click.option(
     "--target",
@@ -121,12 +123,12 @@ def _show(decisions: Sequence["Decision"], dry_run: bool) -> None:
         click.echo("nothing was written (--dry-run)")
 
 
-@click.command()
+@command()
 @model_argument
 @TARGET
 @click.option(
     "--to",
-    type=click.IntRange(1),
+    type=whole(VERSIONS),
     metavar="VERSION",
     help="The version to go back to [the one before].",
 )
@@ -151,7 +153,7 @@ def rollback(
         click.echo(f"version {done.incumbent} stays away until: mlflow-compress {release}")
 
 
-@click.command()
+@command()
 @model_argument
 @VERSION
 @TARGET
@@ -177,7 +179,7 @@ def quarantine(
     _quarantined(opened, version, target, True, as_json)
 
 
-@click.command()
+@command()
 @model_argument
 @VERSION
 @TARGET
@@ -210,7 +212,7 @@ def _quarantined(
         click.echo(f"{target}: version {version} may be promoted again")
 
 
-@click.command()
+@command()
 @model_argument
 @TARGET
 @TRACKING_URI
@@ -228,7 +230,7 @@ def approve(model: str, target: str, tracking_uri: str | None, as_json: bool) ->
     _settled(opened, asked, as_json, "approved")
 
 
-@click.command()
+@command()
 @model_argument
 @TARGET
 @TRACKING_URI

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
 
 __all__ = ["report"]
 
 
-@click.command()
+@command()
 @click.argument("run")
 @OUTPUT
 @FORCE

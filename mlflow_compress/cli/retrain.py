@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.base.bounds import SECONDS
+from mlflow_compress.cli.command import Number, command
 from mlflow_compress.cli.output import finite
 from mlflow_compress.cli.run import OVERRIDES
 
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["retrain"]
 
 
-@click.command()
+@command()
 @click.argument("config", type=click.Path(path_type=Path))
 @OVERRIDES
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Number(0, SECONDS.most),
     default=0.0,
     metavar="SECONDS",
     help="Wait so long for another job on the same registered model [0].",

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from mlflow_compress.cli.command import command
+
 __all__ = ["OVERRIDES", "run", "schema"]
 
 OVERRIDES: Any = click.option(
@@ -18,7 +20,7 @@ OVERRIDES: Any = click.option(
 )
 
 
-@click.command()
+@command()
 @click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 @OVERRIDES
 @click.option(
@@ -52,7 +54,7 @@ def run(config: Path, overrides: tuple[str, ...], free_order: bool) -> None:
     sys.exit(outcome.exit_code)
 
 
-@click.command()
+@command()
 def schema() -> None:
     """Print the JSON schema of compress.yaml, for editors."""
     from mlflow_compress.config import config_schema

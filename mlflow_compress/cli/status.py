@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.base.bounds import COUNT
+from mlflow_compress.cli.command import command, whole
 from mlflow_compress.cli.output import print_json, print_table, table
 from mlflow_compress.cli.promote import decision_document
 from mlflow_compress.cli.registered import (
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["history", "status"]
 
 
-@click.command()
+@command()
 @model_argument
 @TRACKING_URI
 @AS_JSON
@@ -107,10 +109,10 @@ def _remarks(one: "TargetStatus") -> list[str]:
     return lines
 
 
-@click.command()
+@command()
 @model_argument
 @TARGET
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show only the newest N.")
+@click.option("--limit", type=whole(COUNT, 1), metavar="N", help="Show only the newest N.")
 @TRACKING_URI
 @AS_JSON
 def history(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.cli.command import Group
 from mlflow_compress.cli.output import print_json, print_table, table
 from mlflow_compress.errors import ConfigError
 
@@ -19,7 +20,7 @@ _AS_JSON: Any = click.option(
 _PROFILE: Any = click.argument("profile", metavar="NAME|FILE")
 
 
-@click.group()
+@click.group(cls=Group)
 def targets() -> None:
     """List and show target profiles, and check one against its device."""
 

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from mlflow_compress.base.bounds import JOBS, SECONDS, TRIALS
+from mlflow_compress.cli.command import Group, Number, whole
 from mlflow_compress.cli.output import finite
 from mlflow_compress.cli.registered import TRACKING_URI
 from mlflow_compress.errors import ConfigError, UnreachableError
@@ -38,7 +40,7 @@ def _secret(command: Command) -> Command:
     return variable(file(command))
 
 
-@click.group()
+@click.group(cls=Group)
 def webhook() -> None:
     """Compress and promote as soon as a version is registered, told by MLflow's server.
 
@@ -70,21 +72,21 @@ def webhook() -> None:
     "--limit",
     default=100,
     show_default=True,
-    type=click.IntRange(1),
+    type=whole(TRIALS),
     help="Jobs that may wait.",
 )
 @click.option(
     "--jobs",
     default=1,
     show_default=True,
-    type=click.IntRange(1),
+    type=whole(JOBS),
     help="Jobs at a time; never two of one model.",
 )
 @click.option(
     "--settle",
     default=2.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Number(0, SECONDS.most),
     metavar="SECONDS",
     help="Wait so long after a first event for further ones.",
 )
@@ -92,7 +94,7 @@ def webhook() -> None:
     "--grace",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Number(0, SECONDS.most),
     metavar="SECONDS",
     help="At the end, give running jobs so long to close their runs.",
 )

@@ -1,17 +1,16 @@
 """Trials that earlier searches of an experiment finished, to be used again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.json_text import parse_json
+from mlflow_compress.mlflow_plugin.artifacts import read_small
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import Trial, from_dict
 from mlflow_compress.registry.retry import is_transient
-from mlflow_compress.scratch import ScratchFolder
 
 __all__ = [
     "DROPPED",
@@ -107,13 +106,11 @@ class Earlier:
 
 def read_trial(client: Any, run_id: str) -> Trial | None:
     """Rebuild a trial from its run; None when its report is damaged or gone."""
-    with ScratchFolder() as folder:
-        try:
-            path = client.download_artifacts(run_id, REPORT_FILE, folder)
-            return from_dict(Trial, json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, FileNotFoundError):
-            return None
-        except MlflowException as error:
-            if is_transient(error):
-                raise
-            return None
+    try:
+        return from_dict(Trial, parse_json(read_small(client, run_id, REPORT_FILE)))
+    except (ValueError, FileNotFoundError):
+        return None
+    except MlflowException as error:
+        if is_transient(error):
+            raise
+        return None

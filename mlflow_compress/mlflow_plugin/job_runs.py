@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -18,7 +17,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import BusyError, CompressError
+from mlflow_compress.mlflow_plugin.artifacts import read_small
 from mlflow_compress.mlflow_plugin.connection import ensure_experiment
 from mlflow_compress.mlflow_plugin.earlier import KIND
 from mlflow_compress.mlflow_plugin.runs import RunWriter
@@ -27,7 +28,6 @@ from mlflow_compress.registry.places import experiments_of, name_experiment
 from mlflow_compress.registry.retry import is_transient
 from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.registry.variants import ensure_model
-from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["BEAT_SECONDS", "GONE_SECONDS", "JobRuns"]
 
@@ -86,19 +86,17 @@ class JobRuns:
         return None
 
     def _read(self, run_id: str) -> dict[str, Any] | None:
-        with ScratchFolder() as folder:
-            try:
-                path = self._client.download_artifacts(run_id, _VERDICT_FILE, folder)
-                verdict = json.loads(Path(path).read_text(encoding="utf-8"))
-                for target in verdict["targets"]:
-                    if target["version"] is not None:
-                        self._client.get_model_version(self._model, str(target["version"]))
-            except (ValueError, KeyError, TypeError, FileNotFoundError):
-                return None
-            except MlflowException as error:
-                if is_transient(error):
-                    raise
-                return None
+        try:
+            verdict = parse_json(read_small(self._client, run_id, _VERDICT_FILE))
+            for target in verdict["targets"]:
+                if target["version"] is not None:
+                    self._client.get_model_version(self._model, str(target["version"]))
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            return None
+        except MlflowException as error:
+            if is_transient(error):
+                raise
+            return None
         return verdict if isinstance(verdict, dict) else None
 
     def finish(self, run_id: str, key: str, verdict: Mapping[str, Any]) -> None:

@@ -1,21 +1,20 @@
 """Reads a finished search back from MLflow."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import SourceNotFoundError
+from mlflow_compress.mlflow_plugin.artifacts import read_small
 from mlflow_compress.mlflow_plugin.earlier import KIND, SENSITIVITY_FILE, read_trial
 from mlflow_compress.records import Trial
 from mlflow_compress.registry.retry import PATIENCE, is_transient, patiently
 from mlflow_compress.registry.tags import read_number
 from mlflow_compress.report.page import DecisionLine
-from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["SearchRecord", "read_search"]
 
@@ -88,17 +87,15 @@ def _sensitivity(
     """Return the newest table of what a source's layers bear, if one can be read."""
     query = f"tags.`{KIND}` = 'sensitivity' AND tags.`compress.source_digest` = '{digest}'"
     for run in _all(client, experiment, query):
-        with ScratchFolder() as folder:
-            try:
-                path = client.download_artifacts(run.info.run_id, SENSITIVITY_FILE, folder)
-                table = json.loads(Path(path).read_text(encoding="utf-8"))
-                columns = table["columns"]
-                return tuple(dict(zip(columns, row, strict=True)) for row in table["data"])
-            except (ValueError, KeyError, TypeError, FileNotFoundError):
-                continue
-            except MlflowException as error:
-                if is_transient(error):
-                    raise
+        try:
+            table = parse_json(read_small(client, run.info.run_id, SENSITIVITY_FILE))
+            columns = table["columns"]
+            return tuple(dict(zip(columns, row, strict=True)) for row in table["data"])
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            continue
+        except MlflowException as error:
+            if is_transient(error):
+                raise
     return ()
 
 

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from mlflow_compress.errors import MissingDependencyError, SourceError, SourceNotFoundError
+from mlflow_compress.base.modules import require_modules
+from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.registry.known import hint
 from mlflow_compress.registry.retry import is_transient, one_line, patiently
@@ -289,12 +290,9 @@ def _load_onnx(path: Path | None, uri: str) -> onnx.ModelProto:
 
 
 def _load_pytorch(folder: Path | None, uri: str) -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise MissingDependencyError(
-            f"source {uri!r} is a PyTorch model: pip install 'mlflow-compress[torch]'"
-        ) from None
+    require_modules({"torch": "mlflow-compress[torch]"}, f"source {uri!r}, a PyTorch model,")
+    import torch
+
     try:
         module = mlflow.pytorch.load_model(str(folder), map_location=torch.device("cpu"))
     except ImportError as error:

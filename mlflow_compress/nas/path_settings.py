@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mlflow_compress.base.bounds import BATCH, EPOCHS
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas.training import Schedule
 from mlflow_compress.techniques.base import at_least, between, check_choices
@@ -58,7 +59,7 @@ class PathSettings:
             ConfigError: one is out of range; the message names it.
         """
         check_choices("search", self)
-        at_least("search.epochs", self.epochs, 1)
+        between("search.epochs", self.epochs, 1, EPOCHS.most)
         between("search.warmup", self.warmup, 0, self.epochs)
         at_least("search.every", self.every, 1)
         at_least("search.rivals", self.rivals, 0)
@@ -70,9 +71,9 @@ class PathSettings:
         if self.reference is not None:
             between("search.reference", self.reference, 1e-6, 1e9)
         between("search.learning_rate", self.learning_rate, 1e-8, 10)
-        at_least("search.batch", self.batch, 1)
+        between("search.batch", self.batch, 1, BATCH.most)
         at_least("search.weight_decay", self.weight_decay, 0)
-        at_least("search.retrain_epochs", self.retrain_epochs, 0)
+        between("search.retrain_epochs", self.retrain_epochs, 0, EPOCHS.most)
 
     def schedule(self, epochs: float) -> Schedule:
         """Return how weights are trained for so many epochs."""

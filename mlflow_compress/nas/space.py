@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mlflow_compress.base import bounds
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
 from mlflow_compress.techniques.base import closest
@@ -28,7 +29,7 @@ def _odd(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=bounds.WIDTH.most)]
 Choices = Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_ascending)]
 Kernels = Annotated[Choices, AfterValidator(_odd)]
 

@@ -143,7 +143,7 @@ def open_packed(source: Source, max_bytes: int | None = None) -> Container:
 
     Args:
         source: a path, the file's bytes, or the model (which is not changed).
-        max_bytes: most bytes the weights may decode to; None for 1 GiB and 1,024 times the
+        max_bytes: most bytes the weights may decode to; None for 256 MiB and 256 times the
             file's size.
 
     Raises:

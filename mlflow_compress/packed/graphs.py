@@ -115,8 +115,22 @@ def weights(
             yield Weight(name, tensor, *data, position, constant)
 
 
-def describe(graph: GraphProto, weight: Weight) -> Entry:
+class Described:
+    """What a graph says of its values elsewhere, looked up by name; the graph must not change.
+
+    Args:
+        graph: the graph.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = graph
+        self.inputs = {info.name: position for position, info in enumerate(graph.input)}
+        self.infos = {info.name for info in (*graph.value_info, *graph.output)}
+
+
+def describe(of: Described, weight: Weight) -> Entry:
     """The directory entry of a weight, without payload; reads the graph, changes nothing."""
+    graph = of.graph
     flags, input_position, input_info = 0, 0, b""
     if weight.constant:
         flags |= CONSTANT_NODE
@@ -134,12 +148,11 @@ def describe(graph: GraphProto, weight: Weight) -> Entry:
                 else:
                     getattr(rest, field.name).extend(value)
         remainder = rest.SerializeToString(deterministic=True)
-        for position, info in enumerate(graph.input):
-            if info.name == weight.name:
-                flags |= GRAPH_INPUT
-                input_position = position
-                input_info = info.SerializeToString(deterministic=True)
-    if any(info.name == weight.name for info in (*graph.value_info, *graph.output)):
+        if weight.name in of.inputs:
+            flags |= GRAPH_INPUT
+            input_position = of.inputs[weight.name]
+            input_info = graph.input[input_position].SerializeToString(deterministic=True)
+    if weight.name in of.infos:
         flags |= HAD_VALUE_INFO
     flags |= weight.typed * TYPED_DATA | bool(remainder) * HAS_REMAINDER
     return Entry(
@@ -158,9 +171,13 @@ def describe(graph: GraphProto, weight: Weight) -> Entry:
 
 def _drop(repeated: Any, keep: Callable[[int], bool]) -> None:
     """Keep only the messages of a repeated field whose index passes, in order."""
-    for position in reversed(range(len(repeated))):
-        if not keep(position):
-            del repeated[position]
+    end = position = len(repeated)
+    while position:
+        position -= 1
+        if keep(position):  # all that goes between two that stay goes at once
+            del repeated[position + 1 : end]
+            end = position
+    del repeated[:end]
 
 
 def take_out(graph: GraphProto, names: list[str], entries: list[Entry]) -> None:

@@ -132,12 +132,12 @@ def _pack_compact(plain: lean.Lean) -> Parts:
     names: list[str] = []
     payloads: list[bytes] = []
     for graph in list(graphs.graphs(packed.graph)):
-        first = len(entries)
+        first, described = len(entries), graphs.Described(graph)
         for weight in graphs.weights(graph, plain.data if graph is packed.graph else None):
             payload = _payload(weight)
             if payload is None:
                 continue
-            entry = graphs.describe(graph, weight)
+            entry = graphs.describe(described, weight)
             entries.append(
                 graphs.with_payload(
                     entry, len(payload), backends.crc32(payload), backends.crc32(weight.data)

@@ -96,11 +96,12 @@ def _code(model: ModelProto, opset: int, session_bytes: int) -> _Coded:
             out.tensors.append(tensor)
             taken.append(weight)
     out.prefix, out.infos, decoded = joint.finish(names, plan.merge)
+    described = graphs.Described(graph)
     for weight, tensor in zip(taken, out.tensors, strict=True):
         if tensor.node.op_type in SEGMENT_KINDS:
             tensor.node.input.insert(0, decoded)
         payload = tensor.payload
-        entry = graphs.describe(graph, weight)
+        entry = graphs.describe(described, weight)
         crcs = backends.crc32(payload), backends.crc32(weight.data)
         out.entries.append(graphs.with_payload(entry, len(payload), *crcs))
     kinds = frozenset(tensor.node.op_type for tensor in out.tensors)

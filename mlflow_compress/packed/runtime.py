@@ -48,7 +48,7 @@ def unpack(
         source: a packed model: path, bytes or ModelProto (which is not changed).
         threads: how many tensors to decode at a time; None for one per core.
         max_bytes: most bytes the weights may decode to, a file that wants more is refused; None
-            for 1 GiB and 1,024 times the file's size.
+            for 256 MiB and 256 times the file's size.
 
     Raises:
         PackedFormatError: if the file is damaged, hostile or not packed.
@@ -128,7 +128,7 @@ def load(
         source: path or bytes of the file.
         providers: onnxruntime's execution providers, best first; None for the CPU.
         threads: threads for decoding and within operators; None for onnxruntime's choice.
-        max_bytes: most bytes the weights may decode to; None for 1 GiB and 1,024 times the file's
+        max_bytes: most bytes the weights may decode to; None for 256 MiB and 256 times the file's
             size.
 
     Raises:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import (
     Recipe,
@@ -207,8 +208,8 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         if not tags.get(needed):
             raise ValueError(f"tag {needed} is missing")
     try:
-        recipe = from_dict(Recipe, json.loads(tags[_RECIPE]))
-        report = from_dict(Report, json.loads(tags[_REPORT]))
+        recipe = from_dict(Recipe, parse_json(tags[_RECIPE]))
+        report = from_dict(Report, parse_json(tags[_REPORT]))
     except ValueError as error:
         raise ValueError(f"its recipe or report cannot be read: {error}") from None
     known = _known_digests(tags)

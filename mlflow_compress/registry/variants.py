@@ -11,6 +11,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Variant
 from mlflow_compress.registry.order import generation
@@ -344,7 +345,7 @@ def _link(client: MlflowClient, name: str, variant: Variant) -> None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return
         raise
-    links = json.loads(text) if text else []
+    links = parse_json(text) if text else []
     link = {"name": name, "version": variant.version}
     if not any(
         one.get("name") == name and str(one.get("version")) == str(variant.version) for one in links

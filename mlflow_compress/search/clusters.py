@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mlflow_compress.errors import ConfigError, UnreachableError
+from mlflow_compress.base.modules import require_modules
+from mlflow_compress.errors import UnreachableError
 from mlflow_compress.search.executors import Executor, Options, cores
 
 __all__ = ["Dask", "Ray"]
@@ -17,6 +18,7 @@ class Dask(Executor):
     """Runs trials on a dask cluster, or on a local one started for the search."""
 
     name = "dask"
+    needs_modules: ClassVar[Mapping[str, str]] = {"distributed": "mlflow-compress[dask]"}
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -25,12 +27,9 @@ class Dask(Executor):
 
     def open(self) -> None:
         """Connect to the cluster, or start one, and wait for its workers."""
-        try:
-            from distributed import Client, LocalCluster
-        except ImportError:
-            raise ConfigError(
-                "search.executor dask needs dask: pip install 'mlflow-compress[dask]'"
-            ) from None
+        require_modules(self.needs_modules, "search.executor dask")
+        from distributed import Client, LocalCluster
+
         wait, address = self.options.wait, self.options.address
         if not address:
             self._cluster = LocalCluster(
@@ -111,6 +110,7 @@ class Ray(Executor):
     """Runs trials on a ray cluster, or on a local one started for the search."""
 
     name = "ray"
+    needs_modules: ClassVar[Mapping[str, str]] = {"ray": "mlflow-compress[ray]"}
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -119,12 +119,9 @@ class Ray(Executor):
 
     def open(self) -> None:
         """Connect to the cluster, start one, or use the one that this process is in already."""
-        try:
-            import ray
-        except ImportError:
-            raise ConfigError(
-                "search.executor ray needs ray: pip install 'mlflow-compress[ray]'"
-            ) from None
+        require_modules(self.needs_modules, "search.executor ray")
+        import ray
+
         count = self.options.workers or cores()
         # workers import what this process imports, and print nothing into its output
         paths = os.environ.get("PYTHONPATH", "")

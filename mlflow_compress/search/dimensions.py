@@ -11,6 +11,9 @@ from mlflow_compress.errors import ConfigError
 __all__ = ["Choice", "Dimension", "Range", "parse_choice", "parse_range"]
 
 
+_MOST_VALUES = 100_000
+
+
 @dataclass(frozen=True)
 class Choice:
     """An open setting that takes one of a few values."""
@@ -119,6 +122,13 @@ def parse_range(value: Mapping[str, Any], where: str) -> Range:
         raise ConfigError(f"{where}: low, high and step must be numbers, got {value!r}")
     if not all(math.isfinite(n) for n in numbers) or low > high or (step is not None and step <= 0):
         raise ConfigError(f"{where}: needs low <= high and step > 0, got {value!r}")
+    if step is not None or (not log and all(isinstance(n, int) for n in numbers)):
+        count = (high - low) / (step or 1)
+        if count > _MOST_VALUES:
+            raise ConfigError(
+                f"{where}: a range has at most {_MOST_VALUES:,} values, this one {count:,.0f}: "
+                "give it a larger step"
+            )
     if not isinstance(log, bool) or (log and (step is not None or low <= 0)):
         raise ConfigError(f"{where}: a log range needs low > 0 and no step, got {value!r}")
     return Range(low, high, step, log)

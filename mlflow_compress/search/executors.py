@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlflow_compress.base.bounds import most_processes
 from mlflow_compress.errors import CompressError, ConfigError, nearest
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Inline",
     "Options",
     "Process",
+    "check_workers",
     "cores",
     "executor_names",
     "get_executor",
@@ -84,11 +86,14 @@ class Executor(ABC):
         is_local: whether functions run in the calling process, each before ``submit`` returns.
         times_here: whether latency is measured by the calling process, else by ``submit`` with
             ``device``.
+        needs_modules: what :meth:`open` imports beyond the base install: by module, what pip
+            installs it by.
     """
 
     name: ClassVar[str]
     is_local: ClassVar[bool] = False
     times_here: ClassVar[bool] = False
+    needs_modules: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -99,7 +104,7 @@ class Executor(ABC):
         """Start workers, or find them.
 
         Raises:
-            ConfigError: a package is missing.
+            MissingDependencyError: a package is missing.
             UnreachableError: there is no cluster, or none with a suitable worker in time.
         """
 
@@ -245,10 +250,41 @@ def start_early(name: str, workers: int | None, window: int) -> None:
         name: the executor's name.
         workers: how many, as the configuration says.
         window: how many trials are on their way at most.
+
+    Raises:
+        ConfigError: as :func:`check_workers`.
     """
+    check_workers(name, workers, window)
     count = usual_workers(workers, window)
     if name == Process.name and count > 1:
         Process(Options(count)).warm()
+
+
+def check_workers(name: str, workers: int | None, window: int, *, is_here: bool = True) -> None:
+    """Refuse more workers than have any use.
+
+    Args:
+        name: the executor's name.
+        workers: how many, as the configuration says.
+        window: how many trials are on their way at most.
+        is_here: whether they are processes of this machine.
+
+    Raises:
+        ConfigError: with the number that has a use.
+    """
+    if workers is None:
+        return
+    if workers > window:
+        raise ConfigError(
+            f"search.workers: {window} trials are on their way at most, got {workers}: set "
+            f"search.window to {workers} too"
+        )
+    most = most_processes(cores())
+    if is_here and name != Inline.name and workers > most:
+        raise ConfigError(
+            f"search.workers: {most} processes are started on a machine of {cores()} cores at "
+            f"most, got {workers}: lower it, or set search.cluster to a cluster's address"
+        )
 
 
 def usual_workers(workers: int | None, window: int) -> int:

@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import yaml
-
+from mlflow_compress.base.once import put_once
+from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques import Context, Phase, Result, Technique
 from mlflow_compress.techniques.base import closest, parse_settings
@@ -91,7 +91,7 @@ def _pairs(key: str, text: str) -> Mapping[str, Any]:
         name, equals, value = part.rpartition("=")
         if not equals or not name:
             raise ConfigError(f"{key} must be name=value pairs with commas between, got {part!r}")
-        found[name.strip()] = yaml.safe_load(value)
+        put_once(found, name.strip(), parse_yaml(value, f"{key}: {part!r}"), key)
     return found
 
 

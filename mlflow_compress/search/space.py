@@ -197,7 +197,8 @@ class Space:
         """How many points there are; infinite when a range has no step."""
         total = 0.0
         for alternative in self.alternatives:
-            total += math.prod(dimension.count for dimension in alternative.dimensions.values())
+            # in floats: there are more points of a value per layer than any of them says
+            total += math.prod(float(d.count) for d in alternative.dimensions.values())
         return total
 
     @property
@@ -231,35 +232,39 @@ class Space:
                 yield {ALTERNATIVE: index, **dict(zip(names, values, strict=True))}
 
     def corners(self) -> Iterator[tuple[int, Recipe]]:
-        """Yield each alternative's recipes at the ends of its ranges, with its index.
+        """Yield each alternative's recipes at the ends of its ranges and for each choice.
+
+        Yields:
+            The alternative's index, and a recipe.
 
         Raises:
             ConfigError: a setting or its range is not allowed.
         """
-        for index, alternative in enumerate(self.alternatives):
-            for end in (0, -1):
-                point: Point = {ALTERNATIVE: index}
-                point |= {name: d.end(end) for name, d in alternative.dimensions.items()}
-                yield index, self.recipe(point)
+        for index in range(len(self.alternatives)):
+            for recipe in self._corners_of(index):
+                yield index, recipe
 
-    def _check_corners(self, where: str) -> None:
-        """Validate the extreme points and each choice, so that no search meets a bad value."""
-        corners = self.corners()
-        for position in range(2 * len(self.alternatives)):
-            try:
-                next(corners)
-                if position % 2:
-                    self._check_choices(position // 2)
-            except ConfigError as error:
-                raise ConfigError(f"{where}[{position // 2}]: {error}") from error
-
-    def _check_choices(self, index: int) -> None:
+    def _corners_of(self, index: int) -> Iterator[Recipe]:
         dimensions = self.dimensions_of(index)
-        point = {ALTERNATIVE: index} | {name: d.end(0) for name, d in dimensions.items()}
+        first, last = (
+            {ALTERNATIVE: index} | {name: d.end(end) for name, d in dimensions.items()}
+            for end in (0, -1)
+        )
+        yield self.recipe(first)
+        yield self.recipe(last)
         for name, dimension in dimensions.items():
             if isinstance(dimension, Choice):
                 for value in dimension.values[1:-1]:
-                    self.recipe(point | {name: value})
+                    yield self.recipe(first | {name: value})
+
+    def _check_corners(self, where: str) -> None:
+        """Validate the extreme points and each choice, so that no search meets a bad value."""
+        for index in range(len(self.alternatives)):
+            try:
+                for _ in self._corners_of(index):
+                    pass
+            except ConfigError as error:
+                raise ConfigError(f"{where}[{index}]: {error}") from error
 
 
 def _narrowed(value: Any, at: str, changes: Mapping[str, Dimension]) -> Any:

@@ -7,11 +7,11 @@ sampler that draws them, or draws them itself.
 import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from mlflow_compress.base.modules import require_modules
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.search.evolution import Tried, breed
 from mlflow_compress.search.space import Point, Space
@@ -112,13 +112,10 @@ class Gp(_Model):
         """Check that what Optuna's sampler needs is installed.
 
         Raises:
-            ConfigError: torch is missing.
+            MissingDependencyError: torch is missing.
         """
-        if find_spec("torch") is None:
-            raise ConfigError(
-                "search.strategy gp needs torch: pip install 'mlflow-compress[torch]', or choose "
-                "tpe, which needs nothing more"
-            )
+        what = "search.strategy gp (tpe does not)"
+        require_modules({"torch": "mlflow-compress[torch]"}, what)
 
     def sampler(self, seed: int) -> "BaseSampler":
         """Return Optuna's Gaussian process sampler."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_compress.base.once import put_once
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.records import (
     DEFAULTS,
@@ -70,7 +71,7 @@ def target_limits(said: Mapping[str, float], more: Sequence[str]) -> AccuracyLim
         more: a bound on a measure of one output, or of all outputs that have it.
 
     Raises:
-        ConfigError: one line that names the text, and what is allowed.
+        ConfigError: one line that names the text, and what is allowed; or a bound is given twice.
     """
     data: dict[str, Any] = dict(said)
     for text in more:
@@ -86,9 +87,10 @@ def target_limits(said: Mapping[str, float], more: Sequence[str]) -> AccuracyLim
         except ValueError:
             raise ConfigError(f"--limit {text!r}: {bound!r} is no number") from None
         if output:
-            data.setdefault("limits", {}).setdefault(output, {})[measure] = value
+            bounds = data.setdefault("limits", {}).setdefault(output, {})
+            put_once(bounds, measure, value, f"--limit {text}")
         elif measure in FIDELITY_BOUNDS:
-            data[FIDELITY_BOUNDS[measure][0]] = value
+            put_once(data, FIDELITY_BOUNDS[measure][0], value, f"--limit {text}")
         else:
             near = nearest(measure, tuple(MEASURES))
             hint = f" (did you mean {near!r}?)" if near and near != measure else ""

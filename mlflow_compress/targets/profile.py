@@ -9,8 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
-
+from mlflow_compress.base.yaml_text import read_yaml_file
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.records import Kind
 from mlflow_compress.targets.schema import TargetSchema, check_target
@@ -383,15 +382,7 @@ def _read(spec: str, base_dir: Path) -> tuple[dict[str, Any], Path]:
         near = nearest(spec, names)
         hint = f"did you mean {near!r}?" if near else f"known: {', '.join(names)}"
         raise ConfigError(f"unknown target {spec!r} ({hint}; or give a path to a .yaml)")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"target file {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"target file {path} is not YAML: {line}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"target file {path}: must be a mapping of keys, got {data!r}")
+    data = read_yaml_file(path, f"target file {path}")
     return {"name": path.stem, **data}, path.parent
 
 

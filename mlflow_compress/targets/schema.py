@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from mlflow_compress.base import bounds
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.records import MEASURES
 from mlflow_compress.targets.runnable import DTYPES
@@ -152,12 +153,12 @@ class ExecutionSchema(_Strict):
     runtime: str = "onnxruntime"
     runtime_version: Annotated[str, BeforeValidator(_versions)] | None = None
     providers: list[str] = Field(default=["CPUExecutionProvider"], min_length=1)
-    threads: int = Field(default=1, ge=1, le=1024)
+    threads: int = Field(default=1, ge=1, le=bounds.THREADS.most)
     profiles: list[PackedProfile] = Field(default=["portable", "compact"], min_length=1)
-    opset: int | None = Field(default=None, ge=7)
+    opset: int | None = Field(default=None, ge=7, le=1000)
     dtypes: list[TensorType] = []
     without_operators: list[str] = []
-    cores: int | None = Field(default=None, ge=1)
+    cores: int | None = Field(default=None, ge=1, le=bounds.THREADS.most)
     memory: Size | None = Field(default=None, description="RAM of the device, e.g. 1GB")
 
 

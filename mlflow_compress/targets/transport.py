@@ -6,7 +6,6 @@ nothing behind but what the script itself puts elsewhere.
 """
 
 import io
-import json
 import shlex
 import subprocess
 import sys
@@ -19,19 +18,41 @@ from urllib.parse import parse_qs, urlsplit
 
 import tenacity
 
+from mlflow_compress.base.children import TooMuchError, run_bounded
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError, UnreachableError
 
 __all__ = ["CommandDevice", "Device", "LocalDevice", "SshDevice", "ask", "device_for"]
 
 # Runs on the device, before anything of this project is there. What the runtime writes into the
-# temporary folder goes with it.
+# temporary folder goes with it. The script has a process group, which ends with this program: when
+# it is asked to end, when who started it is gone (the line was cut), and when all is too late.
 _BOOTSTRAP = (
-    "import os,subprocess,sys,tarfile,tempfile\n"
+    "import os,signal,subprocess,sys,tarfile,tempfile,threading,time\n"
+    "for n in (signal.SIGTERM,signal.SIGHUP): signal.signal(n,lambda *_:sys.exit(1))\n"
     "with tempfile.TemporaryDirectory(prefix='mlflow_compress_') as d:\n"
+    " parent,until=os.getppid(),time.time()+LIMIT\n"
     " tarfile.open(fileobj=sys.stdin.buffer,mode='r|').extractall(d)\n"
     " env=dict(os.environ,TMPDIR=d)\n"
-    " sys.exit(subprocess.call([sys.executable,'SCRIPT']+sys.argv[1:],cwd=d,env=env))\n"
+    " p=subprocess.Popen([sys.executable,'SCRIPT']+sys.argv[1:],cwd=d,env=env,\n"
+    "  start_new_session=True)\n"
+    " def end():\n"
+    "  try: os.killpg(p.pid,signal.SIGKILL)\n"
+    "  except OSError: pass\n"
+    " def watch():\n"
+    "  while os.getppid()==parent and time.time()<until: time.sleep(1)\n"
+    "  end()\n"
+    " threading.Thread(target=watch,daemon=True).start()\n"
+    " try: code=p.wait()\n"
+    " finally: end()\n"
+    "sys.exit(code)\n"
 )
+_LATER = 5
+"""Seconds after the time limit here that the device gives up by itself."""
+
+_MOST_ANSWER = 64 << 20
+"""Bytes that a device may write; ten thousand rounds are about 12 MB."""
+
 _SSH_FAILED = 255
 _ATTEMPTS = 3
 # What trying again does not change; the text is OpenSSH's.
@@ -91,7 +112,8 @@ class SshDevice:
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """Return the command; an unknown host key is refused, never accepted."""
-        remote = shlex.join([self.python, *arguments])
+        # without a shell in between, so that it sees when the line is cut
+        remote = f"exec {shlex.join([self.python, *arguments])}"
         return [
             "ssh",
             *("-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"),
@@ -161,7 +183,9 @@ def device_for(measured_on: str, key: str = "measured_on") -> Device:
     if set(query) - {"python"}:
         raise ConfigError(f"{key} {measured_on!r}: only ?python=… is known")
     user = f"{parts.username}@" if parts.username else ""
-    python = query.get("python", ["python3"])[0]
+    python, *more = query.get("python", ["python3"])
+    if more:
+        raise ConfigError(f"{key} {measured_on!r}: ?python=… is given twice: keep one")
     return SshDevice(measured_on, user + host, port, python)
 
 
@@ -190,7 +214,9 @@ def ask(
     """
     # The script comes last: of a stream that was cut, it is missing.
     stream = _archive({**files, script.name: script.read_bytes()})
-    command = device.command(["-c", _BOOTSTRAP.replace("SCRIPT", script.name), *arguments])
+    bootstrap = _BOOTSTRAP.replace("SCRIPT", script.name)
+    bootstrap = bootstrap.replace("LIMIT", f"{timeout + _LATER:g}")
+    command = device.command(["-c", bootstrap, *arguments])
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(
             lambda error: isinstance(error, _DeviceFailed) and not error.final
@@ -207,24 +233,28 @@ def ask(
 
 def _once(command: Sequence[str], stream: bytes, timeout: float) -> dict[str, Any]:
     try:
-        done = subprocess.run(
-            command, input=stream, capture_output=True, timeout=timeout, check=False
-        )
+        done = run_bounded(command, stream, timeout=timeout, most=_MOST_ANSWER)
     except subprocess.TimeoutExpired:
         raise _DeviceFailed(f"no answer within {timeout:g} s") from None
+    except TooMuchError:
+        raise _DeviceFailed(
+            f"it wrote more than {_MOST_ANSWER >> 20} MiB where one line was asked for: look what "
+            f"{command[0]} prints there",
+            final=True,
+        ) from None
     except OSError as error:
         raise _DeviceFailed(f"{command[0]}: {error.strerror or error}", final=True) from None
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    said = lines[-1].strip() if lines else f"exit code {done.returncode}"
-    if done.returncode != 0:
+    lines = done.err.decode(errors="replace").strip().splitlines()
+    said = lines[-1].strip() if lines else f"exit code {done.code}"
+    if done.code != 0:
         if _MISSING in said:
             raise _DeviceFailed(f"{said} ({_INSTALL})", final=True)
         final = any(text in line for text in _FINAL for line in lines)
-        by_ssh = done.returncode == _SSH_FAILED and command[0] == "ssh"
+        by_ssh = done.code == _SSH_FAILED and command[0] == "ssh"
         what = "ssh: " if by_ssh and not said.startswith("ssh:") else ""
         raise _DeviceFailed(f"{what}{said}", final=final)
     try:
-        answer = json.loads(done.stdout.decode(errors="replace").strip().splitlines()[-1])
+        answer = parse_json(done.out.decode(errors="replace").strip().splitlines()[-1])
     except (ValueError, IndexError):
         raise _DeviceFailed("the script gave no answer") from None
     if not isinstance(answer, dict):

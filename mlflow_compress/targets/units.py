@@ -3,6 +3,8 @@
 import math
 import re
 
+from mlflow_compress.errors import shown
+
 __all__ = ["format_ms", "format_size", "parse_ms", "parse_size"]
 
 # kB and KB are both written in the wild and mean the same thousand; `Mb` is megabits to some
@@ -18,6 +20,9 @@ SIZE_UNITS = {
     "GiB": 2**30,
 }
 TIME_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+_MOST_BYTES = 2**63
+"""What the system's calls take."""
 
 _AMOUNT = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
 
@@ -48,9 +53,9 @@ def parse_size(value: object) -> int:
             known = ", ".join(SIZE_UNITS)
             raise ValueError(f"must be a size with a unit ({known}), got {value!r}") from None
     else:
-        amount = float(value)
-    if not math.isfinite(amount) or amount <= 0:
-        raise ValueError(f"must be more than 0 bytes, got {value!r}")
+        amount = float(value) if abs(value) < _MOST_BYTES else math.inf
+    if not 0 < amount < _MOST_BYTES:
+        raise ValueError(f"must be more than 0 bytes and below 8 EiB, got {shown(value)}")
     return round(amount)
 
 

@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from mlflow_compress.errors import ConfigError, TechniqueError, nearest
+from mlflow_compress.base.bounds import COUNT
+from mlflow_compress.errors import ConfigError, TechniqueError, nearest, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,9 +152,29 @@ class Technique(ABC, Generic[S]):
         """Whether :meth:`apply` refuses to work without calibration inputs."""
         return False
 
+    def uses_calibration(self, settings: S) -> bool:
+        """Whether :meth:`apply` looks at calibration inputs where there are some."""
+        return self.needs_calibration(settings)
+
     def needs_training(self, settings: S) -> bool:
         """Whether :meth:`apply` refuses to work without training data."""
         return False
+
+    def trains(self, settings: S) -> bool:
+        """Whether :meth:`apply` trains, for ``epochs``, where there are rows to train on."""
+        return self.needs_training(settings) or bool(getattr(settings, "epochs", 0))
+
+    def needs_modules(self, settings: S, *, trains: bool) -> Mapping[str, str]:
+        """Return what :meth:`apply` imports beyond the base install.
+
+        Args:
+            settings: of the step.
+            trains: whether it is going to train.
+
+        Returns:
+            By module, what pip installs it by.
+        """
+        return {"torch": "mlflow-compress[torch]"} if trains else {}
 
     @abstractmethod
     def apply(self, model: "onnx.ModelProto", settings: S, context: Context) -> Result:
@@ -181,9 +202,11 @@ def between(key: str, value: float, low: float, high: float) -> None:
 
 
 def at_least(key: str, value: float, low: float) -> None:
-    """Raise ConfigError unless ``value >= low``."""
+    """Raise ConfigError unless ``value >= low``, and no count of anything that there is."""
     if not value >= low:
         raise ConfigError(f"{key} must be at least {low:g}, got {value!r}")
+    if value > COUNT.most:
+        raise ConfigError(f"{key} must be at most {COUNT.most:,}, got {shown(value)}")
 
 
 def one_of(key: str, value: object, allowed: Iterable[object]) -> None:
@@ -255,6 +278,8 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
             raise ConfigError(f"{key} must be a list, got {value!r}")
         return tuple(_coerce(key, item, args[0]) for item in value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and isinstance(value, int) and value.bit_length() > 63:
+        raise ConfigError(f"{key} must be a number of at most 64 bits, got {shown(value)}")
     if hint is float and is_number:
         return float(value)
     if hint is int and is_number and float(value).is_integer():

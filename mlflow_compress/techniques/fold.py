@@ -41,6 +41,10 @@ class Fold(Technique[FoldSettings]):
     settings = FoldSettings
     phase = Phase.FOLD
 
+    def uses_calibration(self, settings: FoldSettings) -> bool:
+        """What is made is compared with the model on them."""
+        return True
+
     def apply(self, model: "onnx.ModelProto", settings: FoldSettings, context: Context) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_fold.fold`."""
         from mlflow_compress.techniques.onnx_fold import fold

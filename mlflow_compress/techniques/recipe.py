@@ -1,6 +1,6 @@
 """Validates a recipe, and runs its steps in order on one model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from mlflow_compress.techniques.base import (
     OrderError,
     Phase,
     Result,
+    Technique,
     parse_settings,
     plain_settings,
 )
@@ -24,8 +25,11 @@ __all__ = [
     "RecipeResult",
     "apply_recipe",
     "apply_step",
+    "needed_modules",
     "needs_calibration",
     "needs_training",
+    "training_steps",
+    "uses_calibration",
     "validate_recipe",
     "with_reference",
 ]
@@ -72,20 +76,40 @@ def validate_recipe(recipe: Recipe) -> Recipe:
 
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether any step of the recipe refuses to work without calibration inputs."""
-    for step in recipe.steps:
-        technique = registry.get(step.technique)
-        if technique.needs_calibration(parse_settings(technique, step.settings)):
-            return True
-    return False
+    return any(technique.needs_calibration(settings) for technique, settings in _steps(recipe))
 
 
 def needs_training(recipe: Recipe) -> bool:
     """Whether any step of the recipe refuses to work without training data."""
+    return any(technique.needs_training(settings) for technique, settings in _steps(recipe))
+
+
+def uses_calibration(recipe: Recipe) -> bool:
+    """Whether any step of the recipe looks at calibration inputs where there are some."""
+    return any(technique.uses_calibration(settings) for technique, settings in _steps(recipe))
+
+
+def training_steps(recipe: Recipe) -> list[str]:
+    """Return the names of the steps that train where there are rows to train on."""
+    return [technique.name for technique, settings in _steps(recipe) if technique.trains(settings)]
+
+
+def needed_modules(recipe: Recipe, *, trains: bool) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield each step's name with the modules that it needs, and what pip installs them by.
+
+    Args:
+        recipe: the steps.
+        trains: whether there are rows to train on.
+    """
+    for technique, settings in _steps(recipe):
+        is_training = trains and technique.trains(settings)
+        yield technique.name, technique.needs_modules(settings, trains=is_training)
+
+
+def _steps(recipe: Recipe) -> Iterator[tuple[Technique[Any], Any]]:
     for step in recipe.steps:
         technique = registry.get(step.technique)
-        if technique.needs_training(parse_settings(technique, step.settings)):
-            return True
-    return False
+        yield technique, parse_settings(technique, step.settings)
 
 
 def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> RecipeResult:

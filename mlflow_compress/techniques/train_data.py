@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mlflow_compress.base.bounds import BATCH, EPOCHS
 from mlflow_compress.errors import DataError
 from mlflow_compress.techniques.base import at_least, between
 
@@ -153,9 +154,9 @@ class Training:
 
     def check_training(self, technique: str) -> None:
         """Raise ConfigError on values that are not allowed."""
-        at_least(f"{technique}.epochs", self.epochs, 0)
+        between(f"{technique}.epochs", self.epochs, 0, EPOCHS.most)
         between(f"{technique}.learning_rate", self.learning_rate, 1e-8, 1)
-        at_least(f"{technique}.batch", self.batch, 1)
+        between(f"{technique}.batch", self.batch, 1, BATCH.most)
         between(f"{technique}.temperature", self.temperature, 0.1, 100)
         between(f"{technique}.label_share", self.label_share, 0, 1)
         at_least(f"{technique}.patience", self.patience, 0)

@@ -39,6 +39,10 @@ class Trim(Technique[TrimSettings]):
     settings = TrimSettings
     phase = Phase.TRIM
 
+    def uses_calibration(self, settings: TrimSettings) -> bool:
+        """What is made is compared with the model on them."""
+        return True
+
     def apply(self, model: "onnx.ModelProto", settings: TrimSettings, context: Context) -> Result:
         """See :func:`mlflow_compress.techniques.onnx_trim.trim`."""
         from mlflow_compress.techniques.onnx_trim import trim

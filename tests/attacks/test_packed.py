@@ -213,6 +213,15 @@ def test_a_caller_may_set_the_cap():
     packed.unpack(MODEL, max_bytes=20000)
 
 
+def test_what_a_file_may_ask_for_goes_with_its_size():
+    from mlflow_compress.packed.format import cap_of
+
+    assert cap_of(None, 300) < 300 << 20
+    assert cap_of(None, 4 << 20) < 1400 << 20
+    # the highest rate that compressing reaches here is some 600, on a network of 2 MB
+    assert cap_of(None, 4000) > 600 * 4000
+
+
 ORIGINAL = packed.unpack(MODEL)
 
 

@@ -3,6 +3,7 @@ import onnx
 import onnxruntime
 import packed_models as models
 import pytest
+from onnx import helper, numpy_helper
 
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError, SourceError, SourceNotFoundError
@@ -97,3 +98,33 @@ def test_two_values_of_one_name_are_refused(tmp_path, profile):
         with pytest.raises(SourceError, match=named):
             attempt()
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_weights_are_looked_up_in_the_graph_once_and_come_back_in_their_places(monkeypatch):
+    from mlflow_compress.packed import graphs
+
+    made = []
+
+    class Counted(graphs.Described):
+        def __init__(self, graph):
+            super().__init__(graph)
+            made.append(graph.name)
+
+    monkeypatch.setattr(graphs, "Described", Counted)
+    rng = np.random.default_rng(0)
+    names = [f"w{number}" for number in range(40)]
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Sum", ["x", *names], ["y"])],
+            "many",
+            [helper.make_tensor_value_info(name, 1, [200]) for name in ["x", *names[::-3]]],
+            [helper.make_tensor_value_info("y", 1, [200])],
+            [
+                numpy_helper.from_array(rng.normal(size=200 if i % 4 else 2).astype("f4"), name)
+                for i, name in enumerate(names)
+            ],
+            value_info=[helper.make_tensor_value_info(name, 1, [200]) for name in names[::2]],
+        )
+    )
+    assert packed.unpack(packed.pack(model)) == model
+    assert made == ["many"]

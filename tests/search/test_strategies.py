@@ -165,11 +165,11 @@ def test_limits_of_a_target_draw_the_search_to_what_can_be_promoted(strategy, se
 
 
 def test_gp_without_torch_says_what_to_install(monkeypatch):
-    from mlflow_compress.errors import ConfigError
-    from mlflow_compress.search import strategies
+    from mlflow_compress.base import modules
+    from mlflow_compress.errors import MissingDependencyError
 
-    monkeypatch.setattr(strategies, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"mlflow-compress\[torch\]"):
+    monkeypatch.setattr(modules, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"mlflow-compress\[torch\]"):
         get_strategy("gp")
 
 

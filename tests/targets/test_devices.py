@@ -72,7 +72,7 @@ def test_ssh_never_accepts_an_unknown_host_key():
     command = SshDevice("ssh://box", "box", 2222).command(["-c", "print('a b')"])
     assert "StrictHostKeyChecking=yes" in command
     assert "BatchMode=yes" in command
-    assert command[-3:] == ["--", "box", """python3 -c 'print('"'"'a b'"'"')'"""]
+    assert command[-3:] == ["--", "box", """exec python3 -c 'print('"'"'a b'"'"')'"""]
 
 
 def test_a_template_takes_the_command_where_it_says():
@@ -184,6 +184,7 @@ def test_a_device_that_stumbles_is_tried_again(models, rows, script, tmp_path, w
         ("echo noise >&2; echo 'No space left on device' >&2; exit 1", "No space left on device"),
         ("exit 7", "exit code 7"),
         ("echo nonsense", "the script gave no answer"),
+        ("printf '%0100000d' 0 | tr 0 '['", "the script gave no answer"),
         ("echo 3", "the script answered '3'"),
     ],
 )

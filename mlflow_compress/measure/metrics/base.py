@@ -184,6 +184,8 @@ class Metric:
         from_source: makes labels of the outputs read, for ``labels: source``.
         draws: resamples of its interval, at most.
         undefined: why it may have no value, as the end of a sentence.
+        needs_modules: what ``score`` imports beyond the base install: by module, what pip
+            installs it by.
     """
 
     name: str
@@ -194,6 +196,7 @@ class Metric:
     from_source: Callable[[Arrays], Arrays] = _as_they_are
     draws: int = 2000
     undefined: str = "it gave NaN"
+    needs_modules: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def worst(self) -> float:

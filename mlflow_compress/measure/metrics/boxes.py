@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_compress.errors import DataError, MissingDependencyError
+from mlflow_compress.base.modules import require_modules
+from mlflow_compress.errors import DataError
 from mlflow_compress.measure.metrics.base import Arrays, Metric, Rows, Scores
 
 __all__ = ["COCO_MAP", "Detections", "detections"]
@@ -17,6 +18,8 @@ _SEEN = 0.3
 
 _DETECTIONS = 100
 """So many boxes of an image count, those with the highest scores, as in COCO."""
+
+_NEEDED = {"pycocotools": "mlflow-compress[boxes]"}
 
 _EVERYWHERE = [[0.0, 1e10]]
 
@@ -192,13 +195,10 @@ def _evaluated(found: Detections, boxes: np.ndarray, classes: np.ndarray) -> Any
     Raises:
         MissingDependencyError: pycocotools is not installed.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise MissingDependencyError(
-            "metric 'coco_map' needs pycocotools: pip install 'mlflow-compress[boxes]'"
-        ) from error
+    require_modules(_NEEDED, "metric 'coco_map'")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     images = [{"id": row} for row in range(len(classes))]
     numbers = sorted({*classes[classes >= 0].tolist(), *found.classes[found.classes >= 0].tolist()})
     categories = [{"id": number} for number in numbers]
@@ -247,4 +247,5 @@ COCO_MAP = Metric(
     from_source=_from_source,
     draws=200,
     undefined="the labels have no boxes",
+    needs_modules=_NEEDED,
 )

@@ -31,7 +31,7 @@ def own_metric(name: str, function: Callable[..., Any]) -> Metric:
     set; it is then called again for each resample, in which rows may be there twice.
 
     Args:
-        name: what the configuration calls it.
+        name: what the configuration calls it, without a file's folder.
         function: the function, perhaps with what :func:`mlflow_compress.metric` says of it.
     """
     if not isinstance(function, DeclaredMetric):

@@ -89,14 +89,15 @@ def _by_name(name: str) -> Metric:
 def _loaded(name: str) -> Metric:
     """Return the metric behind ``module:object``."""
     found: object = load_object(name)
+    label = MetricSpec(name).label
     if isinstance(found, Metric):
         return found
     if not isinstance(found, DeclaredMetric) and not inspect.isroutine(found):
         for start in _points():
             family = _installed(start)
-            adopted = family.adopt(name, found) if isinstance(family, MetricFamily) else None
+            adopted = family.adopt(label, found) if isinstance(family, MetricFamily) else None
             if adopted is not None:
                 return adopted
     if callable(found):
-        return own_metric(name, found)
+        return own_metric(label, found)
     raise ConfigError(f"metric {name!r} is a {type(found).__name__}, expected a function")

@@ -1,6 +1,7 @@
 """Which metric is asked for, as plain data that goes to workers and into keys."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 __all__ = ["MetricSpec"]
@@ -30,8 +31,14 @@ class MetricSpec:
         return cls(metric) if isinstance(metric, str) else metric
 
     @property
+    def label(self) -> str:
+        """The name that records and keys have: that of a ``file.py`` without its folder."""
+        place, _, function = self.name.rpartition(":")
+        return f"{Path(place).name}:{function}" if place.endswith(".py") else self.name
+
+    @property
     def plain(self) -> str | dict[str, Any]:
-        """The name where nothing else is said, else what is said: for keys and digests."""
+        """The label where nothing else is said, else what is said: for keys and digests."""
         usual = asdict(MetricSpec(self.name))
         told = {key: value for key, value in asdict(self).items() if value != usual[key]}
-        return {"name": self.name, **told} if told else self.name
+        return {"name": self.label, **told} if told else self.label

@@ -5,12 +5,16 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import logsumexp
 
-from mlflow_compress.errors import DataError, MissingDependencyError
+from mlflow_compress.base.modules import require_modules
+from mlflow_compress.errors import DataError
 from mlflow_compress.measure.characters import character_edits, class_numbers, error_rate, texts
 from mlflow_compress.measure.metrics.base import Arrays, Metric, Rows, by_row
 from mlflow_compress.measure.metrics.reading import best_class, floats_first
 
 __all__ = ["CER", "PERPLEXITY", "WER"]
+
+
+_NEEDED = {"jiwer": "mlflow-compress[text]"}
 
 
 def _characters(rows: Rows) -> np.ndarray:
@@ -30,12 +34,8 @@ def _aligner() -> Callable[[str, str], tuple[int, int]]:
     Raises:
         MissingDependencyError: jiwer is not installed.
     """
-    try:
-        from jiwer import process_words
-    except ImportError as error:
-        raise MissingDependencyError(
-            "metric 'wer' needs jiwer: pip install 'mlflow-compress[text]'"
-        ) from error
+    require_modules(_NEEDED, "metric 'wer'")
+    from jiwer import process_words
 
     def align(wanted: str, given: str) -> tuple[int, int]:
         if not wanted.split():  # jiwer refuses an empty label
@@ -125,6 +125,7 @@ WER = Metric(
     reads=_readable,
     higher_is_better=False,
     undefined="the labels have no words at all",
+    needs_modules=_NEEDED,
 )
 PERPLEXITY = Metric(
     "perplexity",

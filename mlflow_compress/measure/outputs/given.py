@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_compress.base.once import put_once
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.measure.outputs.classes import BINARY
 from mlflow_compress.measure.outputs.values import channel_axis
@@ -39,7 +40,7 @@ def parse_text(text: str) -> tuple[str, dict[str, Any]]:
     """Read ``NAME=KIND[,key:value…]``, as the command line has it.
 
     Raises:
-        ConfigError: it is not of that form, or the kind or a key does not exist.
+        ConfigError: it is not of that form, has a key twice, or the kind or a key does not exist.
     """
     name, equals, rest = text.rpartition("=")
     kind, *pairs = rest.split(",")
@@ -53,7 +54,7 @@ def parse_text(text: str) -> tuple[str, dict[str, Any]]:
         key, colon, value = pair.partition(":")
         if not colon:
             raise ConfigError(f"--kind {text!r}: {pair!r} must be key:value")
-        found[key] = _value(value)
+        put_once(found, key, _value(value), f"--kind {text!r}")
     check_given(name, found)
     return name, found
 

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from werkzeug.datastructures import Authorization
 
 from mlflow_compress.errors import CompressError
+from mlflow_compress.mlflow_plugin.artifacts import MOST_BYTES
 from mlflow_compress.mlflow_plugin.context import FORWARDED, VISITOR
 
 __all__ = ["PATIENCE", "Caller", "caller_of", "static_prefix"]
@@ -70,16 +71,33 @@ class Caller:
         """Return a text artifact of a run; None when it is not there or not for the visitor.
 
         ``MlflowClient.download_artifacts`` works in threads, which would not know the visitor.
+
+        Raises:
+            CompressError: it is larger than any that is written here; no more of it is read.
         """
+        kept = bytearray()
         with requests.Session() as session:
             session.trust_env = False
-            answer = session.get(
+            with session.get(
                 f"{self.address}/get-artifact",
                 params={"run_id": run_id, "path": path},
                 headers=self.headers,
                 timeout=_TIMEOUT,
+                stream=True,
+            ) as answer:
+                if answer.status_code != 200:
+                    return None
+                told = answer.headers.get("Content-Length", "")
+                too_large = told.isdecimal() and int(told[:20]) > MOST_BYTES
+                for chunk in answer.iter_content(1 << 16) if not too_large else ():
+                    kept += chunk
+                    if too_large := len(kept) > MOST_BYTES:
+                        break
+        if too_large:
+            raise CompressError(
+                f"{path} of run {run_id} is larger than {MOST_BYTES >> 20} MiB: it is not read"
             )
-        return answer.text if answer.status_code == 200 else None
+        return kept.decode("utf-8", "replace")
 
 
 def caller_of(request: Request, auth: bool) -> Caller:

@@ -4,12 +4,12 @@ Reading each trial's ``report.json`` would be a call per trial; what the front s
 the metrics.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from mlflow import MlflowClient
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.mlflow_plugin.earlier import KIND, RECIPE, UNIT
 from mlflow_compress.records import (
     Accuracy,
@@ -83,7 +83,7 @@ def _trial(run: Any) -> Trial | None:
     """Rebuild what a trial's tags and metrics tell; None when they do not tell a variant."""
     tags, metrics = run.data.tags, run.data.metrics
     try:
-        recipe = from_dict(Recipe, json.loads(tags[RECIPE]))
+        recipe = from_dict(Recipe, parse_json(tags[RECIPE]))
         report = _report(metrics, tags.get(UNIT, "share"))
         key = tags["compress.key"]
     except (KeyError, ValueError, ArithmeticError, RecursionError):

@@ -1,12 +1,15 @@
 """What the pages show, read from the server as the visitor may see it."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.json_text import parse_json
+from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin.earlier import REPORT_FILE
 from mlflow_compress.mlflow_plugin.pages.caller import PATIENCE, Caller
 from mlflow_compress.mlflow_plugin.pages.points import trials_behind
@@ -23,6 +26,8 @@ __all__ = ["ListedModel", "ModelPage", "TargetPage", "limits_of", "list_models",
 # What `decision.json` of a run holds limits in: an operator's own decisions have none.
 _DECIDED = ("promoted", "kept", "none feasible", "pending")
 _MODELS = 50
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class ModelPage:
     Attributes:
         name: its name.
         variants: its versions that can be read.
-        problems: one line per version that cannot be trusted.
+        problems: one line per version that cannot be trusted, and per file that is not read.
         targets: by name.
         trials: every finished trial of its newest source, and its versions.
         runs: the run of each trial, by its key.
@@ -101,36 +106,50 @@ def read_model(caller: Caller, name: str, version: int | None) -> ModelPage:
     Raises:
         CompressError: it is not there, or not for the visitor.
     """
+    unread: list[str] = []
+
+    def told(read: Callable[[], T | None]) -> T | None:
+        try:
+            return read()
+        except CompressError as error:
+            unread.append(str(error))
+            return None
+
     client = caller.client
     state = existing(client, name, PATIENCE)
     targets = tuple(
-        TargetPage(one, limits_of(caller, known), tuple(known))
+        TargetPage(one, told(partial(limits_of, caller, known)), tuple(known))
         for one, known in standing(client, state, patience=PATIENCE)
     )
     trials, runs, experiment = _trials(client, name, state.variants)
     current = version or next((one.status.version for one in targets if one.status.version), None)
     shown = state.variant(current) or next(reversed(state.variants), None)
+    report = told(partial(_report, caller, shown)) if shown is not None else None
     return ModelPage(
         name=name,
         variants=state.variants,
-        problems=state.problems,
+        problems=(*state.problems, *unread),
         targets=targets,
         trials=trials,
         runs=runs,
         experiment_id=experiment,
         shown=shown,
-        report=_report(caller, shown) if shown is not None else None,
+        report=report,
     )
 
 
 def limits_of(caller: Caller, known: Sequence[LoggedDecision]) -> Target | None:
-    """Return the target's profile as the newest decision on it was made with, or None."""
+    """Return the target's profile as the newest decision on it was made with, or None.
+
+    Raises:
+        CompressError: what it stands in is larger than any decision.
+    """
     run = next((one.run_id for one in known if one.outcome in _DECIDED), None)
     text = caller.artifact(run, "decision.json") if run else None
     if text is None:
         return None
     try:
-        return from_dict(Target, json.loads(text)["limits"])
+        return from_dict(Target, parse_json(text)["limits"])
     except (ValueError, KeyError, TypeError, RecursionError):
         # Somebody else's file, or one of a version before; the page shows no limits then.
         return None
@@ -169,7 +188,7 @@ def _report(caller: Caller, variant: Variant) -> Report | None:
     if text is None:
         return None
     try:
-        trial = from_dict(Trial, json.loads(text))
+        trial = from_dict(Trial, parse_json(text))
     except (ValueError, RecursionError):
         return None
     if trial.variant is None or trial.variant.report.sha256 != variant.report.sha256:

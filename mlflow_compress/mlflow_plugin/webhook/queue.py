@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin.webhook.signature import WINDOW
 from mlflow_compress.packed.files import replacing
@@ -246,7 +247,7 @@ class JobQueue:
         now = self._clock()
         job = Job(path.stem, self._models[path.stem], now, now)
         with contextlib.suppress(ValueError, TypeError):
-            job = Job(**json.loads(path.read_text(encoding="utf-8")))
+            job = Job(**parse_json(path.read_text(encoding="utf-8")))
         return replace(job, model=self._models[path.stem], due=min(job.due, now + self._settle))
 
     def _remembered(self) -> dict[str, float]:
@@ -254,7 +255,7 @@ class JobQueue:
             half_written.unlink()
         try:
             text = (self._folder / _DELIVERIES).read_text(encoding="utf-8")
-            pairs: Iterable[tuple[str, Any]] = json.loads(text).items()
+            pairs: Iterable[tuple[str, Any]] = parse_json(text).items()
             return {str(key): float(sent) for key, sent in pairs}
         except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return {}

@@ -6,13 +6,13 @@ MLflow signs as Standard Webhooks does: HMAC-SHA256 over ``id.timestamp.body``.
 import base64
 import hashlib
 import hmac
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError
 
 __all__ = ["SECRET_LENGTH", "WINDOW", "Delivery", "RefusedError", "Secret", "check", "sign"]
@@ -135,7 +135,7 @@ def check(secret: Secret, headers: Mapping[str, str], body: bytes, now: float) -
 def _read(body: bytes) -> tuple[str, str]:
     """Return what happened, and to which model."""
     try:
-        event = json.loads(body)
+        event = parse_json(body)
         about, data = f"{event['entity']}.{event['action']}", event["data"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RefusedError(400, "the body is no event of MLflow's in JSON") from None

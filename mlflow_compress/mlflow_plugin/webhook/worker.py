@@ -1,7 +1,6 @@
 """Does the jobs of a queue, each in a process of its own, and tells what came of them."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from mlflow_compress.base.children import ending_with_parent
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.mlflow_plugin.webhook.queue import Job, JobQueue
 from mlflow_compress.mlflow_plugin.webhook.watched import Watched
 
@@ -26,6 +27,9 @@ COMMAND = (sys.executable, "-m", "mlflow_compress", "retrain", "--json", "--wait
 
 _UNREACHABLE, _BUSY, _STOPPED = 5, 6, 130
 _MINUTE = 60.0
+_MOST_LINE = 1 << 20
+"""Bytes of the line in which a job says what came of it."""
+
 _LONGEST = 60 * _MINUTE
 _TRIES_UNREACHABLE = 20
 _TRIES_KILLED = 3
@@ -129,7 +133,7 @@ class Worker:
         try:
             with tempfile.TemporaryFile() as output:
                 code = self._run([*self._command, str(self._paths[job.key])], output)
-                output.seek(0)
+                output.seek(max(output.seek(0, os.SEEK_END) - _MOST_LINE, 0))
                 result = _line(output.read())
         except OSError:  # no process, or no place for what it says
             self._queue.again(job, _MINUTE)
@@ -168,6 +172,7 @@ class Worker:
                 stdout=output,
                 env=self._environment,
                 start_new_session=True,
+                preexec_fn=ending_with_parent(),
             )
             self._processes.add(process)
         code = process.wait()
@@ -189,7 +194,7 @@ def _again(code: int, attempts: int) -> float | None:
 def _line(output: bytes) -> Any:
     """Return what a job said in its line, None when it did not get so far."""
     try:
-        return json.loads(output.splitlines()[-1])
+        return parse_json(output.splitlines()[-1])
     except (ValueError, IndexError):
         return None
 

@@ -49,6 +49,10 @@ class NeuralCompressorStatic(Technique[StaticSettings]):
         """Activation ranges come from calibration inputs."""
         return True
 
+    def needs_modules(self, settings: StaticSettings, *, trains: bool) -> dict[str, str]:
+        """Everything is done by the library."""
+        return {"neural_compressor": "mlflow-compress-neural-compressor"}
+
     def apply(self, model: "onnx.ModelProto", settings: StaticSettings, context: Context) -> Result:
         """See :func:`mlflow_compress_neural_compressor.torch_static.quantize_static`."""
         from mlflow_compress_neural_compressor.torch_static import quantize_static

@@ -76,6 +76,10 @@ class NeuralCompressor(Technique[WeightSettings]):
         """Rounding to the nearest looks at weights only."""
         return settings.algorithm == "gptq"
 
+    def needs_modules(self, settings: WeightSettings, *, trains: bool) -> dict[str, str]:
+        """Everything is done by the library."""
+        return {"neural_compressor": "mlflow-compress-neural-compressor"}
+
     def apply(self, model: "onnx.ModelProto", settings: WeightSettings, context: Context) -> Result:
         """See :func:`mlflow_compress_neural_compressor.torch_weights.quantize_weights`."""
         from mlflow_compress_neural_compressor.torch_weights import quantize_weights
