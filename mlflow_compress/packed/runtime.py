@@ -14,6 +14,7 @@ import onnxruntime
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.files import check_replaceable, replacing
 from mlflow_compress.packed import graphs, tensors, wire
 from mlflow_compress.packed.container import (
     Container,
@@ -23,7 +24,7 @@ from mlflow_compress.packed.container import (
     open_packed,
     read_bytes,
 )
-from mlflow_compress.packed.files import LARGEST, beside, replacing, save
+from mlflow_compress.packed.files import LARGEST, beside, save
 from mlflow_compress.packed.format import DOMAIN, TYPED_DATA, Entry
 
 __all__ = ["load", "unpack", "unpack_file", "verify"]
@@ -83,6 +84,7 @@ def unpack_file(
     if packed.model.ByteSize() + sum(weight.entry.size for weight in packed.weights()) < largest:
         save(_rebuilt(packed, threads), path)
         return
+    check_replaceable(path)
     with replacing(beside(path)) as data:
         # what stood in typed fields stays in them: the model is to be what it was
         places = _write_weights(packed, data, threads, but_flags=TYPED_DATA)
