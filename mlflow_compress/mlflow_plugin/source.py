@@ -17,6 +17,7 @@ from mlflow.models import Model
 
 from mlflow_compress.errors import MissingDependencyError, SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
+from mlflow_compress.packed.outside import inside, load_model, outside_files
 from mlflow_compress.registry.known import hint
 from mlflow_compress.registry.retry import is_transient, one_line, patiently
 from mlflow_compress.registry.tags import quoted
@@ -81,7 +82,11 @@ class ResolvedSource:
         """The input example that was logged with the model, or None."""
         if self.folder is None:
             return None
-        return Model.load(str(self.folder)).load_input_example(str(self.folder))
+        model = Model.load(str(self.folder))
+        said = model.saved_input_example_info
+        if said:
+            inside(self.folder, said.get("artifact_path"), f"source {self.uri!r}: its example")
+        return model.load_input_example(str(self.folder))
 
 
 def resolve(
@@ -142,7 +147,7 @@ def identify(uri: str, client: MlflowClient) -> tuple[str, str]:
 
     Raises:
         SourceNotFoundError: there is no such model, version, alias or file.
-        SourceError: the file is no ONNX model.
+        SourceError: the file is no ONNX model, or its external data are not in its folder.
         UnreachableError: the server does not answer.
     """
     if re.match(r"(models|runs):/", uri):
@@ -152,17 +157,11 @@ def identify(uri: str, client: MlflowClient) -> tuple[str, str]:
     if not path.is_file():
         raise SourceNotFoundError(f"source {uri!r}: no such file")
     try:
-        graph = onnx.load(uri, load_external_data=False).graph
+        model = onnx.load(uri, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise SourceError(f"source {uri!r} is not an ONNX model: {one_line(error, 120)}") from error
-    beside = {
-        entry.value
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
     sha = hashlib.sha256()
-    for file in (path, *(path.parent / name for name in sorted(beside))):
+    for file in (path, *outside_files(model, path.parent, f"source {uri!r}")):
         try:
             with file.open("rb") as opened:
                 sha.update(hashlib.file_digest(opened, "sha256").digest())
@@ -193,7 +192,8 @@ def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient) -> ResolvedSour
         model = Model.load(str(folder))
     flavors = set(model.flavors)
     if "onnx" in flavors:
-        kind, onnx_path = "onnx", folder / model.flavors["onnx"]["data"]
+        data = dict(model.flavors["onnx"] or {}).get("data")
+        kind, onnx_path = "onnx", inside(folder, data, f"source {uri!r}: data of its MLmodel file")
     elif "pytorch" in flavors:
         kind, onnx_path = "pytorch", None
     else:
@@ -278,10 +278,7 @@ def _download(uri: str, work_dir: Path) -> Path:
 
 
 def _load_onnx(path: Path | None, uri: str) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path))
-    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise SourceError(f"source {uri!r} is not an ONNX model: {one_line(error, 120)}") from error
+    model = load_model(Path(path or uri), f"source {uri!r}")
     # An empty or foreign file can decode to a message without any content.
     if not model.graph.node or not model.opset_import:
         raise SourceError(f"source {uri!r} is not an ONNX model: it has no graph")
