@@ -24,8 +24,11 @@ from mlflow_compress.errors import ConfigError, UnreachableError
 __all__ = ["CommandDevice", "Device", "LocalDevice", "SshDevice", "ask", "device_for"]
 
 # Runs on the device, before anything of this project is there. What the runtime writes into the
-# temporary folder goes with it.
+# temporary folder goes with it. Python looks for modules in the current folder first, where
+# anything may lie: that is taken off before the first import.
 _BOOTSTRAP = (
+    "import sys\n"
+    "sys.path[:]=[p for p in sys.path if p]\n"
     "import os,subprocess,sys,tarfile,tempfile\n"
     "with tempfile.TemporaryDirectory(prefix='mlflow_compress_') as d:\n"
     " tarfile.open(fileobj=sys.stdin.buffer,mode='r|').extractall(d)\n"
