@@ -22,10 +22,12 @@ from mlflow_compress.packed.container import (
     Source,
     in_parallel,
     open_packed,
+    parse_model,
     read_bytes,
 )
 from mlflow_compress.packed.files import LARGEST, beside, save
 from mlflow_compress.packed.format import DOMAIN, TYPED_DATA, Entry
+from mlflow_compress.packed.portable_known import check_functions
 
 __all__ = ["load", "unpack", "unpack_file", "verify"]
 
@@ -107,13 +109,17 @@ def _rebuilt(packed: Container, threads: int | None) -> ModelProto:
 
 
 def verify(source: Source, *, max_bytes: int | None = None) -> None:
-    """Decode everything and compare every checksum.
+    """Decode everything and compare every checksum, and a portable model's functions with ours.
 
     Raises:
         PackedFormatError: naming the first damaged tensor, or what else is wrong.
         SourceNotFoundError: if there is no such file.
     """
-    for weight in open_packed(source, max_bytes).weights():
+    opened = open_packed(source, max_bytes)
+    if opened.profile == "portable":
+        whole = source if isinstance(source, ModelProto) else parse_model(read_bytes(source))
+        check_functions(whole)
+    for weight in opened.weights():
         weight.decode_into(np.empty(weight.entry.size, np.uint8))
 
 
