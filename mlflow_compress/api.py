@@ -28,6 +28,7 @@ def compress(
     inputs: Mapping[str, Mapping[str, Any]] | None = None,
     stream: int | None = None,
     search: Mapping[str, Any] | None = None,
+    trust: bool = False,
     register_as: str | None = None,
     experiment: str | None = None,
     tracking_uri: str | None = None,
@@ -55,6 +56,7 @@ def compress(
             ``compress.yaml``: ``{"h0": {"axis": 1, "state_of": "hn"}}``.
         stream: a state begins anew every so many rows; by default only at the first.
         search: the keys of the section ``search`` of ``compress.yaml``.
+        trust: load a source from MLflow that is a pickle, which runs the code in it.
         register_as: registered model of the variants; by default the source's name and ``-edge``.
         experiment: MLflow experiment; by default ``register_as``.
         tracking_uri: where MLflow keeps it; by default MLflow's current one.
@@ -82,6 +84,7 @@ def compress(
         "recipes": recipes,
         "targets": list(targets),
         "search": dict(search or {}),
+        "trust": trust,
         "register_as": register_as,
         "experiment": experiment,
         "tracking_uri": tracking_uri,

@@ -257,6 +257,10 @@ class Config(_Strict):
     source: str = Field(
         min_length=1, description="models:/name@alias, models:/name/3, runs:/…, or an .onnx file"
     )
+    trust: bool = Field(
+        default=False,
+        description="true: load a PyTorch source that is a pickle, and run the code in it",
+    )
     register_as: str | None = Field(
         default=None,
         pattern=r"^[^/:.%\"']+$",

@@ -141,7 +141,9 @@ def run(
         work_dir = Path(folder)
         watcher.stage("loading the source")
         client = connect(config.tracking_uri)
-        resolved = resolve(config.source, work_dir, source=source, client=client)
+        resolved = resolve(
+            config.source, work_dir, source=source, client=client, trust=config.trust
+        )
         evaluator = make_evaluator(plan, resolved, work_dir)
         for output in evaluator.outputs:
             watcher.stage(f"output {output.name}: {output.label}, as {output.reason}")
@@ -296,7 +298,7 @@ def promote(
     with ScratchFolder() as folder:
         watcher.stage("loading the source")
         client = connect(config.tracking_uri)
-        resolved = resolve(config.source, folder, client=client)
+        resolved = resolve(config.source, folder, client=client, trust=config.trust)
         name = config.register_as or f"{resolved.name}-edge"
         registry.require_model(client, name)
         evaluator = make_evaluator(plan, resolved, Path(folder))

@@ -5,13 +5,13 @@ They are a convenience: a folder that cannot be written costs a warning, not the
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow_compress.base.json_text import parse_json
+from mlflow_compress.files import replacing
 
 __all__ = ["forget", "read_marker", "write_marker"]
 
@@ -39,15 +39,12 @@ def read_marker(path: Path, parse: Callable[[Any], T]) -> T | None:
 
 def write_marker(path: Path, said: Any) -> None:
     """Write JSON in place of what was there; where that cannot be, warn and go on."""
-    sibling = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sibling.write_text(json.dumps(said), encoding="utf-8")
-        sibling.replace(path)
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(said), encoding="utf-8")
     except OSError as error:
         _log.warning("a job that is broken off cannot go on: no marker in %s: %s", path, error)
-        with suppress(OSError):
-            sibling.unlink(missing_ok=True)
 
 
 def forget(*paths: Path) -> None:

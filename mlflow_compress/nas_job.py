@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mlflow_compress import job, measure, nas, techniques
+from mlflow_compress.checkpoints import checkpoint_folder
 from mlflow_compress.config import Config, DataConfig, DataRef, parse_config
 from mlflow_compress.errors import CompressError, ConfigError, SourceError
 from mlflow_compress.marker import forget, read_marker, write_marker
@@ -330,8 +330,6 @@ def _targets(config: NasConfig) -> list[Target]:
 
 def _checkpoint(config: NasConfig, key: str) -> Path:
     """Return the file that a training is kept in while it goes on."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    given = config.train.checkpoint_folder
-    folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
+    folder = checkpoint_folder(config.train.checkpoint_folder)
     name = hashlib.sha256(f"{config.name} {key}".encode()).hexdigest()[:32]
     return folder / f"{name}.pt"

@@ -4,7 +4,6 @@ The network that comes out is a source like any other: an ONNX model, version of
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from mlflow_compress import nas
+from mlflow_compress.checkpoints import checkpoint_folder
 from mlflow_compress.config import DataConfig, DataRef
 from mlflow_compress.errors import CompressError, DataError
 from mlflow_compress.marker import forget, read_marker, write_marker
@@ -238,9 +238,7 @@ class _Job:
 
     def _marker(self) -> Path:
         """Return the file that says in which run a search goes on; its checkpoint is beside it."""
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        given = self.config.checkpoint_folder
-        folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
+        folder = checkpoint_folder(self.config.checkpoint_folder)
         key = digest_of(
             {
                 "name": self.config.name,

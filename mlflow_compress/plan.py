@@ -2,17 +2,16 @@
 
 import contextlib
 import hashlib
-import os
-import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import measure, techniques
+from mlflow_compress.checkpoints import checkpoint_folder
 from mlflow_compress.config import Config, DataConfig, DataRef
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.files import own_folder
 from mlflow_compress.mlflow_plugin import ResolvedSource
 from mlflow_compress.search import (
     OBJECTIVES,
@@ -32,6 +31,7 @@ from mlflow_compress.search import (
     check_yardstick,
     get_executor,
     get_strategy,
+    is_cached,
     look_at_source,
     usual_workers,
 )
@@ -62,12 +62,6 @@ DEFAULT_RECIPES: list[Any] = [
 ]
 """What is tried when the configuration names no recipe: pruning with sharing, sharing alone, and
 lossless packing. None of them needs calibration data."""
-
-
-_CHECKPOINT_DAYS = 14
-
-_CHECKPOINT = re.compile(r"[0-9a-f]{32}\.(pt|run|\d+)")
-"""A checkpoint, whole or half-written; whatever else lies in the folder is somebody's."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +261,9 @@ def make_evaluator(plan: Plan, source: ResolvedSource, work_dir: Path) -> TrialE
         seed=config.search.seed,
         cache=_cache(config, work_dir),
         screen=Screen(plan.targets, plan.objectives) if config.search.screen else None,
-        checkpoints=None if plan.train is None else _checkpoints(config),
+        checkpoints=None
+        if plan.train is None
+        else checkpoint_folder(config.search.checkpoint_folder),
         subnets=supernet,
         timed_on=_timed_on(plan),
         level=interval_level(plan.targets),
@@ -294,22 +290,15 @@ def make_executor(plan: Plan) -> Executor:
     return Inline(options) if workers == 1 and isinstance(executor, Process) else executor
 
 
-def _checkpoints(config: Config) -> Path:
-    """Return the folder for checkpoints, without those that nobody came back for."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    given = config.search.checkpoint_folder
-    folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
-    old = time.time() - _CHECKPOINT_DAYS * 86400
-    for path in folder.glob("*"):
-        with contextlib.suppress(OSError):
-            if _CHECKPOINT.fullmatch(path.name) and path.stat().st_mtime < old:
-                path.unlink()
-    return folder
-
-
 def _cache(config: Config, work_dir: Path) -> StepCache | None:
     size, folder = config.search.cache, config.search.cache_folder
-    return StepCache(Path(folder) if folder else work_dir / "steps", size) if size else None
+    if not size:
+        return None
+    if not folder:
+        return StepCache(work_dir / "steps", size)
+    with contextlib.suppress(OSError):  # a cache that cannot be written keeps nothing
+        own_folder(Path(folder), "steps of recipes", is_cached)
+    return StepCache(Path(folder), size)
 
 
 def _supernet(source: ResolvedSource, rows: measure.Dataset) -> "Supernet | None":

@@ -25,6 +25,8 @@ __all__ = ["Result", "failed", "retrain"]
 _WITHOUT_EFFECT = {"cache", "cache_folder", "executor", "workers", "cluster", "wait"} | {
     "checkpoint_folder"
 }
+# Has a place of its own in the key, or changes no outcome; a key of before must stay the same.
+_NO_PART = {"source", "trust", "tracking_uri", "data", "targets"}
 # A device that gave nothing, a server that was away: the next job must try again.
 _FINAL = (0, 3)
 
@@ -120,7 +122,7 @@ def failed(config: Config | None, error: BaseException) -> Result:
 def _job_key(plan: Plan, content: str, name: str) -> str:
     """Return a digest of all that a job's verdict comes from, wherever its files lie."""
     config = plan.config
-    data = config.model_dump(mode="json", exclude={"source", "tracking_uri", "data", "targets"})
+    data = config.model_dump(mode="json", exclude=_NO_PART)
     for without in _WITHOUT_EFFECT:
         del data["search"][without]
     return digest_of(

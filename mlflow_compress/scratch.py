@@ -7,7 +7,9 @@ process, in whatever container that was: process numbers would not do.
 
 import fcntl
 import os
+import re
 import shutil
+import stat
 import tempfile
 import weakref
 from contextlib import suppress
@@ -16,7 +18,10 @@ from pathlib import Path
 __all__ = ["ScratchFolder"]
 
 _PREFIX = "mlflow-compress-"
+_NAME = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")
 _LOCK = ".lock"
+_MARK = "made by mlflow-compress, which deletes this folder when no process locks this file\n"
+"""What the lock file says. A folder without it is somebody's, whatever its name."""
 
 
 class ScratchFolder(tempfile.TemporaryDirectory[str]):
@@ -34,6 +39,8 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
         made = Path(self.name, "new")
         self._lock = made.open("x")
         with suppress(OSError):
+            self._lock.write(_MARK)
+            self._lock.flush()
             # Locked before it has the name that others look for.
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             made.rename(made.with_name(_LOCK))
@@ -49,9 +56,14 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
 def _delete_abandoned(parent: Path) -> None:
     for lock in parent.glob(f"{_PREFIX}*/{_LOCK}"):
         with suppress(OSError):
-            if lock.parent.lstat().st_uid != os.geteuid():
+            status = lock.parent.lstat()
+            if status.st_uid != os.geteuid() or not _NAME.fullmatch(lock.parent.name):
+                continue
+            if not stat.S_ISDIR(status.st_mode) or not stat.S_ISREG(lock.lstat().st_mode):
                 continue
             with lock.open("r+") as file:  # NFS locks only what is open for writing
+                if file.read(len(_MARK) + 1) != _MARK:
+                    continue
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _empty(lock.parent)
             if list(lock.parent.iterdir()) == [lock]:

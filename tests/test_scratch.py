@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,11 +61,17 @@ def test_what_a_living_process_works_in_stays(other):
 
 
 def test_folders_of_that_name_by_others_stay(tmp_path):
-    foreign = tmp_path / "mlflow-compress-models"
-    foreign.mkdir()
-    (foreign / "mine").touch()
+    for name in ("mlflow-compress-models", "mlflow-compress-locked", "mlflow-compress-ab12cd_4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+        if name != "mlflow-compress-models":
+            (tmp_path / name / ".lock").touch()
+    made = ScratchFolder()
+    shutil.copy(Path(made.name) / ".lock", tmp_path / "mlflow-compress-locked" / ".lock")
+    (tmp_path / "mlflow-compress-link4567").symlink_to(tmp_path / "mlflow-compress-locked")
     with ScratchFolder():
-        assert (foreign / "mine").exists()
+        assert len(list(tmp_path.glob("*/mine"))) == 4
+    made.cleanup()
 
 
 @pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

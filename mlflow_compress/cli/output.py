@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.files import check_replaceable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,8 @@ OUTPUT: Any = click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    type=click.Path(path_type=Path),
     help="The file to write.",
 )
 FORCE: Any = click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -38,11 +40,14 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
     """
     if not output.parent.is_dir():
         raise ConfigError(f"no folder '{output.parent}' to write {output.name} into (make it)")
+    files = (output, output.with_name(f"{output.name}.data"))
+    for path in files:
+        check_replaceable(path)
     if force:
         return
-    for path in (output, output.with_name(f"{output.name}.data")):
-        if path.exists() or path.is_symlink():
-            there = source is not None and path.exists() and source.exists()
+    for path in files:
+        if path.exists():
+            there = source is not None and source.exists()
             what = "is the input" if there and path.samefile(str(source)) else "exists"
             raise ConfigError(f"{path} {what}: give another name, or --force to replace it")
 

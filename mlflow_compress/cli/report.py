@@ -6,6 +6,7 @@ import click
 
 from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+from mlflow_compress.files import replacing
 
 __all__ = ["report"]
 
@@ -39,7 +40,6 @@ def report(run: str, output: Path, force: bool, tracking_uri: str | None) -> Non
         decisions=found.decisions,
         sensitivity=found.sensitivity,
     )
-    part = output.with_name(f"{output.name}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(output)
+    with replacing(output) as path:
+        path.write_text(page, encoding="utf-8")
     click.echo(f"wrote {output}: {len(found.trials)} variants, {len(found.decisions)} decisions")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -152,6 +153,13 @@ class _Place:
             raise EdgeDeploymentError(f"{self.device.name}: {answer['error']}", code)
         return answer
 
+    def odd(self, answer: object) -> UnreachableError:
+        """Return the error for an answer that does not say what was asked to be done."""
+        return UnreachableError(
+            f"{self.device.name}: {str(answer)[:80]!r} is no answer to what was asked; what was "
+            "to be done is perhaps not done: look with get"
+        )
+
 
 @dataclass(frozen=True)
 class _Options:
@@ -250,24 +258,31 @@ class EdgeClient(BaseDeploymentClient):
                 raise ConfigError("an update takes a model URI (-m) or rollback=true, one of them")
             if model_uri is None:
                 name = _checked_name(name)
-                return self._place.ask("rollback", name, timeout=options.timeout, again=False)
+                told = self._place.ask("rollback", name, timeout=options.timeout, again=False)
+                return self._described(told, name, intact=True)
             return self._send(name, _fetch(model_uri, flavor), options, create=False)
 
     def delete_deployment(self, name: str, config: Mapping[str, Any] | None = None) -> None:
         """Remove a deployment and all its versions from the device."""
         with _told():
-            options = _Options.of(config)
-            self._place.ask("delete", _checked_name(name), timeout=options.timeout, again=False)
+            options, name = _Options.of(config), _checked_name(name)
+            answer = self._place.ask("delete", name, timeout=options.timeout, again=False)
+            if answer != {"deleted": name}:
+                raise self._place.odd(answer)
 
     def list_deployments(self) -> list[dict[str, Any]]:
         """Return the descriptions of all deployments in the folder."""
         with _told():
-            return list(self._place.ask("list")["deployments"])
+            answer = self._place.ask("list")
+            found = answer.get("deployments")
+            if not isinstance(found, list):
+                raise self._place.odd(answer)
+            return [self._described(one) for one in found]
 
     def get_deployment(self, name: str) -> dict[str, Any]:
         """Return a deployment's description; ``intact`` says that its file is as it was sent."""
         with _told():
-            return self._place.ask("get", _checked_name(name))
+            return self._described(self._place.ask("get", _checked_name(name)), name)
 
     def predict(self, deployment_name: str | None = None, inputs: Any = None) -> Any:
         """Run the model on the device.
@@ -290,8 +305,10 @@ class EdgeClient(BaseDeploymentClient):
             np.savez(buffer, *arrays)
             files = {"inputs.npz": buffer.getvalue()}
             answer = self._place.ask("predict", name, files, names=names, table=table)
-            with np.load(io.BytesIO(base64.b64decode(answer["npz"]))) as stored:
-                outputs = {name: stored[f"arr_{i}"] for i, name in enumerate(answer["names"])}
+            try:
+                outputs = _outputs(answer)
+            except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile):
+                raise self._place.odd(answer) from None
             if table:
                 return _table(outputs, len(inputs))
             return next(iter(outputs.values())) if len(outputs) == 1 else outputs
@@ -299,7 +316,7 @@ class EdgeClient(BaseDeploymentClient):
     def _send(
         self, name: str, delivery: "Delivery", options: _Options, create: bool
     ) -> dict[str, Any]:
-        return self._place.ask(
+        answer = self._place.ask(
             "place",
             _checked_name(name),
             {"model.onnx": delivery.content},
@@ -312,6 +329,21 @@ class EdgeClient(BaseDeploymentClient):
             keep=options.keep,
             check=options.check,
         )
+        told = {"sha256": delivery.manifest["sha256"], "folder": delivery.folder}
+        return self._described(answer, name, intact=True, **told)
+
+    def _described(self, answer: Any, name: str | None = None, **told: Any) -> dict[str, Any]:
+        """Return a deployment's description, as long as it is one.
+
+        Raises:
+            UnreachableError: it is none, or not that of ``name``, or says else than ``told``.
+        """
+        told = told if name is None else {"name": name, **told}
+        good = isinstance(answer, dict) and all(answer.get(key) == told[key] for key in told)
+        texts = good and all(isinstance(answer.get(key), str) for key in ("name", "folder"))
+        if not texts or not isinstance(answer.get("intact"), bool):
+            raise self._place.odd(answer)
+        return dict(answer)
 
 
 def _fetch(model_uri: str, flavor: str | None) -> "Delivery":
@@ -343,6 +375,15 @@ def _arrays(inputs: Any, table: bool) -> tuple[list[str], list[np.ndarray]]:
             )
         arrays.append(array)
     return [name for name, _ in pairs if name], arrays
+
+
+def _outputs(answer: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return a prediction's arrays by output name."""
+    names = answer["names"]
+    with np.load(io.BytesIO(base64.b64decode(answer["npz"]))) as stored:
+        if len(stored.files) != len(names) or len({str(name) for name in names}) != len(names):
+            raise ValueError("not an array for each name")
+        return {str(name): stored[f"arr_{i}"] for i, name in enumerate(names)}
 
 
 def _table(outputs: Mapping[str, np.ndarray], rows: int) -> "pd.DataFrame":

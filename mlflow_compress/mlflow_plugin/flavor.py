@@ -24,10 +24,15 @@ from mlflow.models.model import ModelInfo
 from mlflow.types import Schema, TensorSpec
 
 from mlflow_compress import packed
-from mlflow_compress.errors import ConfigError, PackedFormatError, SourceError
+from mlflow_compress.errors import (
+    ConfigError,
+    PackedFormatError,
+    SourceError,
+    SourceNotFoundError,
+)
 from mlflow_compress.mlflow_plugin.about import plugin_version
 from mlflow_compress.packed.container import open_packed
-from mlflow_compress.packed.graphs import graphs
+from mlflow_compress.packed.outside import inside, outside_files
 
 __all__ = [
     "FLAVOR_NAME",
@@ -242,7 +247,7 @@ def download_packed(model_uri: str, folder: str | Path, client: MlflowClient) ->
     flavors = Model.load(got).flavors
     if FLAVOR_NAME not in flavors:
         raise SourceError(f"{model_uri} has no flavor {FLAVOR_NAME}")
-    return Path(got) / str(flavors[FLAVOR_NAME]["data"])
+    return inside(Path(got), flavors[FLAVOR_NAME].get("data"), f"{model_uri}: its MLmodel file")
 
 
 def verified(folder: str | Path) -> Path:
@@ -253,11 +258,16 @@ def verified(folder: str | Path) -> Path:
 
     Raises:
         PackedFormatError: the file is not the one that was saved.
+        SourceError: the MLmodel file names one outside of the folder.
     """
     conf = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
-    path, expected = Path(folder) / conf.get("data", f"data/{MODEL_FILE}"), conf.get("sha256")
-    if not path.is_file():
-        raise PackedFormatError(f"{path} is missing: log or download the model again")
+    data, expected = conf.get("data", f"data/{MODEL_FILE}"), conf.get("sha256")
+    try:
+        path = inside(Path(folder), data, "the MLmodel file's data")
+    except SourceNotFoundError:
+        raise PackedFormatError(
+            f"{Path(folder) / data} is missing: log or download the model again"
+        ) from None
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
         raise PackedFormatError(
@@ -317,16 +327,11 @@ def _check_whole(path: Path) -> None:
         SourceError: naming the others.
     """
     model = onnx.load(str(path), load_external_data=False)
-    elsewhere = {
-        entry.value
-        for graph in graphs(model.graph)
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    elsewhere = outside_files(model, path.parent, str(path))
     if elsewhere:
+        names = ", ".join(str(file.relative_to(path.parent)) for file in elsewhere)
         raise SourceError(
-            f"{path} keeps weights in {', '.join(sorted(elsewhere))}: a model of this flavor is "
+            f"{path} keeps weights in {names}: a model of this flavor is "
             "one file (mlflow-compress pack makes one below 2 GB)"
         )
 

@@ -1,8 +1,10 @@
 """The source model: found wherever its URI points, with its version resolved."""
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +14,14 @@ import mlflow
 import onnx
 from google.protobuf.message import DecodeError
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from mlflow_compress.base.modules import require_modules
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
+from mlflow_compress.packed.outside import inside, load_model, outside_files
 from mlflow_compress.registry.known import hint
 from mlflow_compress.registry.retry import is_transient, one_line, patiently
 from mlflow_compress.registry.tags import quoted
@@ -43,6 +47,7 @@ class ResolvedSource:
         folder: where the MLflow model was downloaded to, None for a file or a model in memory.
         onnx_path: the ONNX file, None for a PyTorch model or a model in memory.
         signature: MLflow's signature of the model, or None.
+        trust: whether code in the model may run.
         given: the model in memory that stands for the source, or None.
     """
 
@@ -53,6 +58,7 @@ class ResolvedSource:
     folder: Path | None = None
     onnx_path: Path | None = None
     signature: Any = None
+    trust: bool = False
     given: Any = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -75,14 +81,20 @@ class ResolvedSource:
         """
         if self.kind != "pytorch":
             return None
-        return self.given if self.given is not None else _load_pytorch(self.folder, self.uri)
+        if self.given is not None:
+            return self.given
+        return _load_pytorch(self.folder, self.uri, self.trust)
 
     @cached_property
     def input_example(self) -> "Mapping[str, NDArray[Any]] | NDArray[Any] | None":
         """The input example that was logged with the model, or None."""
         if self.folder is None:
             return None
-        return Model.load(str(self.folder)).load_input_example(str(self.folder))
+        model = Model.load(str(self.folder))
+        said = model.saved_input_example_info
+        if said:
+            inside(self.folder, said.get("artifact_path"), f"source {self.uri!r}: its example")
+        return model.load_input_example(str(self.folder))
 
 
 def resolve(
@@ -91,6 +103,7 @@ def resolve(
     *,
     source: Any = None,
     client: MlflowClient | None = None,
+    trust: bool = False,
 ) -> ResolvedSource:
     """Find a source model and download it.
 
@@ -101,16 +114,17 @@ def resolve(
         source: an ``onnx.ModelProto`` or ``torch.nn.Module`` that is the source; ``uri`` is
             then only what it is called.
         client: where the registry is; MLflow's current tracking URI by default.
+        trust: whether code that the model brings along may run: PyTorch's pickles are programs.
 
     Raises:
         SourceNotFoundError: there is no such model, version, alias or file.
-        SourceError: it is neither an ONNX nor a PyTorch model.
+        SourceError: it is neither an ONNX nor a PyTorch model, or a program that is not trusted.
         UnreachableError: the server does not answer.
     """
     if source is not None:
         return _given(uri, source)
     if re.match(r"(models|runs):/", uri):
-        return _from_mlflow(uri, Path(work_dir), client or connect())
+        return _from_mlflow(uri, Path(work_dir), client or connect(), trust)
     if re.match(r"[a-z][a-z0-9+.-]+:/", uri):
         raise SourceNotFoundError(
             f"source {uri!r}: use models:/name@alias, models:/name/3, runs:/…, or a path"
@@ -143,7 +157,7 @@ def identify(uri: str, client: MlflowClient) -> tuple[str, str]:
 
     Raises:
         SourceNotFoundError: there is no such model, version, alias or file.
-        SourceError: the file is no ONNX model.
+        SourceError: the file is no ONNX model, or its external data are not in its folder.
         UnreachableError: the server does not answer.
     """
     if re.match(r"(models|runs):/", uri):
@@ -153,17 +167,11 @@ def identify(uri: str, client: MlflowClient) -> tuple[str, str]:
     if not path.is_file():
         raise SourceNotFoundError(f"source {uri!r}: no such file")
     try:
-        graph = onnx.load(uri, load_external_data=False).graph
+        model = onnx.load(uri, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise SourceError(f"source {uri!r} is not an ONNX model: {one_line(error, 120)}") from error
-    beside = {
-        entry.value
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
     sha = hashlib.sha256()
-    for file in (path, *(path.parent / name for name in sorted(beside))):
+    for file in (path, *outside_files(model, path.parent, f"source {uri!r}")):
         try:
             with file.open("rb") as opened:
                 sha.update(hashlib.file_digest(opened, "sha256").digest())
@@ -187,16 +195,19 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.\- ]+", "-", text).strip("-") or "model"
 
 
-def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient) -> ResolvedSource:
+def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient, trust: bool) -> ResolvedSource:
     fixed, name, version = patiently(f"find source {uri}", lambda: fix_version(uri, client))
     with using_tracking_uri(client.tracking_uri):
         folder = patiently(f"download source {fixed}", lambda: _download(fixed, work_dir))
         model = Model.load(str(folder))
     flavors = set(model.flavors)
     if "onnx" in flavors:
-        kind, onnx_path = "onnx", folder / model.flavors["onnx"]["data"]
+        data = dict(model.flavors["onnx"] or {}).get("data")
+        kind, onnx_path = "onnx", inside(folder, data, f"source {uri!r}: data of its MLmodel file")
     elif "pytorch" in flavors:
         kind, onnx_path = "pytorch", None
+        if not trust:
+            _refuse_code(folder, model.flavors["pytorch"], uri)
     else:
         found = ", ".join(sorted(flavors - {"python_function"})) or "python_function"
         raise SourceError(
@@ -212,7 +223,30 @@ def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient) -> ResolvedSour
         folder=folder,
         onnx_path=onnx_path,
         signature=model.signature,
+        trust=trust,
     )
+
+
+def _refuse_code(folder: Path, flavor: Any, uri: str) -> None:
+    """Refuse a PyTorch model that is, or brings along, code which loading it would run.
+
+    Raises:
+        SourceError: with the line to write.
+    """
+    said = dict(flavor or {})
+    where, what = f"{said.get('model_data', 'data')}", None
+    if said.get("code"):
+        what = "brings code along"
+    if not (folder / where / "model.pt2").exists() or (folder / where / "model.pth").exists():
+        what = "is a pickle"
+    else:
+        inside(folder, f"{where}/model.pt2", f"source {uri!r}: model_data of its MLmodel file")
+    if what is not None:
+        raise SourceError(
+            f"source {uri!r} {what}, which would run here with all that this job may do: write "
+            "trust: true into the configuration if you trust whoever can register it, or log it "
+            "with serialization_format='pt2' and without code"
+        )
 
 
 def fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
@@ -279,22 +313,34 @@ def _download(uri: str, work_dir: Path) -> Path:
 
 
 def _load_onnx(path: Path | None, uri: str) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path))
-    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise SourceError(f"source {uri!r} is not an ONNX model: {one_line(error, 120)}") from error
+    model = load_model(Path(path or uri), f"source {uri!r}")
     # An empty or foreign file can decode to a message without any content.
     if not model.graph.node or not model.opset_import:
         raise SourceError(f"source {uri!r} is not an ONNX model: it has no graph")
     return model
 
 
-def _load_pytorch(folder: Path | None, uri: str) -> Any:
+@contextmanager
+def _without_pickles() -> Iterator[None]:
+    """Have MLflow refuse what in a model is a pickle, a ``.pt2`` archive's parts too."""
+    name = MLFLOW_ALLOW_PICKLE_DESERIALIZATION.name
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _load_pytorch(folder: Path | None, uri: str, trust: bool) -> Any:
     require_modules({"torch": "mlflow-compress[torch]"}, f"source {uri!r}, a PyTorch model,")
     import torch
 
     try:
-        module = mlflow.pytorch.load_model(str(folder), map_location=torch.device("cpu"))
+        with nullcontext() if trust else _without_pickles():
+            module = mlflow.pytorch.load_model(str(folder), map_location=torch.device("cpu"))
     except ImportError as error:
         # The module's own code was neither logged with it nor installed here.
         raise SourceError(f"source {uri!r} cannot be loaded here: {one_line(error)}") from error

@@ -32,6 +32,7 @@ from mlflow_compress.packed.format import (
     validate,
     width_of,
 )
+from mlflow_compress.packed.outside import inside, plain_file
 
 Source: TypeAlias = str | PathLike[str] | bytes | ModelProto
 _T = TypeVar("_T")
@@ -108,9 +109,12 @@ def map_file(path: Path) -> memoryview:
 
     Raises:
         SourceNotFoundError: if there is no such file.
+        SourceError: if it is a device or a FIFO.
         PackedFormatError: if it is empty.
     """
     try:
+        if path.exists() and not path.is_dir():
+            plain_file(path, "model")
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 raise PackedFormatError(f"{path}: the file is empty")
@@ -202,7 +206,7 @@ def _external(blob: TensorProto, folder: Path | None) -> memoryview:
         raise PackedFormatError(
             f"blob: its bytes are in the file '{name}', which must stand beside the model's file"
         )
-    data = map_file(folder / name)
+    data = map_file(inside(folder, name, "blob"))
     if set(where) - {"location", "length"} or where.get("length") != str(len(data)):
         raise PackedFormatError(f"blob: the file '{name}' is not as long as the model says")
     return data

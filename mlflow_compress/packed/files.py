@@ -1,9 +1,7 @@
 """Writes packed models: to bytes, and to a file that is complete or not there."""
 
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from google.protobuf.message import EncodeError
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.errors import SourceError
+from mlflow_compress.files import check_replaceable, replacing
 from mlflow_compress.packed import lean, wire
 from mlflow_compress.packed.format import MAGIC
 
@@ -60,6 +59,7 @@ def save(model: ModelProto, path: str | os.PathLike[str], *, largest: int = LARG
             like it with ``.data`` behind.
 
     Raises:
+        ConfigError: if something else than a file is at ``path``.
         SourceError: if a model that is not compact is above 2 GB.
     """
     last = len(model.graph.initializer) - 1
@@ -96,6 +96,7 @@ def save_parts(parts: Parts, path: str | os.PathLike[str], *, largest: int = LAR
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", beside(target).name), ("length", str(size))):
         tensor.external_data.append(StringStringEntryProto(key=key, value=value))
+    check_replaceable(target)
     _write(beside(target), parts.blob)
     _write(target, [to_bytes(split)])
 
@@ -110,28 +111,3 @@ def _write(target: Path, pieces: Iterable[bytes]) -> None:
     with replacing(target) as path, path.open("wb") as file:
         for piece in pieces:
             file.write(piece)
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a sibling of ``target`` to write to; it takes its place, synced, when all went well."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    path = Path(name)
-    try:
-        yield path
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        path.chmod(0o666 & ~umask)
-        path.replace(target)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -14,11 +14,12 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model, load_external_data_for_tensor
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.packed import tensors
 from mlflow_compress.packed.format import bits_of, decoded_bytes
+from mlflow_compress.packed.outside import outside_files, plain_file, read_outside
 
 __all__ = ["Lean", "copy", "read"]
 
@@ -99,16 +100,17 @@ def read(path: str | os.PathLike[str]) -> Lean:
 
     Raises:
         SourceNotFoundError: if the file, or one with its external data, cannot be read.
-        SourceError: if it is no model.
+        SourceError: if it is no model, or its external data are not in its folder.
     """
     source = Path(path)
-    if not source.is_file():
+    if not source.exists():
         raise SourceNotFoundError(f"no model file at '{source}'")
+    plain_file(source, "model")
     try:
         model = onnx.load(source, load_external_data=False)
     except DecodeError as error:
         raise SourceError(f"'{source}' is not an ONNX model") from error
-    folder = os.fspath(source.parent)
+    outside_files(model, source.parent, f"'{source}'")
     data: dict[int, Callable[[], bytes]] = {}
     left = 0
     for position, tensor in enumerate(model.graph.initializer):
@@ -124,7 +126,7 @@ def read(path: str | os.PathLike[str]) -> Lean:
         else:
             tensor.CopyFrom(there)
     try:
-        load_external_data_for_model(model, folder)
+        read_outside(model, source.parent)
     except _UNREADABLE as error:
         raise SourceNotFoundError(f"'{source}': its external data cannot be read") from error
     inside = copy(model)

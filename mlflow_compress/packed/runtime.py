@@ -14,6 +14,7 @@ import onnxruntime
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.files import check_replaceable, replacing
 from mlflow_compress.packed import graphs, tensors, wire
 from mlflow_compress.packed.container import (
     Container,
@@ -21,10 +22,12 @@ from mlflow_compress.packed.container import (
     Source,
     in_parallel,
     open_packed,
+    parse_model,
     read_bytes,
 )
-from mlflow_compress.packed.files import LARGEST, beside, replacing, save
+from mlflow_compress.packed.files import LARGEST, beside, save
 from mlflow_compress.packed.format import DOMAIN, TYPED_DATA, Entry
+from mlflow_compress.packed.portable_known import check_functions
 
 __all__ = ["load", "unpack", "unpack_file", "verify"]
 
@@ -83,6 +86,7 @@ def unpack_file(
     if packed.model.ByteSize() + sum(weight.entry.size for weight in packed.weights()) < largest:
         save(_rebuilt(packed, threads), path)
         return
+    check_replaceable(path)
     with replacing(beside(path)) as data:
         # what stood in typed fields stays in them: the model is to be what it was
         places = _write_weights(packed, data, threads, but_flags=TYPED_DATA)
@@ -105,13 +109,17 @@ def _rebuilt(packed: Container, threads: int | None) -> ModelProto:
 
 
 def verify(source: Source, *, max_bytes: int | None = None) -> None:
-    """Decode everything and compare every checksum.
+    """Decode everything and compare every checksum, and a portable model's functions with ours.
 
     Raises:
         PackedFormatError: naming the first damaged tensor, or what else is wrong.
         SourceNotFoundError: if there is no such file.
     """
-    for weight in open_packed(source, max_bytes).weights():
+    opened = open_packed(source, max_bytes)
+    if opened.profile == "portable":
+        whole = source if isinstance(source, ModelProto) else parse_model(read_bytes(source))
+        check_functions(whole)
+    for weight in opened.weights():
         weight.decode_into(np.empty(weight.entry.size, np.uint8))
 
 

@@ -12,7 +12,15 @@ from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import alias_problem, target_record, target_text
 
-__all__ = ["PENDING", "ROLLED_BACK", "DecisionLog", "LoggedDecision", "evidence_digest", "render"]
+__all__ = [
+    "PENDING",
+    "ROLLED_BACK",
+    "DecisionLog",
+    "LoggedDecision",
+    "evidence_digest",
+    "limits_digest",
+    "render",
+]
 
 KIND = "compress.kind"
 MODEL = "compress.model"
@@ -90,6 +98,11 @@ class LoggedDecision:
         if self.status != "RUNNING":
             return False
         return is_abandoned(self.owner, self.start_ms, _MAX_AGE)
+
+
+def limits_digest(target: Target) -> str:
+    """Return a digest of all that a target's profile says."""
+    return digest_of(json.loads(json.dumps(target_record(target))))
 
 
 def evidence_digest(decision: Decision, target: Target) -> str:

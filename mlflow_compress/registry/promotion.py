@@ -18,11 +18,16 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Decision, Variant
-from mlflow_compress.registry.decisions import DecisionLog, LoggedDecision, evidence_digest
+from mlflow_compress.registry.decisions import (
+    DecisionLog,
+    LoggedDecision,
+    evidence_digest,
+    limits_digest,
+)
 from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.policy import decide
 from mlflow_compress.registry.retry import PATIENCE, patiently
-from mlflow_compress.registry.tags import ALIAS_TAG, read_number
+from mlflow_compress.registry.tags import ALIAS_TAG, LIMITS_TAG, read_number
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import PREVIOUS
@@ -116,6 +121,7 @@ class _Promotion:
             decision = self._decide(state, target)
             if self._options.dry_run:
                 return decision
+            self._say_limits(state, target)
             log = self._decision_log(state)
             if decision.outcome != "promoted":
                 self._record(log, decision, target, state, opened)
@@ -255,6 +261,13 @@ class _Promotion:
             if (known.version, known.incumbent) == (told, current)
         ]
         return bool(halfway) and all(known.abandoned for known in halfway)
+
+    def _say_limits(self, state: RegistryState, target: Target) -> None:
+        """Note the limits where only those may write who may promote."""
+        tag, text = LIMITS_TAG + target.name, limits_digest(target)
+        if state.tags.get(tag) != text:
+            what = f"note the limits of {target.name!r}"
+            self._do(what, lambda: self._client.set_registered_model_tag(self._name, tag, text))
 
     def _describe(self, state: RegistryState, decision: Decision) -> None:
         """Bring the descriptions that people read in the registry up to date."""

@@ -24,6 +24,7 @@ __all__ = [
     "DIGEST",
     "GAP",
     "KEY",
+    "LIMITS_TAG",
     "MODEL_URI",
     "PREFIX",
     "QUARANTINE",
@@ -49,6 +50,12 @@ QUARANTINE = PREFIX + "quarantine."
 
 ALIAS_TAG = PREFIX + "promoted."
 """Tag of the registered model, per target: the version that promotion last put the alias on."""
+
+LIMITS_TAG = PREFIX + "limits."
+"""Tag of the registered model, per target: the digest of the limits that promotion last had.
+
+Decisions keep the limits themselves, in runs, which those may write who may edit the experiment.
+"""
 
 VARIANTS_TAG = PREFIX + "variants"
 """Tag of a registered model that holds variants."""

@@ -1,7 +1,7 @@
 """Search: spaces, strategies, the study that drives them, the trial that measures."""
 
 from mlflow_compress.search.budget import Budget
-from mlflow_compress.search.cache import StepCache
+from mlflow_compress.search.cache import StepCache, is_cached
 from mlflow_compress.search.dimensions import Choice, Range
 from mlflow_compress.search.effects import Effect, allocate, sensitivity, sensitivity_rows
 from mlflow_compress.search.evolution import Tried
@@ -70,6 +70,7 @@ __all__ = [
     "get_executor",
     "get_strategy",
     "hypervolume",
+    "is_cached",
     "levels_of",
     "look_at_source",
     "objective_values",

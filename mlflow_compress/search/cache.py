@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -19,12 +20,13 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-__all__ = ["Entry", "StepCache"]
+__all__ = ["Entry", "StepCache", "is_cached"]
 
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".step"
 _DIGEST = hashlib.sha256().digest_size
+_NAME = re.compile(r"[0-9a-f]{64}(\.step|\.[0-9a-f]{32}\.part)")
 _ABANDONED = 3600
 """Seconds after which a file that was never renamed belongs to nobody."""
 
@@ -48,7 +50,7 @@ class StepCache:
     """Keeps entries by key in one folder.
 
     Args:
-        folder: made when it is missing; only files that end in ``.step`` or ``.part`` are touched.
+        folder: made when it is missing; only files for which :func:`is_cached` are deleted.
         limit: bytes that the entries may take together.
     """
 
@@ -98,17 +100,24 @@ class StepCache:
         entries, total = [], 0
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
+                status = path.lstat()
+                if not is_cached(path):
+                    continue
                 if path.suffix == _SUFFIX:
                     entries.append((status.st_mtime_ns, status.st_size, path))
                     total += status.st_size
-                elif path.suffix == ".part" and time.time() - status.st_mtime > _ABANDONED:
+                elif time.time() - status.st_mtime > _ABANDONED:
                     _delete(path)
         for _, size, path in sorted(entries):
             if total <= self.limit:
                 break
             _delete(path)
             total -= size
+
+
+def is_cached(path: Path) -> bool:
+    """Whether this is an entry, or what an unfinished writer left, by its name."""
+    return bool(_NAME.fullmatch(path.name))
 
 
 def _delete(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mlflow_compress.base.modules import require_modules
 from mlflow_compress.errors import UnreachableError
-from mlflow_compress.search.executors import Executor, Options, cores
+from mlflow_compress.search.executors import Executor, Options, cores, own_modules
 
 __all__ = ["Dask", "Ray"]
 
@@ -32,14 +32,15 @@ class Dask(Executor):
 
         wait, address = self.options.wait, self.options.address
         if not address:
-            self._cluster = LocalCluster(
-                n_workers=self.options.workers or cores(),
-                threads_per_worker=1,
-                resources={"device": 1},
-                dashboard_address=None,
-                host="127.0.0.1",
-                env=dict(self.options.env),
-            )
+            with own_modules():
+                self._cluster = LocalCluster(
+                    n_workers=self.options.workers or cores(),
+                    threads_per_worker=1,
+                    resources={"device": 1},
+                    dashboard_address=None,
+                    host="127.0.0.1",
+                    env=dict(self.options.env),
+                )
         try:
             self._client = Client(self._cluster or address, timeout=wait)
         except (OSError, ValueError) as error:
@@ -137,7 +138,10 @@ class Ray(Executor):
             elif self.options.address:
                 ray.init(self.options.address, **quiet)
             else:
-                ray.init(num_cpus=count, resources={"device": 1}, include_dashboard=False, **quiet)
+                with own_modules():
+                    ray.init(
+                        num_cpus=count, resources={"device": 1}, include_dashboard=False, **quiet
+                    )
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             where = self.options.address or "this machine"

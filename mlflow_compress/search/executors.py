@@ -10,10 +10,12 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +31,7 @@ __all__ = [
     "cores",
     "executor_names",
     "get_executor",
+    "own_modules",
     "start_early",
     "usual_workers",
     "worker_died",
@@ -42,6 +45,8 @@ _MOST_WORKERS = 4
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
 )
+
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 _DEAD = frozenset(
     {
@@ -187,13 +192,16 @@ class Process(Executor):
 
         # of one that was idle while the others trained: loky starts another, nothing is lost
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
-        self._pool = get_reusable_executor(
-            max_workers=self.workers,
-            timeout=60,
-            env=dict(self.options.env),
-            initializer=_end_with,
-            initargs=(os.getpid(),),
-        )
+        told = os.environ.get(_SAFE_PATH)
+        with own_modules():
+            resource_tracker.ensure_running()  # else the first worker starts it, later
+            self._pool = get_reusable_executor(
+                max_workers=self.workers,
+                timeout=60,
+                env={**self.options.env, _SAFE_PATH: "1"},
+                initializer=_begin,
+                initargs=(os.getpid(), told),
+            )
 
     def warm(self) -> None:
         """Start the processes and let them import what a trial needs, without waiting for it."""
@@ -225,6 +233,34 @@ class Process(Executor):
             if self._busy:
                 self._pool.shutdown(wait=True, kill_workers=True)
             self._pool = None
+
+
+@contextmanager
+def own_modules() -> Iterator[None]:
+    """Start processes that take no modules from the current folder before they are told to.
+
+    ``python -c`` and ``python -m`` look there first, and with them what pools start: a
+    ``tempfile.py`` that lies there would run. What this process imports is unchanged, and workers
+    look where it looks.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _restore(before: str | None) -> None:
+    os.environ.pop(_SAFE_PATH, None)
+    if before is not None:
+        os.environ[_SAFE_PATH] = before
+
+
+def _begin(parent: int, safe_path: str | None) -> None:
+    """Begin as a worker: programs that functions of the user start are started as ever."""
+    _restore(safe_path)
+    _end_with(parent)
 
 
 def _end_with(parent: int) -> None:

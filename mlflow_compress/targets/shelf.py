@@ -7,6 +7,9 @@ to run a model, and ``mlflow_compress.packed`` for one in the compact profile.
     <root>/<name>/<version>/model.onnx
     <root>/<name>/<version>/manifest.json         what it is, its sha256, what it replaced
 
+A version's folder gets its manifest before anything else. Only folders that carry one are ever
+changed or removed, and of these only the files named here: what else lies there is somebody's.
+
 ``python shelf.py`` does what ``told.json`` beside it says, with the ``model.onnx`` or
 ``inputs.npz`` beside it.
 """
@@ -29,6 +32,7 @@ from typing import Any
 CURRENT = "current"
 MODEL = "model.onnx"
 MANIFEST = "manifest.json"
+PARTS = {MODEL: ".model.onnx.part", MANIFEST: ".manifest.json.part"}
 TYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 TYPES.update({f"{kind}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32)})
 TYPES.update({"int64": "int64", "uint64": "uint64"})
@@ -81,6 +85,18 @@ def running(home: Path) -> str:
     return found
 
 
+def running_folder(home: Path) -> Path:
+    """Return the running version's folder.
+
+    Raises:
+        RefusedError: it is none of a deployment's.
+    """
+    name = running(home)
+    if not is_bare(name) or not is_ours(home / name):
+        raise RefusedError(f"{home} is not made by a deployment, or damaged")
+    return home / name
+
+
 def manifest(folder: Path) -> dict[str, Any]:
     """Return what is known of a version; nothing when its manifest is missing or damaged."""
     try:
@@ -88,6 +104,64 @@ def manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is a version's: it carries the manifest of one.
+
+    A manifest that is damaged is taken for one where nothing but a version's files is beside it.
+    """
+    if folder.is_symlink() or not (folder / MANIFEST).is_file():
+        return False
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {path.name for path in folder.iterdir()} <= {*PARTS, *PARTS.values()}
+    return isinstance(found, dict) and {"sha256", "delivery"} <= found.keys()
+
+
+def is_bare(name: Any) -> bool:
+    """Whether this names something in a folder, and leads nowhere else."""
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name
+
+
+def own(home: Path) -> Path:
+    """Return the folder of a deployment, to be changed.
+
+    Raises:
+        RefusedError: it is there, and is none of a deployment.
+    """
+    if not home.is_symlink() and not home.exists():
+        return home
+    name = current(home) if home.is_dir() and not home.is_symlink() else ""
+    if name is None or (is_bare(name) and not (home / name).exists()):
+        # A create or a delete may have been cut off here.
+        left = [path for path in home.iterdir() if path.name != CURRENT]
+        good = all(is_ours(path) or is_unfinished(path) for path in left)
+    else:
+        good = is_bare(name) and is_ours(home / name)
+    if not good:
+        raise RefusedError(
+            f"{home} is there already, and not made by a deployment: take another name"
+        )
+    return home
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether this is what is left where a version was begun and nothing of it written."""
+    if path.is_symlink():
+        return path.name == f".{CURRENT}.new"
+    return path.is_dir() and {file.name for file in path.iterdir()} <= {PARTS[MANIFEST]}
+
+
+def drop(folder: Path) -> None:
+    """Remove a version's files, and its folder unless somebody has put something there."""
+    with contextlib.suppress(OSError):
+        # The manifest last: as long as it is there, the rest is found again.
+        for name in (PARTS[MODEL], MODEL, PARTS[MANIFEST], MANIFEST):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).unlink()
+        folder.rmdir()
 
 
 def sync(folder: Path) -> None:
@@ -101,9 +175,11 @@ def sync(folder: Path) -> None:
 
 def put(content: io.BufferedIOBase, path: Path, expected: str = "") -> None:
     """Write a file whole or not at all; compare what was written with its sha256."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(PARTS[path.name])
     try:
-        with part.open("wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        with part.open("xb") as file:
             shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
@@ -122,7 +198,7 @@ def put(content: io.BufferedIOBase, path: Path, expected: str = "") -> None:
 def switch(home: Path, version: str) -> None:
     """Make ``current`` point to a version, in one step."""
     link = home / f".{CURRENT}.new"
-    with contextlib.suppress(FileNotFoundError):
+    if link.is_symlink():
         link.unlink()
     link.symlink_to(version)
     link.replace(home / CURRENT)
@@ -131,7 +207,7 @@ def switch(home: Path, version: str) -> None:
 
 def place(told: dict[str, Any], home: Path) -> dict[str, Any]:
     """Put a version beside those that are there, check it, switch to it, drop the oldest."""
-    before = current(home)
+    before = current(own(home))
     if before is not None and manifest(home / before).get("delivery") == told["delivery"]:
         return describe(home)  # the attempt before got this far; only its answer was lost
     if told["create"] and before is not None:
@@ -143,25 +219,33 @@ def place(told: dict[str, Any], home: Path) -> dict[str, Any]:
         running(home)
     folder = home / told["version_folder"]
     made = not folder.exists()
+    if not (made or is_ours(folder) or is_unfinished(folder)):
+        raise RefusedError(f"{folder} is there already, and not made by a deployment: remove it")
     folder.mkdir(parents=True, exist_ok=True)
     known = dict(told["manifest"], delivery=told["delivery"], replaced=before)
     if folder.name == before:
         known["replaced"] = manifest(folder).get("replaced")
     try:
+        if made:
+            describe_as(known, folder)
         with Path(MODEL).open("rb") as received:
             put(received, folder / MODEL, known["sha256"])
         if told["check"]:
             known["checked"] = opens(folder / MODEL, known)
-        text = json.dumps(known, indent=1, sort_keys=True)
-        put(io.BytesIO(text.encode()), folder / MANIFEST)
+        describe_as(known, folder)
         sync(folder)
         switch(home, folder.name)
     except BaseException:
         if made and current(home) != folder.name:
-            shutil.rmtree(folder, ignore_errors=True)
+            drop(folder)
         raise
     prune(home, told["keep"])
     return describe(home)
+
+
+def describe_as(known: dict[str, Any], folder: Path) -> None:
+    """Write a version's manifest."""
+    put(io.BytesIO(json.dumps(known, indent=1, sort_keys=True).encode()), folder / MANIFEST)
 
 
 def opens(path: Path, known: dict[str, Any]) -> bool:
@@ -178,23 +262,24 @@ def prune(home: Path, keep: int) -> None:
     """Remove all versions but the running one and those before it, ``keep`` in all."""
     kept: list[str] = []
     name = current(home)
-    while name and name not in kept and len(kept) < keep:
-        kept.append(name)
-        name = manifest(home / name).get("replaced")
+    while is_bare(name) and name not in kept and len(kept) < keep:
+        kept.append(str(name))
+        name = manifest(home / str(name)).get("replaced")
     for folder in home.iterdir():
-        if folder.is_dir() and not folder.is_symlink() and folder.name not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder.name not in kept and is_ours(folder):
+            drop(folder)
 
 
 def earlier(home: Path) -> str | None:
     """Return the version that the running one replaced, if it is still there."""
-    name = manifest(home / running(home)).get("replaced")
-    return name if name and (home / name / MODEL).is_file() else None
+    name = manifest(running_folder(home)).get("replaced")
+    there = is_bare(name) and is_ours(home / str(name)) and (home / str(name) / MODEL).is_file()
+    return str(name) if there else None
 
 
 def rollback(home: Path) -> dict[str, Any]:
     """Switch to the version before."""
-    name = earlier(home)
+    name = earlier(own(home))
     if name is None:
         raise RefusedError(f"deployment {home.name!r} has no version before the running one")
     intact(home / name)
@@ -212,7 +297,7 @@ def intact(folder: Path) -> dict[str, Any]:
 
 def describe(home: Path) -> dict[str, Any]:
     """Return what is known of a deployment, and whether its model is as it was sent."""
-    folder = home / running(home)
+    folder = running_folder(home)
     known = manifest(folder)
     path = str(home / CURRENT / MODEL)
     good = bool(known) and digest(folder / MODEL) == known.get("sha256")
@@ -223,13 +308,15 @@ def describe(home: Path) -> dict[str, Any]:
 
 
 def delete(home: Path) -> dict[str, Any]:
-    """Remove a deployment: out of sight in one step, then from the disk."""
-    running(home)
-    gone = home.with_name(f".{home.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    home.replace(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-    return {}
+    """Remove a deployment: out of sight in one step, then from the disk; what is others' stays."""
+    running(own(home))
+    (home / CURRENT).unlink()
+    for folder in list(home.iterdir()):
+        if is_ours(folder):
+            drop(folder)
+    with contextlib.suppress(OSError):
+        home.rmdir()
+    return {"deleted": home.name}
 
 
 def open_model(path: Path, known: dict[str, Any]) -> Any:
@@ -292,7 +379,7 @@ def feed(arrays: list[Any], names: list[str], table: bool, inputs: list[Any]) ->
 
 def predict(told: dict[str, Any], home: Path) -> dict[str, Any]:
     """Run the running version on ``inputs.npz``; return its outputs as a stored npz."""
-    folder = home / running(home)
+    folder = running_folder(home)
     known = intact(folder)
     session = open_model(folder / MODEL, known)
     import numpy
@@ -315,6 +402,7 @@ def listed(root: Path) -> dict[str, Any]:
     """Describe every deployment."""
     homes = sorted(root.iterdir()) if root.is_dir() else []
     homes = [home for home in homes if home.name[0] != "." and (home / CURRENT).is_symlink()]
+    homes = [home for home in homes if is_ours(home / str(current(home)))]
     return {"deployments": [describe(home) for home in homes]}
 
 

@@ -25,10 +25,14 @@ from mlflow_compress.errors import ConfigError, UnreachableError
 __all__ = ["CommandDevice", "Device", "LocalDevice", "SshDevice", "ask", "device_for"]
 
 # Runs on the device, before anything of this project is there. What the runtime writes into the
-# temporary folder goes with it. The script has a process group, which ends with this program: when
-# it is asked to end, when who started it is gone (the line was cut), and when all is too late.
+# temporary folder goes with it. Python looks for modules in the current folder first, where
+# anything may lie: that is taken off before the first import. The script has a process group, which
+# ends with this program: when it is asked to end, when who started it is gone (the line was cut),
+# and when all is too late.
 _BOOTSTRAP = (
-    "import os,signal,subprocess,sys,tarfile,tempfile,threading,time\n"
+    "import sys\n"
+    "sys.path[:]=[p for p in sys.path if p]\n"
+    "import os,signal,subprocess,tarfile,tempfile,threading,time\n"
     "for n in (signal.SIGTERM,signal.SIGHUP): signal.signal(n,lambda *_:sys.exit(1))\n"
     "with tempfile.TemporaryDirectory(prefix='mlflow_compress_') as d:\n"
     " parent,until=os.getppid(),time.time()+LIMIT\n"

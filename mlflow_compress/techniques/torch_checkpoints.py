@@ -1,14 +1,14 @@
 """Checkpoints of trainings: written whole or not at all; one that is broken is as good as none."""
 
 import logging
-import os
 import pickle
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mlflow_compress.files import replacing
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
@@ -19,15 +19,12 @@ _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.Unpick
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write a state in place of the one before; where that cannot be, warn and go on."""
-    sibling = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(state), sibling)
-        sibling.replace(path)
+        with replacing(path) as beside:
+            torch.save(dict(state), beside)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
         _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
-        with suppress(OSError):
-            sibling.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 import ast
+import base64
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -140,6 +142,44 @@ def test_a_transfer_that_fails_changes_nothing(tmp_path, monkeypatch, saved, way
     assert on_device(tmp_path) == old
     assert edge.get_deployment("lenet") == before
     assert inside(tmp_path / "device" / "lenet") == [before["folder"], "current"]
+
+
+@pytest.mark.parametrize(
+    "answer", ["{}", '{"deployments": 5}', '{"intact": true, "name": "lenet", "folder": "1"}']
+)
+def test_an_odd_answer_is_nothing_done(tmp_path, monkeypatch, saved, answer):
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    monkeypatch.setenv("PATH", f"{bin_dir}{os.pathsep}{os.environ['PATH']}")
+    write_script(bin_dir / "ssh", f"#!/bin/sh\ncat > /dev/null\necho '{answer}'\n")
+    edge, one = get_deploy_client("edge:ssh://device/srv"), saved("one")[0]
+    calls = {
+        "create": lambda: edge.create_deployment("lenet", one),
+        "update": lambda: edge.update_deployment("lenet", one),
+        "delete": lambda: edge.delete_deployment("lenet"),
+        "list": edge.list_deployments,
+        "predict": lambda: edge.predict("lenet", [[0.0]]),
+        "get": lambda: edge.get_deployment("other"),
+    }
+    for call in calls.values():
+        with pytest.raises(MlflowException, match="is no answer to what was asked") as caught:
+            call()
+        assert (caught.value.exit_code, "\n" in str(caught.value)) == (5, False)
+
+
+def test_arrays_of_a_prediction_are_arrays(tmp_path, monkeypatch):
+    class Harm:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    buffer = io.BytesIO()
+    np.savez(buffer, np.array([Harm()], dtype=object))
+    for npz in (base64.b64encode(buffer.getvalue()).decode(), "AAAA", "no base64"):
+        answer = {"names": ["y"], "npz": npz}
+        monkeypatch.setattr(deployment.transport, "ask", lambda *_, a=answer, **__: a)
+        with pytest.raises(MlflowException, match="is no answer to what was asked"):
+            get_deploy_client(f"edge:{tmp_path}").predict("lenet", [[0.0]])
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_switch_that_fails_changes_nothing(tmp_path, edge, saved):

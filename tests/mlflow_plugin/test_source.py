@@ -1,3 +1,8 @@
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
 import mlflow
 import numpy as np
 import onnx
@@ -80,11 +85,82 @@ def test_a_pytorch_model(store_uri, client, tmp_path, images, how):
             serialization_format=how,
             pip_requirements=["torch"],
         )
-    found = resolve("models:/lenet/1", tmp_path, client=client)
+    if how == "pickle":
+        with pytest.raises(SourceError, match=r"is a pickle, which would run .* trust: true"):
+            resolve("models:/lenet/1", tmp_path, client=client)
+    found = resolve("models:/lenet/1", tmp_path, client=client, trust=how == "pickle")
     assert (found.kind, found.model, found.uri) == ("pytorch", None, "models:/lenet/1")
     x = torch.from_numpy(images[:2])
     with torch.no_grad():
         np.testing.assert_allclose(found.module(x).numpy(), module(x).numpy(), rtol=1e-6)
+
+
+class Harm:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def a_pickle(folder, ran):
+    import torch
+
+    (folder / "data/model.pt2").unlink()
+    torch.save(Harm(ran), folder / "data/model.pth")
+    (folder / "data/pickle_module_info.txt").write_text("mlflow.pytorch.pickle_module")
+
+
+def a_pickle_beside(folder, ran):
+    archive = (folder / "data/model.pt2").read_bytes()
+    a_pickle(folder, ran)
+    (folder / "data/model.pt2").write_bytes(archive)
+
+
+def a_pickle_in_an_archive(folder, ran):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(folder / "data/model.pt2") as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            content = pickle.dumps(Harm(ran)) if name.endswith(".pt") else old.read(name)
+            new.writestr(name, content)
+    (folder / "data/model.pt2").write_bytes(buffer.getvalue())
+
+
+def code_beside(folder, ran):
+    (folder / "code").mkdir()
+    (folder / "code/torch.py").write_text(f"open({str(ran)!r}, 'w')")
+    text = (folder / "MLmodel").read_text()
+    (folder / "MLmodel").write_text(text.replace("    code: null", "    code: code"))
+
+
+def data_elsewhere(folder, ran):
+    (folder / "data").rename(folder.parent / "elsewhere")
+    text = (folder / "MLmodel").read_text()
+    (folder / "MLmodel").write_text(text.replace("data: data", "data: ../elsewhere"))
+
+
+@pytest.mark.parametrize(
+    "harm", [a_pickle, a_pickle_beside, a_pickle_in_an_archive, code_beside, data_elsewhere]
+)
+def test_code_in_a_model_does_not_run_unasked(store_uri, client, tmp_path, images, harm):
+    torch = pytest.importorskip("torch")
+    mlflow.set_tracking_uri(store_uri)
+    with mlflow.start_run():
+        logged = mlflow.pytorch.log_model(
+            torch.nn.Linear(20, 10).eval(),
+            name="net",
+            input_example=images[:2],
+            serialization_format="pt2",
+            pip_requirements=["torch"],
+        )
+    folder = Path(mlflow.artifacts.download_artifacts(logged.model_uri))
+    harm(folder, tmp_path / "ran")
+    with pytest.raises(SourceError) as caught:
+        assert resolve(logged.model_uri, tmp_path, client=client).module is None
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_in_memory(onnx_model, tmp_path):

@@ -191,18 +191,63 @@ def test_a_beginning_that_does_not_count(opened):
     assert queue.take(0).attempts == 1
 
 
-def test_half_written_and_foreign_files_are_cleared_away(opened, tmp_path):
+def test_half_written_files_are_cleared_away(opened, tmp_path):
     opened().accept("1", 1000, ["a", "c"])
     waiting = tmp_path / "q/waiting"
-    (waiting / ".b.json.x1y2").write_text('{"key')
+    (waiting / ".b.json.x1y2_3z4").write_text('{"key')
     (waiting / "c.json").write_text("\0\0")
     (tmp_path / "q/deliveries.json").write_text("[]")
-    (tmp_path / "q/.deliveries.json.x1y2").write_text('{"1')
+    (tmp_path / "q/.deliveries.json.x1y2_3z4").write_text('{"1')
     again = opened(models={"a": "lenet", "c": "renamed"})
     assert {job.key: job.model for job in again.waiting()} == {"a": "lenet", "c": "renamed"}
     assert sorted(path.name for path in waiting.iterdir()) == ["a.json", "c.json"]
     assert not list((tmp_path / "q").glob(".*"))
     assert keys(opened(models={"c": "resnet"}).waiting()) == ["c"]
+
+
+def test_what_the_queue_did_not_make_stays(opened, tmp_path):
+    opened().accept("1", 1000, ["a"])
+    foreign = [
+        "thesis.tex",
+        ".hidden",
+        "waiting/notes.txt",
+        "waiting/.b.json",
+        "running/my.json.txt",
+    ]
+    for name in foreign:
+        (tmp_path / "q" / name).write_text("mine")
+    (tmp_path / "q/waiting/folder.json").mkdir()
+    queue = opened()
+    queue.finish(queue.take(0))
+    assert queue.kept() == []
+    assert all((tmp_path / "q" / name).read_text() == "mine" for name in foreign)
+    assert (tmp_path / "q/waiting/folder.json").is_dir()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "waiting/notes.txt", "lock"])
+def test_a_folder_of_somebody_is_no_queue(tmp_path, name):
+    path = tmp_path / "q" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"folder .*/q is to be for the queue .* holds something"):
+        JobQueue(tmp_path / "q", MODELS)
+    assert [one for one in (tmp_path / "q").rglob("*") if one.is_file()] == [path]
+
+
+def test_a_folder_of_a_version_without_manifests_is_taken_over(opened, tmp_path):
+    opened().accept("1", 1000, ["a"])
+    (tmp_path / "q/mlflow-compress.json").unlink()
+    assert keys(opened().waiting()) == ["a"]
+    assert (tmp_path / "q/mlflow-compress.json").is_file()
+
+
+@pytest.mark.parametrize("text", ["null", '{"due": "x"}', '{"due": NaN}', '{"attempts": "x"}'])
+def test_a_job_that_cannot_be_read_is_done_by_its_name(opened, tmp_path, text):
+    opened().accept("1", 1000, ["a"])
+    path = tmp_path / "q/waiting/a.json"
+    known, changed = json.loads(path.read_text()), json.loads(text)
+    path.write_text(json.dumps(None if changed is None else known | changed))
+    assert opened().take(0).attempts == 1
 
 
 def test_a_job_waits_for_a_configuration_that_was_left_out(opened):

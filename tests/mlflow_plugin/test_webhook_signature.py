@@ -184,6 +184,19 @@ def test_configurations_that_would_start_each_other_are_refused(write):
         load_watched(ring)
 
 
+def test_a_webhook_of_somebody_else_is_not_changed():
+    from types import SimpleNamespace
+
+    from mlflow.store.entities.paged_list import PagedList
+
+    from mlflow_compress.mlflow_plugin.webhook.registration import register
+
+    theirs = SimpleNamespace(name="hook", webhook_id="1", description="posts to chat", url="x")
+    client = SimpleNamespace(list_webhooks=lambda *_: PagedList([theirs], None))
+    with pytest.raises(ConfigError, match="'hook' is there already, and not made by this command"):
+        register(client, "hook", "https://example.com/webhook", SECRET)
+
+
 def test_mlflow_s_refusals_come_with_the_setting_that_lifts_them(monkeypatch):
     from mlflow.exceptions import MlflowException
     from mlflow.utils.validation import _validate_webhook_url

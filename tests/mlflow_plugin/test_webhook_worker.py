@@ -74,8 +74,8 @@ def test_a_job_is_the_retrain_command(monkeypatch):
     from mlflow_compress import retraining
     from mlflow_compress.cli.main import cli
 
-    assert COMMAND[:3] == (sys.executable, "-m", "mlflow_compress")
-    done = CliRunner().invoke(cli, [*COMMAND[3:], "absent.yaml"])
+    assert COMMAND[:4] == (sys.executable, "-P", "-m", "mlflow_compress")
+    done = CliRunner().invoke(cli, [*COMMAND[4:], "absent.yaml"])
     assert done.exit_code == 2
     assert json.loads(done.stdout).keys() == retraining.Result().to_dict().keys()
 

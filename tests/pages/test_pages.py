@@ -3,13 +3,14 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import requests
 from fastapi import FastAPI
 
 from mlflow_compress.mlflow_plugin.pages.server import with_pages
-from mlflow_compress.registry import promote, unquarantine
+from mlflow_compress.registry import history, promote, unquarantine
 from mlflow_compress.registry.tags import from_tags, to_tags
 from mlflow_compress.targets import AccuracyLimits, Target
 from tests.pages.forms import Visitor, note_of
@@ -143,6 +144,30 @@ def test_promoting_rolling_back_and_approving(client, visitor):
     done = visitor.send("approve", target="device")
     assert note_of(done) == "Approved and promoted."
     assert int(client.get_registered_model(NAME).aliases["device"]) == best
+
+
+DECIDED = ("promoted", "kept", "none feasible")
+
+
+def test_limits_that_were_written_into_a_decision_do_not_count(client, visitor):
+    device = Target("device", accuracy=AccuracyLimits(max_drop=0.1))
+    promote(client, NAME, [device])
+    decided = [one for one in history(client, NAME, "device") if one.outcome in DECIDED]
+    run = decided[0].run_id
+    good = Path(client.download_artifacts(run, "decision.json")).read_text()
+    forged = json.loads(good)
+    forged["limits"]["accuracy"]["max_drop"] = 0.9
+    for text in (json.dumps(forged), "{}", "["):
+        client.log_text(run, text, "decision.json")
+        done = visitor.send("promote", target="device")
+        assert done.status_code == 409
+        assert "not known to be those that it was promoted by" in note_of(done)
+    client.log_text(run, good, "decision.json")
+    assert visitor.send("promote", target="device").status_code == 200
+    client.delete_registered_model_tag(NAME, "compress.limits.device")
+    assert visitor.send("promote", target="device").status_code == 409
+    promote(client, NAME, [device])
+    assert visitor.send("promote", target="device").status_code == 200
 
 
 def test_only_known_profiles_and_targets_can_be_named(visitor):

@@ -109,16 +109,17 @@ def test_a_damaged_entry_is_dropped_and_computed_again(source, cache, context, d
 
 def test_the_least_recently_used_entries_go_first(source, tmp_path):
     cache = StepCache(tmp_path, 10**8)
-    cache.put("a", Entry(source))
-    size = (tmp_path / "a.step").stat().st_size
+    a, b, c, d = (letter * 64 for letter in "abcd")
+    cache.put(a, Entry(source))
+    size = (tmp_path / f"{a}.step").stat().st_size
     cache.limit = 3 * size
-    for age, name in enumerate("bc"):
+    for age, name in enumerate((b, c)):
         cache.put(name, Entry(source))
         os.utime(tmp_path / f"{name}.step", (1000 + age, 1000 + age))
-    os.utime(tmp_path / "a.step", (1, 1))
-    assert cache.get("a") is not None  # now it is the last one used
-    cache.put("d", Entry(source))
-    assert {path.stem for path in tmp_path.iterdir()} == {"a", "c", "d"}
+    os.utime(tmp_path / f"{a}.step", (1, 1))
+    assert cache.get(a) is not None  # now it is the last one used
+    cache.put(d, Entry(source))
+    assert {path.stem for path in tmp_path.iterdir()} == {a, c, d}
 
 
 def test_what_does_not_fit_at_all_is_not_kept(source, tmp_path):
@@ -127,9 +128,14 @@ def test_what_does_not_fit_at_all_is_not_kept(source, tmp_path):
     assert not (tmp_path / "steps").exists()
 
 
+PART = "a" * 64 + ".{:032x}.part"
+
+
 def test_files_of_writers_that_died_are_deleted_and_others_left_alone(source, cache):
     cache.folder.mkdir()
-    old, young, other = (cache.folder / name for name in ("x.1.part", "x.2.part", "notes.txt"))
+    old, young, other = (
+        cache.folder / name for name in (PART.format(1), PART.format(2), "x.1.part")
+    )
     for path in (old, young, other):
         path.write_bytes(b"x")
     os.utime(old, (1, 1))
@@ -154,7 +160,7 @@ from mlflow_compress.search.cache import Entry, StepCache
 from tests.tiny import tiny_model
 cache = StepCache(Path(sys.argv[1]), 40_000)
 for number in range(150):
-    key = f"key{number % 13}"
+    key = f"{number % 13:064x}"
     found = cache.get(key)
     assert found is None or found.notes == (key,), found
     cache.put(key, Entry(tiny_model(), {}, (key,)))

@@ -12,9 +12,10 @@ from mlflow_compress.errors import ConfigError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.pages.caller import PATIENCE, Caller, static_prefix
 from mlflow_compress.mlflow_plugin.pages.reading import limits_of
 from mlflow_compress.mlflow_plugin.pages.session import check_form
+from mlflow_compress.registry.decisions import limits_digest
 from mlflow_compress.registry.known import existing
 from mlflow_compress.registry.retry import patiently
-from mlflow_compress.registry.tags import VARIANTS_TAG
+from mlflow_compress.registry.tags import LIMITS_TAG, VARIANTS_TAG
 from mlflow_compress.targets import load_target, shipped_names
 from mlflow_compress.targets.profile import alias_problem
 
@@ -75,12 +76,24 @@ def _require_edit(caller: Caller, name: str) -> None:
 def _promote(caller: Caller, name: str, target: str, why: str) -> None:
     known = registry.history(caller.client, name, target, patience=PATIENCE)
     profile = limits_of(caller, known)
-    if profile is None:
+    told = _model(caller, name).tags.get(LIMITS_TAG + target)
+    if profile is None and not known and told is None:
         # A path would be read from the server's disk.
         if target not in shipped_names():
             raise ConfigError(f"the limits of {target!r} are not known here: promote it once")
         profile = load_target(target)
+    elif profile is None or limits_digest(profile) != told or profile.name != target:
+        # Whoever may edit the experiment may have written them; the tag needs the model's rights.
+        raise ConfigError(
+            f"the limits in the latest decision for {target!r} are not known to be those that it "
+            "was promoted by: decide once with mlflow-compress promote and the configuration"
+        )
     registry.promote(caller.client, name, [profile], patience=PATIENCE)
+
+
+def _model(caller: Caller, name: str) -> Any:
+    what = f"read registered model {name!r}"
+    return patiently(what, lambda: caller.client.get_registered_model(name), PATIENCE)
 
 
 def _rollback(caller: Caller, name: str, target: str, why: str) -> None:

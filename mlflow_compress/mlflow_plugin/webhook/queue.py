@@ -6,7 +6,9 @@ cut leaves behind leads to a job done once more, never to one that is lost.
 
 import contextlib
 import json
+import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,8 +18,8 @@ from typing import Any
 
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.files import own_folder, replacing
 from mlflow_compress.mlflow_plugin.webhook.signature import WINDOW
-from mlflow_compress.packed.files import replacing
 
 __all__ = ["REMEMBERED", "Job", "JobQueue", "QueueFullError"]
 
@@ -25,6 +27,10 @@ REMEMBERED = 10_000
 """Delivery ids that are kept at most."""
 
 _DELIVERIES = "deliveries.json"
+_STATES = ("waiting", "running")
+_LOCK = "lock"
+_JOB = re.compile(r"[A-Za-z0-9-]+\.json")
+_HALF_WRITTEN = re.compile(r"\.[A-Za-z0-9-]+\.json\.[a-z0-9_]{8}")
 
 
 class QueueFullError(Exception):
@@ -56,14 +62,16 @@ class JobQueue:
     """A bounded queue in which each configuration waits once at most.
 
     Args:
-        folder: kept by this queue alone; made when it is missing.
+        folder: kept by this queue alone; made when it is missing. What this queue did not make is
+            not touched.
         models: source model by key of the configuration. Jobs of other keys stay on the disk.
         limit: jobs that may wait.
         settle: seconds between a job's first event and its beginning.
         clock: seconds since the epoch.
 
     Raises:
-        ConfigError: another receiver has the folder, or it cannot be written.
+        ConfigError: another receiver has the folder, it is something else than a queue's, or it
+            cannot be written.
     """
 
     def __init__(
@@ -80,7 +88,8 @@ class JobQueue:
         self._changed = threading.Condition()
         self._shut = False
         try:
-            for name in ("waiting", "running"):
+            own_folder(folder, "the queue of a webhook's receiver", _is_ours)
+            for name in _STATES:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
         except OSError as error:
@@ -228,11 +237,13 @@ class JobQueue:
     def _recovered(self) -> dict[str, Job]:
         """Return what waits, and let what was running when the receiver died wait too."""
         found: dict[str, Job] = {}
-        for state in ("waiting", "running"):
+        for state in _STATES:
             for path in sorted((self._folder / state).iterdir()):
                 key = path.stem
-                if path.suffix != ".json" or path.name.startswith("."):
-                    path.unlink()  # half written
+                if _HALF_WRITTEN.fullmatch(path.name) and path.is_file():
+                    path.unlink()
+                elif not _JOB.fullmatch(path.name) or not path.is_file():
+                    continue
                 elif key not in self._models:
                     self._kept.add(key)
                 elif key not in found:
@@ -246,26 +257,48 @@ class JobQueue:
         """Read a job; of one that cannot be read, its name is enough to do it."""
         now = self._clock()
         job = Job(path.stem, self._models[path.stem], now, now)
-        with contextlib.suppress(ValueError, TypeError):
-            job = Job(**parse_json(path.read_text(encoding="utf-8")))
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            job = _checked(Job(**parse_json(path.read_text(encoding="utf-8"))))
         return replace(job, model=self._models[path.stem], due=min(job.due, now + self._settle))
 
     def _remembered(self) -> dict[str, float]:
-        for half_written in self._folder.glob(f".{_DELIVERIES}.*"):
-            half_written.unlink()
+        for path in self._folder.iterdir():
+            if _HALF_WRITTEN.fullmatch(path.name) and path.is_file():
+                path.unlink()
         try:
             text = (self._folder / _DELIVERIES).read_text(encoding="utf-8")
             pairs: Iterable[tuple[str, Any]] = parse_json(text).items()
             return {str(key): float(sent) for key, sent in pairs}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether what lies in a folder is what a queue of a version without manifests made."""
+    if path.name in _STATES and path.is_dir():
+        return all(
+            _JOB.fullmatch(one.name) or _HALF_WRITTEN.fullmatch(one.name) for one in path.iterdir()
+        )
+    if path.name == _LOCK:
+        return path.is_file() and not path.stat().st_size
+    return path.name == _DELIVERIES or bool(_HALF_WRITTEN.fullmatch(path.name))
+
+
+def _checked(job: Job) -> Job:
+    """Return a job that was read as long as its times and counts are such."""
+    times, counts = (job.since, job.due), (job.attempts, job.events)
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in times):
+        raise ValueError("times are numbers")
+    if not all(isinstance(one, int) and one >= 0 for one in counts):
+        raise ValueError("counts are numbers")
+    return job
 
 
 def _locked(folder: Path) -> int:
     """Lock a folder for as long as this process lives; return the lock's file descriptor."""
     import fcntl
 
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -56,10 +56,15 @@ def register(client: MlflowClient, name: str, url: str, secret: Secret) -> str:
         ``created``, ``updated`` or ``kept``. The secret is set each time: MLflow never shows it.
 
     Raises:
-        ConfigError: MLflow refuses it, or several webhooks have this name.
+        ConfigError: MLflow refuses it, several webhooks have this name, or the one that has it is
+            somebody else's.
         UnreachableError: the server does not answer.
     """
     known = _find(client, name)
+    if known is not None and known.description != _DESCRIPTION:
+        raise ConfigError(
+            f"webhook {name!r} is there already, and not made by this command: give another --name"
+        )
     wanted = {
         "url": url,
         "events": list(EVENTS),

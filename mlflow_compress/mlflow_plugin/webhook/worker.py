@@ -22,8 +22,11 @@ __all__ = ["COMMAND", "Finished", "Log", "Worker", "undisturbed", "utc"]
 Log = Callable[[Mapping[str, Any]], None]
 """Takes one thing that happened, as plain data."""
 
-COMMAND = (sys.executable, "-m", "mlflow_compress", "retrain", "--json", "--wait", "60")
-"""What a job runs; the configuration's path comes behind it."""
+COMMAND = (sys.executable, "-P", "-m", "mlflow_compress", "retrain", "--json", "--wait", "60")
+"""What a job runs; the configuration's path comes behind it.
+
+Without ``-P`` Python would take modules from the receiver's folder first, ours among them.
+"""
 
 _UNREACHABLE, _BUSY, _STOPPED = 5, 6, 130
 _MINUTE = 60.0

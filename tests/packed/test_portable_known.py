@@ -1,0 +1,83 @@
+"""A portable file decodes to the same in onnxruntime, whose functions are ours to the byte."""
+
+import base64
+import zlib
+
+import onnx
+import portable_models as models
+import pytest
+from onnx import helper
+
+from mlflow_compress import packed
+from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.packed.format import DOMAIN, HEADER, MAGIC, VERSION, Cursor
+from mlflow_compress.packed.portable import rest_crc
+from mlflow_compress.packed.portable_known import check_functions
+from mlflow_compress.packed.portable_read import INPUTS
+
+KINDS = ("Fixed", "Huffman", "Levels", "Sparse", "SparseLevels", "Gaps", "GapsLevels")
+
+
+def resealed(model):
+    """The model with a checksum that fits what it has become."""
+    data = base64.b64decode(model.metadata_props.pop().value)
+    rest = data[HEADER.size :]
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN and node.op_type in INPUTS]
+    crc = rest_crc(model, sum(INPUTS[node.op_type] for node in nodes))
+    value = base64.b64encode(HEADER.pack(MAGIC, VERSION, crc, zlib.crc32(rest)) + rest).decode()
+    model.metadata_props.add(key="mlflow_compress", value=value)
+    assert Cursor(data, "directory").take(HEADER.size)
+    return model
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_known(kind, opset):
+    made = packed.pack(models.of_kind(kind, opset=opset), "portable")
+    assert kind in models.kinds(made)
+    check_functions(made)
+    packed.verify(made)
+
+
+def negated(model):
+    top = [one for one in model.functions if one.domain == DOMAIN and one.name != "Streams"][-1]
+    last = top.node[-1]
+    name, last.output[0] = last.output[0], "honest"
+    top.node.append(helper.make_node("Neg", ["honest"], [name]))
+
+
+def other_constant(model):
+    for function in model.functions:
+        for node in function.node:
+            for attribute in node.attribute:
+                if attribute.ints:
+                    attribute.ints[0] += 1
+                    return
+    model.functions[0].node[0].doc_string = "changed"
+
+
+def shadowed(model):
+    node = next(one for one in model.functions[-1].node if len(one.output) == 1)
+    body = [helper.make_node("Neg", ["a"], ["b"])]
+    made = helper.make_function("", node.op_type, ["a"], ["b"], body, [helper.make_opsetid("", 20)])
+    functions = [made, *model.functions]
+    del model.functions[:]
+    model.functions.extend(functions)
+
+
+def of_a_domain_before(model):
+    body = [helper.make_node("Neg", ["a"], ["b"])]
+    made = helper.make_function(DOMAIN, "Fixed", ["a"], ["b"], body, [helper.make_opsetid("", 20)])
+    functions = [made, *model.functions]
+    del model.functions[:]
+    model.functions.extend(functions)
+
+
+@pytest.mark.parametrize("kind", ["Fixed", "Huffman", "SparseLevels"])
+@pytest.mark.parametrize("lie", [negated, other_constant, shadowed, of_a_domain_before])
+def test_functions_that_compute_something_else_are_refused(kind, lie):
+    made = packed.pack(models.of_kind(kind), "portable")
+    model = onnx.ModelProto.FromString(made.SerializeToString())
+    lie(model)
+    with pytest.raises(PackedFormatError, match=r"^functions: "):
+        packed.verify(resealed(model).SerializeToString())
