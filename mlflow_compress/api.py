@@ -28,7 +28,7 @@ def compress(
     inputs: Mapping[str, Mapping[str, Any]] | None = None,
     stream: int | None = None,
     search: Mapping[str, Any] | None = None,
-    trust: bool = False,
+    trust: bool | None = None,
     register_as: str | None = None,
     experiment: str | None = None,
     tracking_uri: str | None = None,
@@ -56,7 +56,7 @@ def compress(
             ``compress.yaml``: ``{"h0": {"axis": 1, "state_of": "hn"}}``.
         stream: a state begins anew every so many rows; by default only at the first.
         search: the keys of the section ``search`` of ``compress.yaml``.
-        trust: load a source from MLflow that is a pickle, which runs the code in it.
+        trust: False refuses a source from MLflow that is a pickle, which would run the code in it.
         register_as: registered model of the variants; by default the source's name and ``-edge``.
         experiment: MLflow experiment; by default ``register_as``.
         tracking_uri: where MLflow keeps it; by default MLflow's current one.

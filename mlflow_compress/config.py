@@ -257,9 +257,10 @@ class Config(_Strict):
     source: str = Field(
         min_length=1, description="models:/name@alias, models:/name/3, runs:/…, or an .onnx file"
     )
-    trust: bool = Field(
-        default=False,
-        description="true: load a PyTorch source that is a pickle, and run the code in it",
+    trust: bool | None = Field(
+        default=None,
+        description="whether a PyTorch source that is a pickle is loaded, which runs the code in "
+        "it; by default a person's `run` does, `retrain` and the webhook do not",
     )
     register_as: str | None = Field(
         default=None,

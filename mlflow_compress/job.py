@@ -142,7 +142,7 @@ def run(
         watcher.stage("loading the source")
         client = connect(config.tracking_uri)
         resolved = resolve(
-            config.source, work_dir, source=source, client=client, trust=config.trust
+            config.source, work_dir, source=source, client=client, trust=config.trust is not False
         )
         evaluator = make_evaluator(plan, resolved, work_dir)
         for output in evaluator.outputs:
@@ -298,7 +298,7 @@ def promote(
     with ScratchFolder() as folder:
         watcher.stage("loading the source")
         client = connect(config.tracking_uri)
-        resolved = resolve(config.source, folder, client=client, trust=config.trust)
+        resolved = resolve(config.source, folder, client=client, trust=config.trust is not False)
         name = config.register_as or f"{resolved.name}-edge"
         registry.require_model(client, name)
         evaluator = make_evaluator(plan, resolved, Path(folder))

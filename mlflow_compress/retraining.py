@@ -98,7 +98,9 @@ def retrain(
         if known is not None:
             return _repeated(known), None
         # The alias may move while this runs: the version that was looked up is the one.
-        outcome = job.run(config.model_copy(update={"source": uri}), watcher=watcher)
+        # nobody looks on: code in a model runs where the configuration says so, and nowhere else
+        told = {"source": uri, "trust": config.trust is True}
+        outcome = job.run(config.model_copy(update=told), watcher=watcher)
         result = _result(outcome)
         if result.exit_code in _FINAL:
             runs.finish(run_id, key, result.to_dict())

@@ -17,8 +17,9 @@ import yaml
 from click.testing import CliRunner
 from onnx import numpy_helper
 
+from mlflow_compress import job
 from mlflow_compress.cli.main import cli
-from mlflow_compress.errors import BusyError
+from mlflow_compress.errors import BusyError, SourceError
 from mlflow_compress.mlflow_plugin import job_runs
 from mlflow_compress.mlflow_plugin.job_runs import GONE_SECONDS, JobRuns
 from mlflow_compress.registry.owner import owner
@@ -103,6 +104,25 @@ def finished(project):
     path = write(project, source="tiny.onnx")
     assert not retrain(path)["skipped"]
     return project, path
+
+
+@pytest.mark.parametrize(("said", "retrained", "run"), [(None, False, True), (True, True, True),
+                                                        (False, False, False)])  # fmt: skip
+def test_code_in_a_source_runs_unasked_only_where_a_person_names_it(
+    project, monkeypatch, said, retrained, run
+):
+    register_source(project)
+    path = write(project, **({} if said is None else {"trust": said}))
+    asked = []
+
+    def refuse(*_, trust=False, **__):
+        asked.append(trust)
+        raise SourceError("seen")
+
+    monkeypatch.setattr(job, "resolve", refuse)
+    assert retrain(path)["exit_code"] == 2
+    assert CliRunner().invoke(cli, ["run", str(path)]).exit_code == 2
+    assert asked == [retrained, run]
 
 
 def test_what_changes_the_outcome_is_a_new_job(finished):
