@@ -4,17 +4,18 @@ It loads each subcommand when it is used, and turns errors into one line on stde
 exit code, here and nowhere else.
 """
 
-import errno
 import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from mlflow_compress.errors import CompressError, UnsaidError
+from mlflow_compress.errors import CompressError, UnsaidError, named
 
 __all__ = ["EXIT_CODES", "cli", "main"]
 
@@ -110,8 +111,8 @@ _COMMANDS = {
 """Command: its module, its name there, and the line that ``--help`` shows without loading it."""
 
 
-# what a disk or its permissions refuse: not a fault of ours, and one line says it
-_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
+_KEEP_TRIALS = ("run", "retrain", "nas")
+_DEBUG = "MLFLOW_COMPRESS_DEBUG"
 
 
 class _LazyGroup(click.Group):
@@ -137,18 +138,42 @@ class _LazyGroup(click.Group):
         except CompressError as error:
             lines = error.lines if isinstance(error, UnsaidError) else ""
             _fail(str(error).removesuffix(lines), error.exit_code, lines)
+        except BrokenPipeError:
+            raise  # whoever read the output has gone: click leaves quietly
         except OSError as error:
-            if error.errno not in _FILE_ERRORS:
-                raise
             name = f"'{error.filename}': " if error.filename else ""
-            _fail(f"{name}{error.strerror}", 1)
+            _fail(f"{name}{error.strerror or named(error)}", 1)
         except KeyboardInterrupt:
-            _fail("stopped by Ctrl-C; finished trials are kept and will be reused", 130)
+            kept = ctx.invoked_subcommand in _KEEP_TRIALS
+            rest = "finished trials are kept and will be reused" if kept else "nothing was written"
+            _fail(f"stopped by Ctrl-C; {rest}", 130)
+        except MemoryError as error:
+            text = f": {' '.join(str(error).split())}" if str(error) else ""
+            _fail(f"there is not enough memory{text}; give fewer rows or a smaller model", 1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get(_DEBUG):
+                raise
+            _fail(
+                f"this should not happen: {named(error)} ({_place(error)}); please report it, with "
+                f"what {_DEBUG}=1 prints in place of this line",
+                1,
+            )
+
+
+def _place(error: BaseException) -> str:
+    """Return the innermost line of ours that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "mlflow_compress" in frame.filename]
+    frame = (ours or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _fail(message: str, exit_code: int, lines: str = "") -> None:
     """Print one line on stderr, and lines to copy as they are, and leave."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    shown = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    click.echo(f"error: {shown}", err=True)
     if lines:
         click.echo(lines, err=True)
     sys.exit(exit_code)

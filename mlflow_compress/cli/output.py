@@ -11,9 +11,19 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.files import check_replaceable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-__all__ = ["FORCE", "OUTPUT", "check_output", "finite", "print_json", "print_table", "table"]
+__all__ = [
+    "FORCE",
+    "OUTPUT",
+    "check_output",
+    "console",
+    "finite",
+    "print_json",
+    "print_table",
+    "table",
+]
 
 _WIDTH_WHEN_PIPED = 160
 _TEXTS = ("device", "profile", "reason", "variant")
@@ -78,11 +88,21 @@ def table(*columns: str) -> "Table":
     return made
 
 
-def print_table(shown: "Table") -> None:
-    """Print a table on stdout, wide enough for scripts where there is no terminal."""
+def console(*, stderr: bool = False, **options: Any) -> "Console":
+    """Return what prints: names in brackets are names, and no markup.
+
+    Args:
+        stderr: print there.
+        options: rich's.
+    """
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_WHEN_PIPED)
-    console.print(shown, markup=False)
+    return Console(stderr=stderr, highlight=False, markup=False, **options)
+
+
+def print_table(shown: "Table") -> None:
+    """Print a table on stdout, wide enough for scripts where there is no terminal."""
+    there = console()
+    if not there.is_terminal:
+        there = console(width=_WIDTH_WHEN_PIPED)
+    there.print(shown)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_compress.cli.command import command
-from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, print_table
 from mlflow_compress.errors import PackedFormatError
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ def _rows(info: "PackedInfo") -> list[dict[str, Any]]:
 
 def _print_table(info: "PackedInfo") -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -186,19 +185,8 @@ def _print_table(info: "PackedInfo") -> None:
             f"{tensor.bits_spent:.3f}",
             f"{tensor.redundancy:.3f}",
         )
-    console = Console()
-    console.print(table if console.is_terminal else _wide(table), soft_wrap=False)
+    print_table(table)
     click.echo(
         f"{info.profile}, format {info.format_version}: {info.file_bytes:,} bytes, "
         f"{info.overhead_bytes:,} of them neither weights nor codebooks"
     )
-
-
-def _wide(table: Any) -> str:
-    """The table as text that no pipe cuts off."""
-    from rich.console import Console
-
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()

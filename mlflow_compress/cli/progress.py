@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,6 +12,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from mlflow_compress.cli.output import console
 from mlflow_compress.job import Watcher
 from mlflow_compress.records import Trial
 from mlflow_compress.report.tables import format_bytes, format_drop, format_quality
@@ -24,12 +24,13 @@ __all__ = ["progress"]
 @contextmanager
 def progress() -> Iterator[Watcher]:
     """Yield a watcher that shows a job's progress on stderr."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
+    there = console(stderr=True)
+    if not there.is_terminal:
         yield _Lines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+    told = TextColumn("{task.description}", markup=False)
+    columns = (told, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=there, transient=True) as bar:
         yield _Bar(bar)
 
 
@@ -50,14 +51,14 @@ class _Lines(Watcher):
     """One line per event, for logs."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console(stderr=True, soft_wrap=True)
 
     def stage(self, text: str, total: int | None = None) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def trial(self, trial: Trial) -> None:
         line = f"trial {trial.number}: {trial.recipe.label}: {_outcome(trial)}"
-        self._console.print(line, markup=False)
+        self._console.print(line)
 
 
 class _Bar(Watcher):
@@ -73,7 +74,7 @@ class _Bar(Watcher):
 
     def trial(self, trial: Trial) -> None:
         line = f"  {trial.recipe.label}: {_outcome(trial)}"
-        self._bar.console.print(line, markup=False)
+        self._bar.console.print(line)
         self._bar.advance(self._task)
         if self._training is not None:
             self._bar.remove_task(self._training)

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from mlflow_compress.cli.output import console, print_table
 from mlflow_compress.job import Outcome
 from mlflow_compress.records import Variant
 from mlflow_compress.report.tables import (
@@ -21,7 +21,6 @@ from mlflow_compress.report.tables import (
 
 __all__ = ["show_outcome"]
 
-_WIDTH_WHEN_PIPED = 160
 _WIDE = 110
 
 
@@ -48,10 +47,8 @@ def show_outcome(outcome: Outcome) -> None:
 
 
 def _print_table(outcome: Outcome) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_WHEN_PIPED)
-    is_wide = console.width >= _WIDE
+    there = console()
+    is_wide = not there.is_terminal or there.width >= _WIDE
     title = f"{outcome.registered_as}: variants of {outcome.source}"
     table = Table(
         title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2 if is_wide else 0)
@@ -65,7 +62,7 @@ def _print_table(outcome: Outcome) -> None:
     table.add_column("won", overflow="fold")
     for variant in sorted(outcome.registered, key=lambda v: v.report.size_bytes):
         table.add_row(*_row(variant, outcome, is_wide))
-    console.print(table)
+    print_table(table)
 
 
 def _row(variant: Variant, outcome: Outcome, is_wide: bool) -> list[str]:

@@ -2,8 +2,10 @@
 
 import importlib
 import importlib.util
+import math
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -133,13 +135,50 @@ def _made_by(
     )
 
 
+_NPY = b"\x93NUMPY"
+_ODD_HEADERS = (SyntaxError, TypeError, OverflowError, KeyError, NotImplementedError, RuntimeError)
+"""What numpy and zipfile raise of headers that somebody made up."""
+
+
 def _read_npz(path: Path, name: str, inputs: Specs) -> Dataset:
     try:
+        with zipfile.ZipFile(path) as members:
+            for member in members.infolist():
+                _check_size(members, member)
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise DataError(f"data file {str(path)!r} is no .npz of plain arrays: {error}") from error
+    except DataError as error:
+        raise DataError(f"data file {str(path)!r}: {error}") from None
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, *_ODD_HEADERS) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"data file {str(path)!r} is no .npz of plain arrays: {why} (write it with numpy.savez)"
+        ) from error
     return dataset_of(arrays, name, inputs)
+
+
+def _check_size(members: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Refuse an array whose header asks for more than there is, before it is made room for.
+
+    Raises:
+        DataError: names the array.
+    """
+    with members.open(member) as file:
+        if file.read(len(_NPY)) != _NPY:
+            return  # no array; numpy hands it over as bytes
+    with members.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        told = math.prod(shape) * dtype.itemsize
+        there = member.file_size - file.tell()
+    if told > there and not dtype.hasobject:
+        raise DataError(
+            f"array {member.filename.removesuffix('.npy')!r} of shape {list(shape)} takes {told:,} "
+            f"bytes, and the file holds {there:,}"
+        )
 
 
 def _read_table(path: Path, name: str, inputs: Specs) -> Dataset:
@@ -173,7 +212,7 @@ def _module(place: str, spec: str) -> ModuleType:
                 f"{spec!r}: there is no module {missing!r} (looked in the current directory too)"
             ) from error
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataNotFoundError(f"{spec!r} is no module:function") from error
 
 

@@ -1,4 +1,5 @@
 import gzip
+import zipfile
 
 import numpy as np
 import pandas
@@ -288,3 +289,37 @@ def test_the_digest_of_rows_is_what_it_was():
     """Verdicts and trials of before are found by it."""
     data = Dataset({"x": np.arange(6, dtype=np.float32).reshape(3, 2)}, np.array([0, 1, 2]))
     assert data.digest == ("9ad85ac38b3a69e1d3ab05ba36f8b4db3f5b8d108558917d4596bc60140a79a6")
+
+
+def header(shape):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (header("(10**9, 16)"), "is no .npz of plain arrays"),
+        (header("(1000000000, 16)"), r"array 'x' of shape \[1000000000, 16\] takes 64,000,000,000"),
+        (header("(3, 4)") + bytes(20), r"array 'x' of shape \[3, 4\] takes 48 bytes, and the file"),
+        (header("(-1, 4)") + bytes(48), "no .npz of plain arrays|x"),
+        (header("(3, 4)")[:20], "is no .npz of plain arrays"),
+    ],
+    ids=["no shape", "terabytes", "too little", "negative", "cut off"],
+)
+def test_an_npz_whose_headers_lie_is_one_line(tmp_path, content, reason):
+    with zipfile.ZipFile(tmp_path / "lies.npz", "w") as file:
+        file.writestr("x.npy", content)
+    with pytest.raises(DataError, match=reason):
+        load_dataset(str(tmp_path / "lies.npz"))
+
+
+@pytest.mark.parametrize("content", ["npy", "nothing"])
+def test_an_npz_that_is_none_is_one_line(tmp_path, content):
+    path = tmp_path / "rows.npz"
+    with path.open("wb") as file:
+        if content == "npy":
+            np.save(file, np.ones(3))
+    with pytest.raises(DataError, match=r"rows\.npz' is no \.npz of plain arrays.*numpy\.savez"):
+        load_dataset(str(path))

@@ -1,0 +1,86 @@
+"""Whatever happens is one line with a documented exit code, and never a traceback."""
+
+import click
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from mlflow_compress import packed
+from mlflow_compress.cli import main as module
+from mlflow_compress.cli.main import cli
+from tests.packed.packed_models import mlp
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(mlp(dims=(60, 40, 10)), "m.onnx")
+    return "m.onnx"
+
+
+def failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (ZeroDivisionError("a\nb"), "this should not happen: ZeroDivisionError: a b (", 1),
+        (EOFError(), "this should not happen: EOFError (", 1),
+        (MemoryError("1 TiB"), "there is not enough memory: 1 TiB; give fewer rows", 1),
+        (OSError(5, "Input/output error", "x"), "'x': Input/output error", 1),
+        (KeyboardInterrupt(), "stopped by Ctrl-C; nothing was written", 130),
+        (ValueError("\udcff"), r"this should not happen: ValueError: \udcff", 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)  # fmt: skip
+def test_an_accident_is_one_line(model, monkeypatch, error, line, code):
+    monkeypatch.setattr(packed, "pack_file", failing(error))
+    done = CliRunner().invoke(cli, ["pack", model, "-o", "p.onnx"])
+    assert done.exit_code == code and code in map(int, module.EXIT_CODES)
+    assert done.output.startswith(f"error: {line}") and done.output.count("\n") == 1
+
+
+def test_the_traceback_is_there_for_who_asks(model, monkeypatch):
+    monkeypatch.setenv("MLFLOW_COMPRESS_DEBUG", "1")
+    monkeypatch.setattr(packed, "pack_file", failing(ZeroDivisionError("odd")))
+    done = CliRunner().invoke(cli, ["pack", model, "-o", "p.onnx"])
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("error", [click.UsageError("so"), click.exceptions.Exit(3)])
+def test_what_click_means_stays(model, monkeypatch, error):
+    monkeypatch.setattr(packed, "pack_file", failing(error))
+    done = CliRunner().invoke(cli, ["pack", model, "-o", "p.onnx"])
+    assert done.exit_code == getattr(error, "exit_code", 2)
+    assert "should not happen" not in done.output
+
+
+@pytest.mark.parametrize("name", ["[bold]w[/red]", "[/]", "a[0]", "\\[x]"])
+def test_names_in_brackets_are_names(model, name):
+    odd = onnx.load(model)
+    old = odd.graph.initializer[0].name
+    odd.graph.initializer[0].name = name
+    for node in odd.graph.node:
+        node.input[:] = [name if one == old else one for one in node.input]
+    onnx.save(odd, "odd.onnx")
+    CliRunner().invoke(cli, ["pack", "odd.onnx", "-o", "p.onnx"], catch_exceptions=False)
+    done = CliRunner().invoke(cli, ["inspect", "p.onnx"], catch_exceptions=False)
+    assert done.exit_code == 0 and f" {name} " in done.output
+
+
+@pytest.mark.parametrize("metric", [".:x", "..a:x", "math:pi"])
+def test_a_metric_that_is_no_function_is_said(model, metric):
+    rows = np.random.default_rng(0).normal(size=(40, 60)).astype(np.float32)
+    np.savez("rows.npz", **{onnx.load(model).graph.input[0].name: rows}, labels=np.arange(40) % 10)
+    done = CliRunner().invoke(
+        cli,
+        ["compress", model, "-o", "o.onnx", "--calibration", "rows.npz", "--evaluation", "rows.npz",
+         "--metric", metric, "--max-drop", "0.1", "--effort", "1"],
+    )  # fmt: skip
+    assert done.exit_code in (2, 4), done.output
+    assert repr(metric) in done.output and "should not happen" not in done.output
