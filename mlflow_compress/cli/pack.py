@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect", "pack", "unpack", "verify"]
 
+_ROOM = 1 << 20
+"""Bytes that weights may decode to beyond twice the source: the opset may have been raised."""
+
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _CAP = click.option(
     "--max-bytes",
@@ -60,8 +63,27 @@ def pack(source: Path, output: Path, profile: Any, force: bool) -> None:
     check_output(output, source, force)
     with _named(source):
         before = packed.pack_file(source, output, profile, prepare=_raised)
+    _check_back(output, before)
     after = _size(output)
     click.echo(f"{output}: {after:,} bytes, {_times_smaller(before, after, profile)}")
+
+
+def _check_back(output: Path, source_bytes: int) -> None:
+    """Read what was written to its end; what cannot be read is not left behind.
+
+    Raises:
+        PackedFormatError: it is not what was packed.
+    """
+    from mlflow_compress import packed
+
+    try:
+        packed.verify(output, max_bytes=2 * source_bytes + _ROOM)
+    except PackedFormatError as error:
+        output.unlink()
+        raise PackedFormatError(
+            f"{output}: what was written cannot be read back, and was removed: {error} (please "
+            "report it; the other profile may do)"
+        ) from error
 
 
 def _raised(model: "onnx.ModelProto") -> "onnx.ModelProto":

@@ -57,6 +57,23 @@ def test_an_older_model_is_raised_to_the_portable_profile_s_opset(files):
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("profile", ["compact", "portable"])
+def test_what_cannot_be_read_back_is_not_left_behind(files, monkeypatch, profile):
+    real = packed.pack_file
+
+    def damaged(source, target, *args, **options):
+        size = real(source, target, *args, **options)
+        data = bytearray(target.read_bytes())
+        data[len(data) * 2 // 3] ^= 1
+        target.write_bytes(data)
+        return size
+
+    monkeypatch.setattr(packed, "pack_file", damaged)
+    done = run(cli, "pack", files / "m.onnx", "-o", files / "p.onnx", "--profile", profile)
+    assert done.exit_code == 1 and "cannot be read back, and was removed" in done.output
+    assert not (files / "p.onnx").exists()
+
+
 def test_inspect_prints_a_table_json_and_csv(files):
     run(pack, files / "m.onnx", "-o", files / "p.onnx")
     table = run(inspect, files / "p.onnx").output
