@@ -113,6 +113,8 @@ _COMMANDS = {
 
 _KEEP_TRIALS = ("run", "retrain", "nas")
 _DEBUG = "MLFLOW_COMPRESS_DEBUG"
+_EXTRAS = {"torch": "mlflow-compress[torch]"}
+"""What installs a module that is no package of its name, or no other version will do."""
 
 
 class _LazyGroup(click.Group):
@@ -147,6 +149,12 @@ class _LazyGroup(click.Group):
             kept = ctx.invoked_subcommand in _KEEP_TRIALS
             rest = "finished trials are kept and will be reused" if kept else "nothing was written"
             _fail(f"stopped by Ctrl-C; {rest}", 130)
+        except ModuleNotFoundError as error:
+            name = (error.name or "").partition(".")[0]
+            if name in ("", "mlflow_compress"):
+                raise
+            package = _EXTRAS.get(name, name)
+            _fail(f"package {name!r} is not installed: pip install '{package}'", 2)
         except MemoryError as error:
             text = f": {' '.join(str(error).split())}" if str(error) else ""
             _fail(f"there is not enough memory{text}; give fewer rows or a smaller model", 1)

@@ -1,5 +1,8 @@
 """Whatever happens is one line with a documented exit code, and never a traceback."""
 
+import subprocess
+import sys
+
 import click
 import numpy as np
 import onnx
@@ -43,6 +46,26 @@ def test_an_accident_is_one_line(model, monkeypatch, error, line, code):
     done = CliRunner().invoke(cli, ["pack", model, "-o", "p.onnx"])
     assert done.exit_code == code and code in map(int, module.EXIT_CODES)
     assert done.output.startswith(f"error: {line}") and done.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "package"),
+    [
+        ("torch", ["nas", "train", "space.yaml"], "mlflow-compress[torch]"),
+        ("rich", ["inspect", "p.onnx"], "rich"),
+        ("onnxruntime", ["verify", "p.onnx"], "onnxruntime"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(model, module, command, package):
+    """In a process of its own: another test may have imported what would be missing."""
+    onnx.save(packed.pack(onnx.load(model)), "p.onnx")
+    hidden = f"import sys; sys.modules[{module!r}] = None"
+    program = f"{hidden}; from mlflow_compress.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, check=False
+    )
+    line = f"error: package {module!r} is not installed: pip install '{package}'\n"
+    assert (done.returncode, done.stderr) == (2, line)
 
 
 def test_the_traceback_is_there_for_who_asks(model, monkeypatch):
