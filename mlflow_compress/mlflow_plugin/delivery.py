@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.models import Model
 
 from mlflow_compress.errors import ConfigError, SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.mlflow_plugin.flavor import FLAVOR_NAME, verified
+from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.mlflow_plugin.source import fix_version
 from mlflow_compress.registry.retry import patiently
 from mlflow_compress.scratch import ScratchFolder
@@ -44,11 +44,15 @@ def fetch(model_uri: str, flavor: str | None) -> Delivery:
         )
     with ScratchFolder() as work:
         folder, uri, version = _download(model_uri, work)
-        flavors = Model.load(folder).flavors
+        flavors = read_mlmodel(folder, model_uri).flavors
         if FLAVOR_NAME not in flavors:
             raise SourceError(f"{model_uri} has no flavor {FLAVOR_NAME}: compress it, or log it so")
         content = verified(folder).read_bytes()
-    conf, config = flavors[FLAVOR_NAME], flavors["python_function"].get("config") or {}
+    conf = flavors[FLAVOR_NAME]
+    config = flavor_of(flavor_of(flavors, "python_function"), "config")
+    missing = next((name for name in ("sha256", "profile") if name not in conf), None)
+    if missing is not None:
+        raise SourceError(f"{model_uri}: its MLmodel file does not say the {missing}")
     sha256 = str(conf["sha256"])
     manifest = {
         "flavor": FLAVOR_NAME,

@@ -31,6 +31,7 @@ from mlflow_compress.errors import (
     SourceNotFoundError,
 )
 from mlflow_compress.mlflow_plugin.about import plugin_version
+from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.packed.container import open_packed
 from mlflow_compress.packed.outside import inside, outside_files
 
@@ -215,12 +216,12 @@ def load_model(
         SourceError: the model has another flavor.
     """
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=dst_path))
-    flavors = Model.load(str(folder)).flavors
+    flavors = read_mlmodel(folder, model_uri).flavors
     if FLAVOR_NAME not in flavors:
         raise SourceError(
             f"{model_uri} has no flavor {FLAVOR_NAME}, only {', '.join(sorted(flavors))}"
         )
-    config = flavors["python_function"].get("config") or {}
+    config = flavor_of(flavor_of(flavors, "python_function"), "config")
     return _session(
         folder,
         providers if providers is not None else config.get("providers"),
@@ -244,7 +245,7 @@ def download_packed(model_uri: str, folder: str | Path, client: MlflowClient) ->
 
     with using_tracking_uri(client.tracking_uri):
         got = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(folder))
-    flavors = Model.load(got).flavors
+    flavors = read_mlmodel(got, model_uri).flavors
     if FLAVOR_NAME not in flavors:
         raise SourceError(f"{model_uri} has no flavor {FLAVOR_NAME}")
     return inside(Path(got), flavors[FLAVOR_NAME].get("data"), f"{model_uri}: its MLmodel file")
@@ -260,7 +261,7 @@ def verified(folder: str | Path) -> Path:
         PackedFormatError: the file is not the one that was saved.
         SourceError: the MLmodel file names one outside of the folder.
     """
-    conf = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
+    conf = flavor_of(read_mlmodel(folder, f"model in {folder}").flavors, FLAVOR_NAME)
     data, expected = conf.get("data", f"data/{MODEL_FILE}"), conf.get("sha256")
     try:
         path = inside(Path(folder), data, "the MLmodel file's data")

@@ -16,7 +16,6 @@ from google.protobuf.message import DecodeError
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
 from mlflow_compress.base.modules import require_modules
 from mlflow_compress.errors import SourceError, SourceNotFoundError
@@ -29,6 +28,8 @@ from mlflow_compress.registry.variants import using_tracking_uri
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
 
 __all__ = ["ResolvedSource", "fix_version", "identify", "resolve", "source_name"]
 
@@ -90,7 +91,7 @@ class ResolvedSource:
         """The input example that was logged with the model, or None."""
         if self.folder is None:
             return None
-        model = Model.load(str(self.folder))
+        model = read_mlmodel(self.folder, f"source {self.uri!r}")
         said = model.saved_input_example_info
         if said:
             inside(self.folder, said.get("artifact_path"), f"source {self.uri!r}: its example")
@@ -199,10 +200,10 @@ def _from_mlflow(uri: str, work_dir: Path, client: MlflowClient, trust: bool) ->
     fixed, name, version = patiently(f"find source {uri}", lambda: fix_version(uri, client))
     with using_tracking_uri(client.tracking_uri):
         folder = patiently(f"download source {fixed}", lambda: _download(fixed, work_dir))
-        model = Model.load(str(folder))
+        model = read_mlmodel(folder, f"source {uri!r}")
     flavors = set(model.flavors)
     if "onnx" in flavors:
-        data = dict(model.flavors["onnx"] or {}).get("data")
+        data = flavor_of(model.flavors, "onnx").get("data")
         kind, onnx_path = "onnx", inside(folder, data, f"source {uri!r}: data of its MLmodel file")
     elif "pytorch" in flavors:
         kind, onnx_path = "pytorch", None

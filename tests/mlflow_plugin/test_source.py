@@ -11,7 +11,9 @@ from mlflow.models import infer_signature
 
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin import flavor, resolve
+from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.mlflow_plugin.source import identify
+from mlflow_compress.packed.outside import inside
 from tests.tiny import tiny_model
 
 
@@ -252,3 +254,27 @@ def test_a_file_is_told_from_another_by_all_its_bytes_and_not_by_its_place(tmp_p
     other.with_name("tiny.data").unlink()
     with pytest.raises(SourceNotFoundError, match=r"tiny\.data"):
         identify(str(other), client)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"- a\n",
+        b"text",
+        b"a: [1,\n b: {",
+        b"\xff\xfe\x00",
+        b"\t\tx: 1",
+        b"[" * 10_000,
+        b"!!python/object/apply:os.system ['true']",
+        b"flavors: [onnx]\n",
+        b"flavors: {onnx: 3}\n",
+        b"flavors: {onnx: {data: [a]}}\n",
+    ],
+)
+def test_an_mlmodel_file_that_is_none_is_one_line(tmp_path, content):
+    (tmp_path / "MLmodel").write_bytes(content)
+    with pytest.raises(SourceError, match="MLmodel file") as caught:
+        data = flavor_of(read_mlmodel(tmp_path, "source 'x'").flavors, "onnx").get("data")
+        inside(tmp_path, data, "data of its MLmodel file")
+    assert "\n" not in str(caught.value)
