@@ -170,8 +170,8 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_the_schema_describes_every_key():
     schema = config_schema()
     assert schema["properties"].keys() == {
-        "source", "register_as", "experiment", "tracking_uri", "data", "recipe", "recipes",
-        "search", "targets",
+        "source", "trust", "register_as", "experiment", "tracking_uri", "data", "recipe",
+        "recipes", "search", "targets",
     }  # fmt: skip
     assert schema["additionalProperties"] is False
 

@@ -338,7 +338,7 @@ def test_steps_in_common_are_made_once_and_counted_in_the_run(project, cache, re
 def test_a_cache_folder_serves_the_next_search(project):
     search = {"latency_rounds": 0, "cache_folder": "steps"}
     assert project.run(recipe=GRID, search=search).exit_code == 0
-    assert len(list((project.folder / "steps").iterdir())) == 6
+    assert len(list((project.folder / "steps").glob("*.step"))) == 6
     rows = rows_of(project)
     np.savez(project.folder / "fewer.npz", **{k: v[:50] for k, v in rows.items()})
     data = {"evaluation": "fewer.npz"}  # scored anew, compressed already

@@ -25,7 +25,7 @@ class Interval:
         middle = share + z * z / (2 * rows)
         spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
         whole = 1 + z * z / rows
-        return cls((middle - spread) / whole, (middle + spread) / whole, level)
+        return cls(max((middle - spread) / whole, 0.0), min((middle + spread) / whole, 1.0), level)
 
     def including(self, value: float) -> "Interval":
         """Return the interval, stretched to a value outside it.

@@ -265,7 +265,7 @@ class _Promotion:
     def _say_limits(self, state: RegistryState, target: Target) -> None:
         """Note the limits where only those may write who may promote."""
         tag, text = LIMITS_TAG + target.name, limits_digest(target)
-        if state.tags.get(tag) != text:
+        if state.exists and state.tags.get(tag) != text:
             what = f"note the limits of {target.name!r}"
             self._do(what, lambda: self._client.set_registered_model_tag(self._name, tag, text))
 

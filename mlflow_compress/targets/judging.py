@@ -304,7 +304,7 @@ def _interval(report: Report, name: str, measure: Measure) -> Estimated | None:
     output = _of(fidelity, name)
     if fidelity is None or output is None or measure.name not in output.intervals:
         return None
-    return output.intervals[measure.name], fidelity.dataset.rows
+    return Estimated(output.intervals[measure.name], fidelity.dataset.rows)
 
 
 def _of(fidelity: Fidelity | None, name: str) -> OutputFidelity | None:

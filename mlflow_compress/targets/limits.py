@@ -64,8 +64,21 @@ _RELATIONS = {
 }
 
 
-Estimated = tuple[Interval, int]
-"""The interval of a number, and how many rows it comes from."""
+@dataclass(frozen=True)
+class Estimated:
+    """The interval of a number, with what its ends can be.
+
+    Attributes:
+        interval: the interval.
+        rows: how many rows it comes from.
+        low: the least that an end can be.
+        high: the largest that an end can be.
+    """
+
+    interval: Interval
+    rows: int
+    low: float = -math.inf
+    high: float = math.inf
 
 
 def _none(known: object) -> None:
@@ -76,12 +89,15 @@ def _metric_interval(report: Report) -> Estimated | None:
     accuracy = report.accuracy
     if accuracy is None or accuracy.interval is None:
         return None
-    return accuracy.interval, accuracy.dataset.rows
+    return Estimated(accuracy.interval, accuracy.dataset.rows, *accuracy.range)
 
 
 def _drop_interval(report: Report) -> Estimated | None:
     accuracy = report.accuracy
-    return None if accuracy is None else (accuracy.drop_interval, accuracy.dataset.rows)
+    if accuracy is None:
+        return None
+    most = accuracy.largest_drop
+    return Estimated(accuracy.drop_interval, accuracy.dataset.rows, -most, most)
 
 
 def metric_problem(
@@ -334,9 +350,13 @@ class Limit:
             if problem:
                 return Reading(None, problem)
         value = self.kind.read(report, self.target, rows)
-        interval, _ = self.kind.interval(report) or (None, 0)
-        asked = self.target.accuracy.confidence
-        return worse_end(self._shown_name, value, interval, self.kind.sense, asked)
+        known, asked = self.kind.interval(report), self.target.accuracy.confidence
+        if value.value is None or known is None or asked is None:
+            return value
+        ends = known.low, known.high
+        return worse_end(
+            self._shown_name, value.value, known.interval, self.kind.sense, asked, ends
+        )
 
     def excess(self, value: float) -> float:
         """Return how far a value is beyond the bound; 0 or less when it is within.
@@ -374,11 +394,11 @@ class Limit:
 
         What a limit fails by the bound alone, more rows may show to be within it.
         """
-        estimated, level = self.kind.interval(report), self.target.accuracy.confidence
+        known, level = self.kind.interval(report), self.target.accuracy.confidence
         value = self.kind.read(report, self.target, None).value
-        if estimated is None or level is None or value is None:
+        if known is None or level is None or value is None:
             return None
-        interval, rows = estimated
+        interval, rows = known.interval, known.rows
         if self.kind.sense == "most":
             return Bound(value, max(value, interval.high), level, rows)
         return Bound(value, min(value, interval.low), level, rows, "lower")

@@ -165,34 +165,33 @@ def read_latency_ratio(report: Report, target: Target) -> Reading:
 
 def worse_end(
     name: str,
-    value: Reading,
-    interval: Interval | None,
+    value: float,
+    interval: Interval,
     sense: Literal["most", "least"],
-    confidence: float | None,
+    confidence: float,
+    ends: tuple[float, float],
 ) -> Reading:
     """Return the end of a number's interval that is worse for a limit, or why it does not count.
 
     Args:
         name: of the number, for messages.
-        value: the number itself, which is returned where nothing else is asked or known.
+        value: the number itself.
         interval: the number's.
         sense: of the limit; the upper end is the worse one for ``most``.
-        confidence: the level that is asked for; None for the number itself.
+        confidence: the level that is asked for.
+        ends: the least and the largest that an end can be.
     """
-    if value.value is None or confidence is None or interval is None:
-        return value
     if not interval.level >= confidence - _LEVEL_SLACK:
         return Reading(
             None,
             f"the interval of {name} is at level {interval.level:g}, {confidence:g} is asked",
         )
-    end = interval.high if sense == "most" else interval.low
-    found = sound(f"bound of {name}", end, -math.inf)
+    found = sound(f"bound of {name}", interval.high if sense == "most" else interval.low, *ends)
     if found.value is None:
         return found
     # An end on the better side of the number itself would be a broken interval; the worse counts.
     worse = max if sense == "most" else min
-    return Reading(worse(value.value, found.value), level=confidence)
+    return Reading(worse(value, found.value), level=confidence)
 
 
 def read_accuracy(report: Report, rows: str | None) -> Reading:

@@ -276,14 +276,15 @@ def serve(*args):
 
 
 def test_what_cannot_be_served_is_refused_in_one_line(config, tmp_path):
-    free = ("--port", free_port(), "--secret-env", "HOOK", "--queue", tmp_path / "q")
+    known, queue = ("--secret-env", "HOOK"), ("--queue", tmp_path / "q")
+    free = ("--port", free_port())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         cases = {
-            "cannot listen on 127.0.0.1:": (config, *free, "--port", port),
-            "config absent.yaml: No such file": ("absent.yaml", *free),
-            "--secret-env NAME or": (config, "--queue", tmp_path / "q"),
-            "queue folder": (config, *free, "--queue", config / "q"),
+            "cannot listen on 127.0.0.1:": (config, *known, *queue, "--port", port),
+            "config absent.yaml: No such file": ("absent.yaml", *free, *known, *queue),
+            "--secret-env NAME or": (config, *queue),
+            "queue folder": (config, *free, *known, "--queue", config / "q"),
         }
         for said, args in cases.items():
             done = serve(*args)

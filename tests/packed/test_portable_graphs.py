@@ -110,7 +110,8 @@ def test_the_same_kernels_run(make, tmp_path):
 
 def test_weights_that_are_graph_inputs_or_have_value_info():
     plain = models.chain(models.sparse((200, 300)), models.sparse((300, 200), seed=1))
-    plain.graph.input.append(helper.make_tensor_value_info("w0", TensorProto.FLOAT, [200, 300]))
+    for name, shape in (("w0", [200, 300]), ("w1", [300, 200])):  # as exporters list all
+        plain.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     plain.graph.value_info.append(
         helper.make_tensor_value_info("w1", TensorProto.FLOAT, [300, 200])
     )

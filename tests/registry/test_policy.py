@@ -74,7 +74,7 @@ def test_confidence_compares_the_bound_of_the_interval(make_variant):
 def test_an_interval_of_a_lower_level_is_not_enough(make_variant):
     strict = replace(TARGET, accuracy=AccuracyLimits(max_drop=0.5, confidence=0.99))
     assert failed(make_variant(), strict) == {
-        "accuracy_drop": "the drop's interval is at level 0.95, 0.99 is asked"
+        "accuracy_drop": "the interval of accuracy drop is at level 0.95, 0.99 is asked"
     }
 
 

@@ -41,7 +41,7 @@ def test_bounds_reach_the_supernet_with_rows_to_recalibrate_on():
     (rows,) = source.rows[0].values()
     assert len(rows) == 2048
     assert min(np.unique(rows[:, 0], return_counts=True)[1]) > 500
-    assert made.notes == ("shrink: network 8: 3x1 of the supernet",)
+    assert made.notes[0] == "shrink: network 8: 3x1 of the supernet"
 
 
 def test_equal_requests_have_equal_recipes():

@@ -192,7 +192,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(source, dat
     assert apply(source, data, step, seed=4) != first
 
 
-class Killed(Exception):  # noqa: N818 - what a test raises in place of a signal
+class Killed(BaseException):
     pass
 
 

@@ -25,6 +25,8 @@ __all__ = ["ListedModel", "ModelPage", "TargetPage", "limits_of", "list_models",
 
 # What `decision.json` of a run holds limits in: an operator's own decisions have none.
 _DECIDED = ("promoted", "kept", "none feasible", "pending")
+_LOOKED_AT = 5
+"""Decisions that are read to find the limits of one that was made by limits."""
 _MODELS = 50
 
 T = TypeVar("T")
@@ -144,15 +146,17 @@ def limits_of(caller: Caller, known: Sequence[LoggedDecision]) -> Target | None:
     Raises:
         CompressError: what it stands in is larger than any decision.
     """
-    run = next((one.run_id for one in known if one.outcome in _DECIDED), None)
-    text = caller.artifact(run, "decision.json") if run else None
-    if text is None:
-        return None
-    try:
-        return from_dict(Target, parse_json(text)["limits"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        # Somebody else's file, or one of a version before; the page shows no limits then.
-        return None
+    for decision in [one for one in known if one.outcome in _DECIDED][:_LOOKED_AT]:
+        text = caller.artifact(decision.run_id, "decision.json")
+        try:
+            made = parse_json(text or "")
+            if "limits" not in made and made["by"] is not None:
+                continue  # an operator's word: no limits were looked at
+            return from_dict(Target, made["limits"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            # Somebody else's file, or one of a version before; the page shows no limits then.
+            return None
+    return None
 
 
 def _trials(
