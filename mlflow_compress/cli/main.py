@@ -149,12 +149,6 @@ class _LazyGroup(click.Group):
             kept = ctx.invoked_subcommand in _KEEP_TRIALS
             rest = "finished trials are kept and will be reused" if kept else "nothing was written"
             _fail(f"stopped by Ctrl-C; {rest}", 130)
-        except ModuleNotFoundError as error:
-            name = (error.name or "").partition(".")[0]
-            if name in ("", "mlflow_compress"):
-                raise
-            package = _EXTRAS.get(name, name)
-            _fail(f"package {name!r} is not installed: pip install '{package}'", 2)
         except MemoryError as error:
             text = f": {' '.join(str(error).split())}" if str(error) else ""
             _fail(f"there is not enough memory{text}; give fewer rows or a smaller model", 1)
@@ -163,11 +157,22 @@ class _LazyGroup(click.Group):
         except Exception as error:
             if os.environ.get(_DEBUG):
                 raise
+            if (missing := _missing_package(error)) is not None:
+                package = _EXTRAS.get(missing, missing)
+                _fail(f"package {missing!r} is not installed: pip install '{package}'", 2)
             _fail(
                 f"this should not happen: {named(error)} ({_place(error)}); please report it, with "
                 f"what {_DEBUG}=1 prints in place of this line",
                 1,
             )
+
+
+def _missing_package(error: Exception) -> str | None:
+    """Return the package of somebody else that could not be imported, if that is what it is."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    name = (error.name or "").partition(".")[0]
+    return name if name not in ("", "mlflow_compress") else None
 
 
 def _place(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow_compress.errors import TechniqueError, named
+from mlflow_compress.errors import CompressError, named
 from mlflow_compress.records import Recipe, Report, Variant
 from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search.screen import DroppedError, Screen
@@ -77,7 +77,7 @@ def run_trial(
             made = Made(*evaluator.evaluate(recipe, key))
     except DroppedError as error:
         return Outcome("dropped", after(), error=str(error), partial=error.report)
-    except TechniqueError as error:
+    except CompressError as error:
         return Outcome("failed", after(), error=" ".join(str(error).split()))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - one recipe's accident must not end the search
         _log.debug("%s failed", recipe.label, exc_info=True)

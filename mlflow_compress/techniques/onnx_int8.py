@@ -156,11 +156,11 @@ def _rename_clashes(model: ModelProto, taken: set[str]) -> dict[str, str]:
 def _rename_values(model: ModelProto, taken: set[str], outside: set[str]) -> None:
     """Rename values that are called as a quantizer would call what it makes of another."""
     made = {name for node in model.graph.node for name in node.output if name} - outside
-    stems = taken | set()
+    known = frozenset(taken)
     fresh = {
         name: unique_name(f"{name}_own", taken)
         for name in sorted(made)
-        if any(name == f"{name[: -len(end) - 1]}_{end}" and name[: -len(end) - 1] in stems
+        if any(name.endswith(f"_{end}") and name.removesuffix(f"_{end}") in known
                for end in _MADE_UP)
     }  # fmt: skip
     if not fresh:

@@ -36,8 +36,9 @@ _OPEN_SIZE = 4
 _SMALLEST = 1e-3
 """Changes are relative to no less: outputs of a sigmoid that are all but 0 are mostly rounding."""
 
-_TOLD = 32
-"""Rows on which the change of the outputs is told."""
+_TOLD, _AT_ONCE = 32, 4
+"""Rows on which the change of the outputs is told, and how many run in one call: what a network
+computes of one image may take a hundred megabytes."""
 
 _TOLERANCE = 1e-3
 """What must not change anything may change outputs by so much: operators that are fused round
@@ -146,13 +147,14 @@ def told_change(
     Raises:
         TechniqueError: the second model does not run on them.
     """
-    fed = list(batches(before, calibration, size=_TOLD, rows=_TOLD))
     try:
+        given = as_rows(before, calibration)
+        fed = list(batches(before, given, size=_AT_ONCE, rows=_TOLD))
         wanted = all_outputs(before, fed)
     except TechniqueError:
         return ""
-    rows = sum(1 for _ in fed) and min(_TOLD, as_rows(before, calibration).count)
     change = output_change(wanted, all_outputs(after, fed))
+    rows = min(_TOLD, given.count)
     return f"the outputs' error on {rows} calibration rows is {change:.3g} of their variance"
 
 
