@@ -74,6 +74,22 @@ def test_what_cannot_be_read_back_is_not_left_behind(files, monkeypatch, profile
     assert not (files / "p.onnx").exists()
 
 
+@pytest.mark.parametrize("profile", ["compact", "portable"])
+def test_numbers_that_protobuf_writes_short_are_read_back(files, profile):
+    """A million numbers of eight bytes, in a file of one byte each."""
+    values = np.random.default_rng(0).integers(0, 100, 1_000_000)
+    table = onnx.helper.make_tensor("t", onnx.TensorProto.INT64, [1_000_000], values.tolist())
+    x, y = (onnx.helper.make_tensor_value_info(name, 7, [1]) for name in "xy")
+    node = onnx.helper.make_node("Gather", ["t", "x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [x], [y], [table])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), files / "n.onnx")
+    assert (files / "n.onnx").stat().st_size < 2_000_000
+    done = run(pack, files / "n.onnx", "-o", files / "p.onnx", "--profile", profile)
+    assert done.exit_code == 0, done.output
+    assert onnx.load(files / "n.onnx") == packed.unpack(files / "p.onnx")
+
+
 def test_inspect_prints_a_table_json_and_csv(files):
     run(pack, files / "m.onnx", "-o", files / "p.onnx")
     table = run(inspect, files / "p.onnx").output
