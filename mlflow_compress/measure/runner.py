@@ -25,7 +25,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(
 )
 """What onnxruntime raises; its exceptions have no common base class."""
 
-_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
 
 class Runnable(Protocol):

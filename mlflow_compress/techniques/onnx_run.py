@@ -47,7 +47,7 @@ otherwise."""
 _CONSTANT = 1e-6
 """Outputs whose variance is a smaller share of their mean square say the same for every row."""
 
-_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
 
 def session(model: ModelProto, *, fast: bool = False) -> ort.InferenceSession:
@@ -119,9 +119,7 @@ def output_change(
     """
     worst = 0.0
     for before, after in zip(zip(*expected, strict=True), zip(*got, strict=True), strict=True):
-        if not isinstance(before[0], np.ndarray) or before[0].dtype.kind != "f":
-            continue
-        one, two = (np.concatenate([a.ravel() for a in parts]) for parts in (before, after))
+        one, two = (np.concatenate([_floats(part) for part in parts]) for parts in (before, after))
         if one.shape != two.shape:
             raise TechniqueError("the outputs have other shapes than the source's")
         judged = np.isfinite(one)
@@ -136,13 +134,23 @@ def output_change(
     return worst
 
 
+def _floats(output: object) -> np.ndarray:
+    """Return the floats of an output in one row: of a tensor, a sequence, or a sequence of maps."""
+    if isinstance(output, np.ndarray):
+        return output.ravel() if output.dtype.kind == "f" else np.zeros(0)
+    parts = list(output.values()) if isinstance(output, dict) else output
+    if not isinstance(parts, list):
+        return np.asarray([parts] if isinstance(parts, float) else [], np.float64)
+    return np.concatenate([np.zeros(0), *map(_floats, parts)])
+
+
 def told_change(
     before: ModelProto, after: ModelProto, calibration: Mapping[str, np.ndarray]
 ) -> str:
     """Say how far the outputs are from what they were on a few calibration rows.
 
     Returns:
-        A sentence; empty where the first model does not run on the rows, or has no float outputs.
+        A sentence; empty where the first model does not run on the rows, or gives no floats.
 
     Raises:
         TechniqueError: the second model does not run on them.
@@ -153,8 +161,13 @@ def told_change(
         wanted = all_outputs(before, fed)
     except TechniqueError:
         return ""
-    change = output_change(wanted, all_outputs(after, fed))
-    rows = min(_TOLD, given.count)
+    got, rows = all_outputs(after, fed), min(_TOLD, given.count)
+    if not any(_floats(output).size for call in wanted for output in call):
+        return ""
+    try:
+        change = output_change(wanted, got)
+    except TechniqueError as error:  # as many boxes as there are found
+        return f"{error} on {rows} calibration rows"
     return f"the outputs' error on {rows} calibration rows is {change:.3g} of their variance"
 
 

@@ -1,5 +1,7 @@
 """int8 by onnxruntime's tools computes what the model does, or what it cannot is said."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -198,6 +200,58 @@ def test_the_error_that_is_told_is_what_users_get(steps, evaluate):
         f"{steps[-1]}: the outputs' error on 32 calibration rows is "
     )
     assert float(told.removesuffix(" of their variance")) == pytest.approx(error, rel=0.02)
+
+
+def tail_of(*nodes, output, kind, **held):
+    """A network whose output is made of ``h`` by other operators."""
+    opsets = [helper.make_opsetid("", 17)]
+    graph = graph_of([node("MatMul", "x w", "h"), *nodes], {"w": weights(16, 8), **held})
+    del graph.output[:]
+    graph.output.append(helper.make_value_info(output, kind))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+MATRIX = helper.make_tensor_type_proto(TensorProto.FLOAT, [None, None])
+
+
+def test_sequences_have_an_error_too():
+    model = tail_of(
+        node("SplitToSequence", "h", "s", axis=1),
+        output="s",
+        kind=helper.make_sequence_type_proto(MATRIX),
+    )
+    (note,) = applied(model, "weight_only", bits=4, method="rtn").notes
+    told = re.search(r"calibration rows is (\S+) of their variance", note)
+    assert float(told[1]) > 1e-4
+
+
+def test_as_many_rows_as_are_found_fail_no_step():
+    """After suppression a variant gives more boxes, or fewer."""
+    model = tail_of(
+        node("Greater", "h limit", "above"),
+        node("NonZero", "above", "where"),
+        node("Cast", "where", "y", to=TensorProto.FLOAT),
+        output="y", kind=MATRIX, limit=np.float32(0.5),
+    )  # fmt: skip
+    (note,) = applied(model, "weight_only", bits=2, method="rtn").notes
+    assert "other shapes than the source's on 32 calibration rows" in note
+
+
+def test_outputs_that_numpy_has_no_word_for_are_refused_by_that():
+    model = tail_of(
+        node("Cast", "h", "y", to=TensorProto.BFLOAT16),
+        output="y", kind=helper.make_tensor_type_proto(TensorProto.BFLOAT16, [None, None]),
+    )  # fmt: skip
+    with pytest.raises(TechniqueError, match=r"'fold': .*No corresponding Numpy type.*bfloat16"):
+        applied(model, "fold")
+    assert applied(model, "share", clusters=16).notes == ()
+
+
+def test_a_source_that_declares_no_shapes_is_compressed_too():
+    """onnxruntime runs it; onnx's checker does not like it, before and after."""
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    model = tail_of(node("Relu", "h", "y"), output="y", kind=kind)
+    assert applied(model, "share", clusters=16).model.graph.node
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
