@@ -1,5 +1,5 @@
-# make demo · make test · make lint · make plugins · make bench · make fuzz · make faults · make large
-# make wheels · make models · make browser · make screenshots
+# make demo · make test · make lint · make plugins · make bench · make fuzz · make fuzz-cli · make faults
+# make large · make wheels · make models · make browser · make screenshots
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,8 @@ PLUGINS := .venv-plugins
 PLUGINS_STAMP := $(PLUGINS)/.installed
 
 FUZZ_SECONDS ?= 600
+FUZZ_EXAMPLES ?= 10000
+FUZZ_SEED ?= 0
 # 0 runs the tests in one process, for a debugger
 PYTEST_WORKERS ?= 2
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
@@ -20,7 +22,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
-.PHONY: demo test lint plugins format bench fuzz faults large models browser screenshots wheels clean
+.PHONY: demo test lint plugins format bench fuzz fuzz-cli faults large models browser screenshots wheels clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -47,6 +49,12 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	PYTHON=$(BIN)/python bash tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+# Every command of the command line, on files, settings and machines that are odd. Findings are kept in
+# build/fuzz-cli; python -m tests.fuzz_cli.campaign --again FILE tries one of them again.
+fuzz-cli: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz_cli.campaign --examples $(FUZZ_EXAMPLES) \
+		--seed $(FUZZ_SEED) --out build/fuzz-cli
 
 # Kills and HTTP faults at every request, promoters at once, changes by hand; on PostgreSQL too where
 # it is installed or can be. More than an hour.

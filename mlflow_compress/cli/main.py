@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ _COMMANDS = {
 
 
 _KEEP_TRIALS = ("run", "retrain", "nas")
+_LONGEST = 2000
+"""Characters of a message."""
+
 _DEBUG = "MLFLOW_COMPRESS_DEBUG"
 _EXTRAS = {"torch": "mlflow-compress[torch]"}
 """What installs a module that is no package of its name, or no other version will do."""
@@ -135,36 +139,47 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, entry[2]) for name, entry in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _one_line(ctx):
             return super().invoke(ctx)
-        except CompressError as error:
-            lines = error.lines if isinstance(error, UnsaidError) else ""
-            _fail(str(error).removesuffix(lines), error.exit_code, lines)
-        except BrokenPipeError:
-            raise  # whoever read the output has gone: click leaves quietly
-        except OSError as error:
-            name = f"'{error.filename}': " if error.filename else ""
-            _fail(f"{name}{error.strerror or named(error)}", 1)
-        except KeyboardInterrupt:
-            kept = ctx.invoked_subcommand in _KEEP_TRIALS
-            rest = "finished trials are kept and will be reused" if kept else "nothing was written"
-            _fail(f"stopped by Ctrl-C; {rest}", 130)
-        except MemoryError as error:
-            text = f": {' '.join(str(error).split())}" if str(error) else ""
-            _fail(f"there is not enough memory{text}; give fewer rows or a smaller model", 1)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        with _one_line():  # what click does itself, such as wrapping its texts, may fail as well
+            return super().main(*args, **options)
+
+
+@contextmanager
+def _one_line(ctx: click.Context | None = None) -> Iterator[None]:
+    """Say what happens in one line, and leave with its exit code."""
+    try:
+        yield
+    except CompressError as error:
+        lines = error.lines if isinstance(error, UnsaidError) else ""
+        _fail(str(error).removesuffix(lines), error.exit_code, lines)
+    except BrokenPipeError:
+        raise  # whoever read the output has gone: click leaves quietly
+    except OSError as error:
+        name = f"'{error.filename}': " if error.filename else ""
+        _fail(f"{name}{error.strerror or named(error)}", 1)
+    except KeyboardInterrupt:
+        kept = ctx is not None and ctx.invoked_subcommand in _KEEP_TRIALS
+        rest = "finished trials are kept and will be reused" if kept else "nothing was written"
+        _fail(f"stopped by Ctrl-C; {rest}", 130)
+    except MemoryError as error:
+        text = f": {' '.join(str(error).split())}" if str(error) else ""
+        _fail(f"there is not enough memory{text}; give fewer rows or a smaller model", 1)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get(_DEBUG):
             raise
-        except Exception as error:
-            if os.environ.get(_DEBUG):
-                raise
-            if (missing := _missing_package(error)) is not None:
-                package = _EXTRAS.get(missing, missing)
-                _fail(f"package {missing!r} is not installed: pip install '{package}'", 2)
-            _fail(
-                f"this should not happen: {named(error)} ({_place(error)}); please report it, with "
-                f"what {_DEBUG}=1 prints in place of this line",
-                1,
-            )
+        if (missing := _missing_package(error)) is not None:
+            package = _EXTRAS.get(missing, missing)
+            _fail(f"package {missing!r} is not installed: pip install '{package}'", 2)
+        _fail(
+            f"this should not happen: {named(error)} ({_place(error)}); please report it, with "
+            f"what {_DEBUG}=1 prints in place of this line",
+            1,
+        )
 
 
 def _missing_package(error: Exception) -> str | None:
@@ -186,6 +201,8 @@ def _place(error: BaseException) -> str:
 def _fail(message: str, exit_code: int, lines: str = "") -> None:
     """Print one line on stderr, and lines to copy as they are, and leave."""
     shown = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    if len(shown) > _LONGEST:  # a value of any length may stand in it; the remedy is at the end
+        shown = f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
     click.echo(f"error: {shown}", err=True)
     if lines:
         click.echo(lines, err=True)

@@ -48,11 +48,11 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
     Raises:
         ConfigError: naming the file and what to do.
     """
+    check_replaceable(output)
     if not output.parent.is_dir():
         raise ConfigError(f"no folder '{output.parent}' to write {output.name} into (make it)")
     files = (output, output.with_name(f"{output.name}.data"))
-    for path in files:
-        check_replaceable(path)
+    check_replaceable(files[1])
     if force:
         return
     for path in files:

@@ -1,6 +1,7 @@
 """The tracking server or store: reached, or one line that says why not."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,7 +38,8 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
         patience: seconds to wait for a server that does not answer.
 
     Raises:
-        UnreachableError: the server does not answer, or the store cannot be written.
+        UnreachableError: the server or the registry does not answer, or the store cannot be
+            written.
     """
     uri = tracking_uri or mlflow.get_tracking_uri()
     for name, value in _DEFAULTS.items():
@@ -50,18 +52,35 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
         except UnreachableError as error:
             advice = "start it, or name another one with MLFLOW_TRACKING_URI or tracking_uri"
             raise UnreachableError(f"{error}: {advice}") from error
-    try:
-        client = MlflowClient(uri)
-        patiently(
-            f"open tracking store {without_password(uri)}",
-            lambda: client.search_experiments(max_results=1),
+    client = _opened(
+        f"tracking store {without_password(uri)}",
+        lambda: MlflowClient(uri),
+        lambda client: client.search_experiments(max_results=1),
+        patience,
+    )
+    if registry := os.environ.get("MLFLOW_REGISTRY_URI"):  # which MLflow opens without a look
+        _opened(
+            f"model registry {without_password(registry)} (MLFLOW_REGISTRY_URI)",
+            lambda: client,
+            lambda client: client.search_registered_models(max_results=1),
             patience,
         )
+    return client
+
+
+def _opened(
+    what: str,
+    opening: Callable[[], MlflowClient],
+    asking: Callable[[MlflowClient], object],
+    patience: float,
+) -> MlflowClient:
+    """Return a client that got an answer."""
+    try:
+        client = opening()
+        patiently(f"open {what}", lambda: asking(client), patience)
     except (MlflowException, SQLAlchemyError, ImportError) as error:
-        text = one_line(error).replace(uri, without_password(uri))
-        raise UnreachableError(
-            f"cannot open tracking store {without_password(uri)}: {text}"
-        ) from error
+        text = without_password(one_line(error))
+        raise UnreachableError(f"cannot open {what}: {text}") from error
     return client
 
 

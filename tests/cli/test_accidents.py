@@ -107,3 +107,22 @@ def test_a_metric_that_is_no_function_is_said(model, metric):
     )  # fmt: skip
     assert done.exit_code in (2, 4), done.output
     assert repr(metric) in done.output and "should not happen" not in done.output
+
+
+@pytest.mark.parametrize("output", ["", ".", "..", "folder"])
+def test_an_output_that_is_a_folder_is_said(model, tmp_path, output):
+    (tmp_path / "folder").mkdir()
+    done = CliRunner().invoke(cli, ["pack", model, "-o", output, "--force"])
+    assert done.exit_code == 2 and "is a folder, and only a file is replaced" in done.output
+
+
+def test_what_fails_in_click_itself_is_one_line(monkeypatch):
+    monkeypatch.setattr(click.Group, "make_context", failing(OSError(24, "Too many open files")))
+    done = CliRunner().invoke(cli, ["schema"])
+    assert (done.exit_code, done.output) == (1, "error: Too many open files\n")
+
+
+def test_a_long_value_leaves_room_for_the_remedy(model):
+    done = CliRunner().invoke(cli, ["pack", model, "-o", f"{'x/' * 1500}out.onnx"])
+    assert len(done.output) < 2100
+    assert done.output.startswith("error: no folder 'x/x/x") and done.output.endswith("(make it)\n")
