@@ -12,6 +12,9 @@ from mlflow_compress.measure.data import LABELS, ONLY_INPUT
 
 __all__ = ["is_idx", "read_idx"]
 
+_DEFLATE = 1032
+"""Times that the algorithm can make a file smaller at the most; a header may say anything."""
+
 _DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 """The third byte of an IDX file tells what it holds."""
 
@@ -55,19 +58,23 @@ def read_idx(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"data file {str(path)!r} is no plain file")
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4)
+            kind, rank = (head[2], head[3]) if len(head) == 4 and head[:2] == b"\0\0" else (0, 0)
+            sizes = file.read(4 * rank)
+            if kind not in _DTYPES or not rank or len(sizes) < 4 * rank:
+                raise DataError(f"data file {str(path)!r} is no IDX file")
+            shape, dtype = np.frombuffer(sizes, ">u4").tolist(), np.dtype(_DTYPES[kind])
+            told = math.prod(shape) * dtype.itemsize
+            data = file.read(min(told + 1, _DEFLATE * path.stat().st_size))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data file {str(path)!r} cannot be read: {error}") from error
-    kind, rank = (data[2], data[3]) if len(data) >= 4 and data[:2] == b"\0\0" else (0, 0)
-    if kind not in _DTYPES or not rank or len(data) < 4 + 4 * rank:
-        raise DataError(f"data file {str(path)!r} is no IDX file")
-    shape = np.frombuffer(data, ">u4", rank, 4).tolist()
-    dtype, start = np.dtype(_DTYPES[kind]), 4 + 4 * rank
-    if len(data) != start + math.prod(shape) * dtype.itemsize:
+    if len(data) != told:
+        there = f"{len(data):,}" if len(data) < told else "more"
         raise DataError(
-            f"data file {str(path)!r} has {len(data)} bytes, its header says "
-            f"{start + math.prod(shape) * dtype.itemsize}"
+            f"data file {str(path)!r} holds {there} bytes of data, its header says {told:,}"
         )
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))

@@ -53,6 +53,7 @@ def _try(count: int, number: int, out: Path) -> None:
     place = Place(folder)
     codes: collections.Counter[int] = collections.Counter()
     words: collections.Counter[str] = collections.Counter()
+    messages: collections.Counter[str] = collections.Counter()
     started = time.monotonic()
 
     @seed(number)
@@ -63,6 +64,9 @@ def _try(count: int, number: int, out: Path) -> None:
         found, done = findings(example, place)
         codes[done.code] += 1
         words[" ".join(example.argv[:1])] += 1
+        if done.code:
+            last = re.sub(r"\d+|/\S+", "N", "".join(done.err.splitlines()[-1:]))[:160]
+            messages[f"{example.argv[0]} {done.code}: {last}"] += 1
         if sum(codes.values()) % 100 == 0:
             seconds = time.monotonic() - started
             print(f"[{number}] {sum(codes.values())} in {seconds:.0f} s, exit codes {dict(codes)}")
@@ -77,6 +81,8 @@ def _try(count: int, number: int, out: Path) -> None:
 
     attempt()
     shutil.rmtree(folder)
+    told = [f"{times:5} {message}" for message, times in messages.most_common()]
+    (out / f"messages-{number}.txt").write_text("\n".join(told))
     print(f"[{number}] ended: exit codes {dict(codes)}, commands {dict(words)}")
 
 

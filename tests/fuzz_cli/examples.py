@@ -235,7 +235,9 @@ def _changed(
         used += rng.sample(artifacts, min(5, len(artifacts)))
     name = rng.choice(used or known)
     if rng.random() < 0.08:
-        return {name: rng.choice(["folder", "missing", "dangling", "fifo"])}
+        # of a configuration, a pipe is waited for: somebody may be about to write it
+        odd = ["folder", "missing", "dangling", *([] if name in CONFIGS else ["fifo"])]
+        return {name: rng.choice(odd)}
     return {name: _damaged(name, (project / name).read_bytes(), rng)}
 
 

@@ -1,4 +1,6 @@
 import gzip
+import os
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -259,10 +261,28 @@ def test_a_broken_idx_file_is_refused(tmp_path):
         load_dataset(str(tmp_path))
     write_idx(path, np.zeros((2, 2, 2), np.uint8))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="has 23 bytes, its header says 24"):
+    with pytest.raises(DataError, match="holds 7 bytes of data, its header says 8"):
+        load_dataset(str(path))
+    path.unlink()
+    os.mkfifo(path)  # reading one waits for ever
+    with pytest.raises(DataError, match="is no plain file"):
         load_dataset(str(path))
     with pytest.raises(DataNotFoundError, match="does not exist"):
         load_dataset(str(tmp_path / "t10k-images-idx3-ubyte"))
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1 << 31,) * 3])
+def test_a_compressed_idx_file_takes_no_more_memory_than_it_can_hold(tmp_path, sizes):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    head = bytes([0, 0, 8, 3]) + np.array(sizes, ">u4").tobytes()
+    path.write_bytes(gzip.compress(head + bytes(30_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="bytes of data, its header says"):
+            load_dataset(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 70_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_labels_have_names(tmp_path, x, labels):
