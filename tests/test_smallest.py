@@ -1,5 +1,6 @@
 """The command without config, server or labels: what it writes, and what it refuses."""
 
+import mlflow
 import numpy as np
 import onnx
 import onnxruntime
@@ -46,6 +47,19 @@ def folder(tmp_path, monkeypatch):
 def compress(*args):
     words = ["compress", "in.onnx", "-o", "out.onnx", "--effort", "1", *args]
     return CliRunner().invoke(cli, words, catch_exceptions=False)
+
+
+def test_a_registered_model_leaves_nothing_of_its_own_in_the_folder(folder, store_uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    monkeypatch.chdir(folder)
+    with mlflow.start_run():
+        mlflow.onnx.log_model(tiny_model(), name="m", registered_model_name="toy")
+    before = {path.name for path in folder.iterdir()}
+    words = ["compress", "models:/toy/1", "-o", "out.onnx", "--effort", "1", "--calibration",
+             "calibration-x.npz", "--min-agreement", "0.9"]  # fmt: skip
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in folder.iterdir()} - before == {"out.onnx"}
 
 
 @pytest.mark.parametrize("profile", ["portable", "compact"])

@@ -112,14 +112,13 @@ def compress(
 
     specs = parse_inputs(inputs)
     check_output(output, source, force)
-    model = _load(source)
     rows = None if evaluation is None else load_dataset(evaluation, inputs=specs)
     has_labels = labels == "source" or (rows is not None and rows.has_labels)
     scored_by = MetricSpec(metric, metric_output, labels=labels)
     wanted = _limits(has_labels, limits, options)
     with ScratchFolder() as folder:
         found = smallest(
-            model,
+            _load(source, folder),
             limits=wanted,
             work_dir=Path(folder),
             calibration=None if calibration is None else load_dataset(calibration, inputs=specs),
@@ -136,10 +135,11 @@ def compress(
         sys.exit(3)
 
 
-def _load(source: Path) -> Any:
+def _load(source: Path, folder: str) -> Any:
+    """Return the model; what is downloaded for it lies in ``folder``."""
     from mlflow_compress.mlflow_plugin import resolve
 
-    return resolve(str(source), ".").model
+    return resolve(str(source), folder).model
 
 
 def _kinds(texts: Sequence[str]) -> dict[str, Any]:
