@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 
+from mlflow_compress.base.home import from_home
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.files import own_folder
 
@@ -24,9 +25,15 @@ def checkpoint_folder(given: str | None) -> Path:
 
     Args:
         given: as configured; None for the one in the user's cache.
+
+    Raises:
+        ConfigError: there is no such cache, as the user has no home.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = Path(given) if given else cache / "mlflow-compress" / "checkpoints"
+    if given:
+        folder = Path(given)
+    else:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = from_home(cache) / "mlflow-compress" / "checkpoints"
     try:
         own_folder(folder, "checkpoints", lambda path: bool(_CHECKPOINT.fullmatch(path.name)))
     except (OSError, ConfigError):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mlflow_compress.base import bounds
+from mlflow_compress.base.home import from_home
 from mlflow_compress.base.once import put_once
 from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.config_text import checked, read_yaml
@@ -378,7 +379,7 @@ def absolute_paths(config: Config, folder: Path) -> Config:
 
 def absolute_path(path: str, folder: Path) -> str:
     """Return a path of a configuration as it is meant: from the file's folder, or from home."""
-    return str(folder / Path(path).expanduser())
+    return str(folder / from_home(path))
 
 
 def absolute_store(uri: str | None, folder: Path) -> str | None:

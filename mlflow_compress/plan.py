@@ -1,7 +1,7 @@
 """What a job needs, checked before anything runs: targets, recipes, rows, the source."""
 
-import contextlib
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,8 @@ __all__ = [
     "make_plan",
     "metric_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_RECIPES: list[Any] = [
     [
@@ -296,8 +298,12 @@ def _cache(config: Config, work_dir: Path) -> StepCache | None:
         return None
     if not folder:
         return StepCache(work_dir / "steps", size)
-    with contextlib.suppress(OSError):  # a cache that cannot be written keeps nothing
+    try:
         own_folder(Path(folder), "steps of recipes", is_cached)
+    except OSError as error:
+        told = "search.cache_folder %s: %s: steps are kept for this search alone"
+        _log.warning(told, folder, error.strerror)
+        return StepCache(work_dir / "steps", size)
     return StepCache(Path(folder), size)
 
 

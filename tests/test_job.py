@@ -347,6 +347,25 @@ def test_a_cache_folder_serves_the_next_search(project):
     assert newest.data.metrics["steps_reused"] == newest.data.metrics["steps"] == 8
 
 
+def test_a_cache_folder_of_somebody_else_is_refused_and_left_as_it_is(project):
+    folder = project.folder / "steps"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("three years")
+    done = project.run(recipe=GRID, search={"cache_folder": "steps"})
+    assert done.exit_code == 2
+    assert "holds something else (thesis.tex): name a folder that is empty or not" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_cache_folder_that_cannot_be_made_is_told_and_not_needed(project, caplog):
+    (project.folder / "file").touch()
+    search = {"latency_rounds": 0, "cache_folder": "file/steps"}
+    assert project.run(recipe=GRID, search=search).exit_code == 0
+    assert "file/steps: Not a directory: steps are kept for this search alone" in caplog.text
+    (run,) = searches_of(project)
+    assert run.data.metrics["steps_reused"] > 0
+
+
 def test_a_dropped_trial_has_a_run_of_its_own_and_is_not_reused(project):
     targets = [{"name": "device", "limits": {"size": "3kB"}, "accuracy": {"max_drop": 0.25}}]
     recipes = [[{"share": {"clusters": 16}}], []]

@@ -1,28 +1,37 @@
 """Child processes: they end with whoever started them, and say no more than is kept."""
 
 import contextlib
-import ctypes
+import errno
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 __all__ = ["Done", "TooMuchError", "end_group", "ending_with_parent", "run_bounded"]
 
 _GRACE = 3.0
 """Seconds that a child has to clean up after itself before it is killed."""
 
-_SET_DEATH_SIGNAL = 1
-"""Linux's PR_SET_PDEATHSIG."""
-
 _CHUNK = 1 << 16
 
-_LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+# What a child is before it becomes the command. It is a program of its own, as nothing of ours may
+# run between fork and exec: another thread may have held any lock, and nobody lets go of it there.
+# 1 is Linux's PR_SET_PDEATHSIG. Python ignores SIGPIPE and SIGXFSZ, which would stay so.
+_TIED = (
+    "import ctypes,os,signal,sys\n"
+    "ctypes.CDLL(None).prctl(1,int(signal.SIGTERM),0,0,0)\n"
+    "if os.getppid()!=int(sys.argv[1]): sys.exit(1)\n"  # it ended before it was asked for
+    "for n in (signal.SIGPIPE,signal.SIGXFSZ): signal.signal(n,signal.SIG_DFL)\n"
+    "try: os.execv(sys.argv[2],sys.argv[3:])\n"
+    "except OSError as e: sys.exit(sys.argv[2]+': '+e.strerror)\n"
+)
 
 
 @dataclass(frozen=True)
@@ -38,24 +47,31 @@ class TooMuchError(Exception):
     """A child wrote more than is kept, and was ended."""
 
 
-def ending_with_parent(number: int = signal.SIGTERM) -> Callable[[], None] | None:
-    """Return what a child runs first, so that it gets a signal when the thread that starts it ends.
+def ending_with_parent(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return a command that runs another, which gets SIGTERM when the thread that starts it ends.
 
-    That thread has to live as long as the child. None where the system knows no such thing.
+    That thread has to live as long as the child. Where the system knows no such thing, it is the
+    command itself.
 
     Args:
-        number: the signal.
+        command: what to run.
+        environment: of the child, whose PATH is looked in; this process's when None.
+
+    Raises:
+        OSError: there is no such program.
     """
-    if _LIBC is None:
-        return None
-    parent = os.getpid()
-
-    def ask() -> None:
-        _LIBC.prctl(_SET_DEATH_SIGNAL, number, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before it was asked for
-            os.kill(os.getpid(), number)
-
-    return ask
+    if sys.platform != "linux" or not sys.executable:
+        return list(command)
+    path = (os.environ if environment is None else environment).get("PATH", os.defpath)
+    program = shutil.which(command[0], path=path)
+    if program is None:
+        there = os.sep in command[0] and Path(command[0]).exists()
+        number = errno.EACCES if there else errno.ENOENT
+        raise OSError(number, os.strerror(number), command[0])
+    tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())]
+    return [*tied, str(Path(program).absolute()), *command]
 
 
 def run_bounded(command: Sequence[str], data: bytes, *, timeout: float, most: int) -> Done:
@@ -74,12 +90,11 @@ def run_bounded(command: Sequence[str], data: bytes, *, timeout: float, most: in
     """
     end = time.monotonic() + timeout
     process = subprocess.Popen(
-        command,
+        ending_with_parent(command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=ending_with_parent(),
     )
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     try:

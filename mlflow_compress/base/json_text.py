@@ -1,7 +1,13 @@
-"""JSON from outside: too deep is as wrong as any other mistake in it."""
+"""The one reader of JSON from outside: a key twice or lists without end are mistakes like others.
+
+Python lets the last of two equal keys win, other programs the first: what one of them checked, the
+other need not do.
+"""
 
 import json
 from typing import Any
+
+from mlflow_compress.errors import shown
 
 __all__ = ["parse_json"]
 
@@ -10,9 +16,19 @@ def parse_json(text: str | bytes) -> Any:
     """Return what a JSON text says.
 
     Raises:
-        ValueError: it is no JSON, or lies deeper than Python's parser goes.
+        ValueError: it is no JSON, has a key twice, or lies deeper than Python's parser goes.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("lists and mappings inside one another without end") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping whose keys stand there once."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {shown(key)} stands there twice")
+        made[key] = value
+    return made

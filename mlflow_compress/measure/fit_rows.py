@@ -9,6 +9,7 @@ from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.fitting import check_fits
 from mlflow_compress.measure.runner import find_layout, open_session, settle
 from mlflow_compress.records import InputSpec
+from mlflow_compress.rows import most_rows
 
 __all__ = ["Fitted", "fit_rows"]
 
@@ -59,10 +60,15 @@ def fit_rows(
     def fitted(rows: Dataset) -> Dataset:
         rows = check_fits(rows, model, specs, stream)
         layout = replace(rows.layout, batch=shown.batch, outputs=shown.outputs)
-        return settle(session, replace(rows, layout=layout))
+        return settle(session, _within_memory(model, replace(rows, layout=layout)))
 
     return Fitted(
-        replace(scored, layout=shown),
+        _within_memory(model, replace(scored, layout=shown)),
         None if calibration is None else fitted(calibration),
         None if train is None else fitted(train),
     )
+
+
+def _within_memory(model: onnx.ModelProto, rows: Dataset) -> Dataset:
+    """Return the rows, so many in a call at most that the model has room for what it computes."""
+    return replace(rows, layout=replace(rows.layout, most=most_rows(model, rows.fed)))

@@ -174,7 +174,7 @@ def _run(
 ) -> dict[str, Array]:
     fed, collected = dataset.fed, Collected(axes)
     size = 1 if None in axes.values() else batch
-    size = fed.batch or size
+    size = fed.per_call(size)
     ordered = InOrder(dataset) if dataset.layout.states else None
     for call in fed.calls(size, fill=True) if ordered is None else ordered.calls(size):
         outputs = _call(session, call.feed, dataset)

@@ -39,7 +39,7 @@ class InOrder:
             size: rows per call at most.
         """
         ragged = any(isinstance(array, Ragged) for array in self._fed.inputs.values())
-        size = self._fed.batch or (1 if ragged else size)
+        size = self._fed.per_call(1 if ragged else size)
         streams = [np.flatnonzero(self._stream == n) for n in range(int(self._stream.max()) + 1)]
         for step in range(max(len(rows) for rows in streams)):
             now = np.sort([rows[step] for rows in streams if len(rows) > step])

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.mlflow_plugin.answers import bound_answers
 from mlflow_compress.registry.retry import PATIENCE, one_line, patiently, without_password
 
 __all__ = ["connect", "ensure_experiment"]
@@ -44,6 +45,7 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
     uri = tracking_uri or mlflow.get_tracking_uri()
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    bound_answers()
     if uri.startswith(_SQLITE):
         _check_writable(uri)
     if uri.startswith(("http://", "https://")):
@@ -85,9 +87,9 @@ def _opened(
 
 
 def _check_health(uri: str) -> None:
-    answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
-    if answer.status_code >= 500:
-        raise requests.HTTPError(f"/health answers {answer.status_code}")
+    with requests.get(f"{uri.rstrip('/')}/health", timeout=5, stream=True) as answer:
+        if answer.status_code >= 500:  # what it says beside is not read
+            raise requests.HTTPError(f"/health answers {answer.status_code}")
 
 
 def _check_writable(uri: str) -> None:

@@ -23,6 +23,7 @@ from mlflow.deployments import BaseDeploymentClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
+from mlflow_compress.base.home import from_home
 from mlflow_compress.errors import (
     CompressError,
     ConfigError,
@@ -121,7 +122,7 @@ class _Place:
                 raise ConfigError(
                     f"target {target_uri!r}: must be edge:/folder or edge:ssh://user@host/folder"
                 )
-            root = Path(re.sub("^/+", "/", rest)).expanduser().absolute()
+            root = from_home(re.sub("^/+", "/", rest)).absolute()
             return cls(transport.LocalDevice("this machine"), str(root))
         try:
             parts = urlsplit(rest)
@@ -380,7 +381,7 @@ def _arrays(inputs: Any, table: bool) -> tuple[list[str], list[np.ndarray]]:
 def _outputs(answer: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return a prediction's arrays by output name."""
     names = answer["names"]
-    with np.load(io.BytesIO(base64.b64decode(answer["npz"]))) as stored:
+    with np.load(io.BytesIO(base64.b64decode(answer["npz"])), allow_pickle=False) as stored:
         if len(stored.files) != len(names) or len({str(name) for name in names}) != len(names):
             raise ValueError("not an array for each name")
         return {str(name): stored[f"arr_{i}"] for i, name in enumerate(names)}

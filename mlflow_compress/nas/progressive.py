@@ -264,7 +264,7 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; one that is damaged is as good as none."""
-        state = read_checkpoint(path)
+        state = read_checkpoint(path, Progress)
         if state is None:
             return
         self.net.load_state_dict(state["net"])

@@ -6,9 +6,9 @@ something else than its data say would be one model here and another on the devi
 
 from collections.abc import Iterator
 
-from onnx import ModelProto
+from onnx import FunctionProto, ModelProto
 
-from mlflow_compress.errors import PackedFormatError
+from mlflow_compress.errors import PackedFormatError, shown
 from mlflow_compress.packed.format import DOMAIN
 from mlflow_compress.packed.portable_functions import (
     HELPERS,
@@ -22,7 +22,7 @@ from mlflow_compress.packed.portable_functions import (
 
 __all__ = ["check_functions"]
 
-_DEEPEST = 12
+_DEEPEST, _NAMED = 12, 3
 
 
 def check_functions(model: ModelProto) -> None:
@@ -38,16 +38,19 @@ def check_functions(model: ModelProto) -> None:
     own = [function for function in model.functions if function.domain in (DOMAIN, HELPERS)]
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
     kinds = frozenset(one.name for one in own if one.domain == DOMAIN) - {STREAMS}
-    unknown = sorted(kinds - SEGMENT_KINDS - LEVEL_KINDS - {"Fixed"})
-    found = [function.SerializeToString(deterministic=True) for function in own]
-    known = not unknown and any(
-        found == [one.SerializeToString(deterministic=True) for one in functions(reading, opset)]
-        for reading in _readings(kinds)
-    )
-    if not known:
+    found = [_bytes(function) for function in own]
+    known: set[bytes] = set()
+    for reading in _readings(kinds & (SEGMENT_KINDS | LEVEL_KINDS | {"Fixed"})):
+        written = [_bytes(one) for one in functions(reading, opset)]
+        if found == written:
+            break
+        known.update(written)
+    else:
+        odd = [one.name for one, data in zip(own, found, strict=True) if data not in known]
         raise PackedFormatError(
-            "functions: not those that this version writes; what onnxruntime decodes may be "
-            "something else than the file's data: pack the model again"
+            f"functions: {_named(odd) or 'their number or order'}: not as this version writes "
+            "them, so that onnxruntime may decode something else than the file's data: pack the "
+            "model again"
         )
     used = {node.op_type for function in own for node in function.node}
     for function in model.functions:
@@ -55,6 +58,16 @@ def check_functions(model: ModelProto) -> None:
             raise PackedFormatError(
                 f"functions: {function.name!r} stands for an operator that decoding uses"
             )
+
+
+def _bytes(function: FunctionProto) -> bytes:
+    return function.SerializeToString(deterministic=True)
+
+
+def _named(names: list[str]) -> str:
+    """Return names for a message, a few of them where they are many."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(shown, names[:_NAMED])) + more
 
 
 def _readings(kinds: frozenset[str]) -> Iterator[Reading]:

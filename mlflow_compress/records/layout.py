@@ -53,11 +53,14 @@ class Layout:
         batch: rows per call where the model fixes them; None for any number.
         outputs: each output's axis of rows, None for outputs that have none; None in place of the
             mapping when it has not been found out.
+        most: rows per call at most, so that what the model computes of them fits into memory; None
+            for any number.
     """
 
     inputs: Mapping[str, InputLayout] = field(default_factory=dict)
     batch: int | None = None
     outputs: Mapping[str, int | None] | None = None
+    most: int | None = None
 
     def of(self, name: str) -> InputLayout:
         """Return how the model takes an input."""

@@ -12,8 +12,10 @@ from mlflow_compress.rows.declared import (
 from mlflow_compress.rows.feeds import Call, Rows
 from mlflow_compress.rows.placing import Placed, place, unsaid
 from mlflow_compress.rows.ragged import Array, Ragged, as_array
+from mlflow_compress.rows.room import ROOM, bytes_of_values, most_rows
 
 __all__ = [
+    "ROOM",
     "Array",
     "Call",
     "Collected",
@@ -23,9 +25,11 @@ __all__ = [
     "RowlessError",
     "Rows",
     "as_array",
+    "bytes_of_values",
     "declared_inputs",
     "declared_outputs",
     "likely_count",
+    "most_rows",
     "named_axes",
     "place",
     "row_axes",

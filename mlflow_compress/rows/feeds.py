@@ -87,14 +87,14 @@ class Rows(Mapping[str, Any]):
         """Yield calls that run the rows in order; rows of different shapes go into different ones.
 
         Args:
-            size: rows per call at most, where the model does not fix them.
+            size: rows per call at most, where the model does not fix them (:meth:`per_call`).
             limit: run only the first so many rows.
             fill: fill up the last call of a fixed batch; otherwise rows that fill no call are
                 left out, unless there are no others.
         """
         fixed = self.batch
         total = self.count if limit is None else min(self.count, limit)
-        for rows in self._groups(total, fixed or size):
+        for rows in self._groups(total, self.per_call(size)):
             short = fixed is not None and len(rows) < fixed
             if short and not fill and total >= (fixed or 0) and not self.is_ragged:
                 continue
@@ -130,6 +130,10 @@ class Rows(Mapping[str, Any]):
     def batch(self) -> int | None:
         """Rows per call where there is no choice; None for any number."""
         return 1 if self.takes_one_row else self.layout.batch
+
+    def per_call(self, wanted: int) -> int:
+        """Return how many rows a call has, as many as are wanted where they have room."""
+        return self.batch or min(wanted, self.layout.most or wanted)
 
     def feed(
         self, rows: np.ndarray, states: Mapping[str, np.ndarray] | None = None

@@ -20,6 +20,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
+from mlflow_compress.base.json_text import parse_json
+
 __all__ = ["Entry", "StepCache", "is_cached"]
 
 _log = logging.getLogger(__name__)
@@ -137,5 +139,5 @@ def _decode(data: bytes) -> Entry:
     if hashlib.sha256(body).digest() != digest:
         raise ValueError("the digest does not fit")
     head, _, model = body.partition(b"\n")
-    told = json.loads(head)
+    told = parse_json(head)
     return Entry(onnx.load_model_from_string(model), told["origin"], tuple(told["notes"]))

@@ -183,6 +183,11 @@ def device_for(measured_on: str, key: str = "measured_on") -> Device:
     # A host that began with a dash would be an option to ssh.
     if parts.scheme != "ssh" or not host or host.startswith("-") or parts.path.strip("/"):
         raise ConfigError(f"{key} {measured_on!r}: must be local, ssh://user@host[:port] or cmd:…")
+    if parts.password is not None:
+        raise ConfigError(
+            f"{key} 'ssh://{parts.username}:…@{host}': a password in an address is not used, and "
+            "would stand in records: give ssh a key"
+        )
     query = parse_qs(parts.query)
     if set(query) - {"python"}:
         raise ConfigError(f"{key} {measured_on!r}: only ?python=… is known")

@@ -96,7 +96,8 @@ class LayerByLayer:
         self._before, self._now = initializers(dense), initializers(changed)
         inputs = as_rows(changed, inputs)
         self._total = min(rows, inputs.count)
-        self._size = max(1, min(64, self._total // _HELD_BACK))
+        most = inputs.layout.most or 64
+        self._size = max(1, min(64, self._total // _HELD_BACK, most))
         self._seed = seed
         given = list(batches(changed, inputs, size=self._size, rows=rows))
         self._focus = self._targets.focus(dense, given)

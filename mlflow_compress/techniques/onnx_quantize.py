@@ -1,7 +1,6 @@
 """Static int8 quantization in QDQ form, by ``onnxruntime.quantization``."""
 
 import logging
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import (
-    CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
@@ -27,7 +24,7 @@ from onnxruntime.quantization import (
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.dynamic import DynamicSettings
-from mlflow_compress.techniques.kl_range import kl_range
+from mlflow_compress.techniques.onnx_calibration import Reader, fine_histograms
 from mlflow_compress.techniques.onnx_equalize import equalize
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
@@ -52,9 +49,6 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
-_BINS, _LEVELS = 2048, 256
-"""Bins of the histograms that the entropy method looks at, and to how many levels they go."""
-
 _ENOUGH = 0.01
 """With ``keep_float: -1``, the sum of the changes that may be left."""
 
@@ -146,7 +140,7 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
     settings, named = replace(settings, exclude=tuple(left)), ready.model
     if settings.correct_bias:
         named = correct_biases(named, settings, calibration)
-    reader = _Reader(model, calibration, settings.rows)
+    reader = Reader(model, calibration, settings.rows)
     with tempfile.TemporaryDirectory(dir=context.work_dir) as folder, _quiet():
         path = Path(folder, "quantized.onnx")
         _run(named, path, reader, settings)
@@ -217,79 +211,20 @@ def quantized_origin(
     return origin
 
 
-class _Reader(CalibrationDataReader):
-    """Feeds calibration rows to onnxruntime's calibrators."""
-
-    def __init__(self, model: ModelProto, inputs: Mapping[str, np.ndarray], rows: int) -> None:
-        self._make = lambda: batches(model, inputs, rows=rows)
-        self._left = self._make()
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._left, None)
-
-    @property
-    def chunk(self) -> int:
-        """How many batches onnxruntime may hold at a time.
-
-        It finds "no data" when the batches are a whole number of such chunks, so they never are.
-        """
-        count = sum(1 for _ in self._make())
-        return next(size for size in range(4, count + 5) if count % size)
-
-    def rewind(self) -> None:
-        self._left = self._make()
-
-
-@contextmanager
-def _kl_ranges(method: str) -> Iterator[None]:
-    """Let the search for the range with the least KL divergence choose among many.
-
-    ``quantize_static`` hands no number of bins on, and by default there are as many as levels: the
-    whole range is then the only candidate. With more, onnxruntime takes seconds per activation.
-    Batches of different shapes, the last one's included, are flattened for its histograms.
-    """
-    module, kind = vars(sys.modules[quantize_static.__module__]), calibrate.HistogramCollector
-    create, search = module["create_calibrator"], kind.get_entropy_threshold
-    collect = kind.collect
-
-    def create_finer(*args: Any, **options: Any) -> Any:
-        extra = {"num_bins": _BINS} | dict(options.get("extra_options") or {})
-        return create(*args, **(options | {"extra_options": extra}))
-
-    def threshold(_: Any, histogram: Any, __: int) -> Any:
-        counts, edges, low, high = histogram[:4]
-        width, middle = kl_range(counts, _LEVELS), len(counts) // 2
-        ends = edges[middle - width], edges[min(middle + width + 1, len(counts))]
-        return max(ends[0], low), min(ends[1], high)
-
-    def collect_flat(self: Any, values: Mapping[str, list[np.ndarray]]) -> Any:
-        flat = {n: [np.concatenate([a.ravel() for a in parts])] for n, parts in values.items()}
-        return collect(self, flat)
-
-    kind.collect = collect_flat
-    if method == "entropy":
-        module["create_calibrator"], kind.get_entropy_threshold = create_finer, threshold
-    try:
-        yield
-    finally:
-        module["create_calibrator"], kind.get_entropy_threshold = create, search
-        kind.collect = collect
-
-
-def _run(model: ModelProto, path: Path, reader: _Reader, settings: QuantizeSettings) -> None:
+def _run(model: ModelProto, path: Path, reader: Reader, settings: QuantizeSettings) -> None:
     options: dict[str, Any] = {}
     if settings.method == "minmax":
         options["CalibMaxIntermediateOutputs"] = reader.chunk
     if settings.method == "percentile":
         options["CalibPercentile"] = settings.percentile
-    with _kl_ranges(settings.method):
+    with fine_histograms(settings.method):
         _quantized(model, path, reader, settings, options)
 
 
 def _quantized(
     model: ModelProto,
     path: Path,
-    reader: _Reader,
+    reader: Reader,
     settings: QuantizeSettings,
     options: dict[str, Any],
 ) -> None:

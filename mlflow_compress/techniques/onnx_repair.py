@@ -176,7 +176,7 @@ class Pair:
         """Feed both models at most so many rows."""
         inputs = as_rows(changed, inputs)
         total = min(rows, inputs.count)
-        size = max(1, min(64, total // _HELD_BACK))
+        size = max(1, min(64, total // _HELD_BACK, inputs.layout.most or 64))
         fed = list(batches(changed, inputs, size=size, rows=rows))
         return cls(Stream(dense, fed), Stream(changed, fed), size, total, Focus.of(dense, fed))
 

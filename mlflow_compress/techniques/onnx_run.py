@@ -1,6 +1,7 @@
 """Runs an ONNX model on calibration inputs, in batches, for techniques that look at activations."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime as ort
@@ -8,7 +9,14 @@ from onnx import ModelProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import DataError, TechniqueError
-from mlflow_compress.rows import Rows, declared_inputs, declared_outputs, likely_count, place
+from mlflow_compress.rows import (
+    Rows,
+    declared_inputs,
+    declared_outputs,
+    likely_count,
+    most_rows,
+    place,
+)
 
 __all__ = [
     "ORT_ERRORS",
@@ -205,7 +213,9 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
         placed = place(arrays, count, wanted, declared_outputs(model))
     except DataError as error:
         raise TechniqueError(f"the calibration data do not fit the model: {error}") from error
-    return Rows(placed.inputs, placed.shared, placed.layout)
+    found = Rows(placed.inputs, placed.shared, placed.layout)
+    most = most_rows(model, found) if found.count else None
+    return Rows(found.inputs, found.shared, replace(found.layout, most=most))
 
 
 def fixed_batch(model: ModelProto) -> int | None:

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 from scipy import linalg
 
+from mlflow_compress.rows import ROOM, bytes_of_values
 from mlflow_compress.techniques.onnx_graph import Weight, initializers
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, row_share, tapped
@@ -115,7 +116,8 @@ def _grams_of(
     counts = [0] * len(sums)
     inputs = as_rows(model, inputs)
     total = min(rows, inputs.count)
-    size = max(1, min(64, total))
+    room = sum(bytes_of_values(model, inputs).get(name, 0) for name in names)
+    size = max(1, min(64, total, 2 * ROOM // max(1, room)))
     rng = np.random.default_rng(seed)
     for batch in batches(model, inputs, size=size, rows=rows):
         values = dict(batch)

@@ -14,8 +14,10 @@ from mlflow_compress.techniques.onnx_run import run, session
 
 __all__ = ["Stream"]
 
-_BUDGET = 1 << 29
-"""So many bytes of activations are kept; of more, those used longest ago go."""
+_BUDGET = 1 << 28
+"""So many bytes of activations are kept; of more, those used longest ago go.
+
+A value that alone takes more is not kept: it is made anew, batch by batch, each time."""
 
 
 class Stream:
@@ -42,10 +44,7 @@ class Stream:
         if name in self._inputs:
             return iter([np.asarray(batch[name]) for batch in self._fed])
         if name not in self._known:
-            made = self._run(name)
-            self._known[name] = made
-            self._forget()
-            return iter(made)
+            return self._made(name)
         self._known[name] = self._known.pop(name)  # used last
         return iter(self._known[name])
 
@@ -53,7 +52,22 @@ class Stream:
         """Forget a value, because a layer that it depends on changes after all."""
         self._known.pop(name, None)
 
-    def _run(self, name: str) -> list[np.ndarray]:
+    def _made(self, name: str) -> Iterator[np.ndarray]:
+        """Yield a value that is not known, and keep it if there is room."""
+        kept: list[np.ndarray] | None = []
+        for array in self._run(name):
+            yield array
+            if kept is not None:
+                kept.append(array)
+                size = sum(_bytes(one) for one in kept)
+                if size > _BUDGET:
+                    kept = None
+                else:
+                    self._forget(size)
+        if kept is not None:
+            self._known[name] = kept
+
+    def _run(self, name: str) -> Iterator[np.ndarray]:
         nodes, given = self._needed(name)
         part = ModelProto()
         part.ir_version = self.model.ir_version
@@ -64,16 +78,15 @@ class Stream:
         wanted = {value for node in nodes for value in captured_reads(node)}
         part.graph.initializer.extend(t for t in self.model.graph.initializer if t.name in wanted)
         part.graph.input.extend(v for v in self.model.graph.input if v.name in given)
-        for value in given - self._inputs:
-            kind = helper.np_dtype_to_tensor_dtype(self._known[value][0].dtype)
+        known = {value: self._known[value] for value in given - self._inputs}
+        for value, arrays in known.items():
+            kind = helper.np_dtype_to_tensor_dtype(arrays[0].dtype)
             part.graph.input.append(helper.make_tensor_value_info(value, kind, None))
         part.graph.output.add().name = name
         opened = session(part, fast=True)
-        return [
-            run(opened, [name], {v: batch[v] if v in self._inputs else self._known[v][i]
-                                 for v in given})[0]
-            for i, batch in enumerate(self._fed)
-        ]  # fmt: skip
+        for i, batch in enumerate(self._fed):
+            feed = {v: known[v][i] if v in known else batch[v] for v in given}
+            yield run(opened, [name], feed)[0]
 
     def _needed(self, name: str) -> tuple[list[NodeProto], set[str]]:
         """Return the nodes that give a value, in order, and the known values they start from."""
@@ -91,11 +104,17 @@ class Stream:
         # of a node with several outputs, one may be known, and is made again with the others
         return found, given - {value for node in found for value in node.output}
 
-    def _forget(self) -> None:
-        sizes = {name: sum(a.nbytes for a in arrays) for name, arrays in self._known.items()}
-        total = sum(sizes.values())
+    def _forget(self, coming: float) -> None:
+        """Forget what was used longest ago, until so many bytes have room too."""
+        sizes = {name: sum(_bytes(a) for a in arrays) for name, arrays in self._known.items()}
+        total = sum(sizes.values()) + coming
         for name in list(self._known):
             if total <= _BUDGET:
                 return
             total -= sizes[name]
             del self._known[name]
+
+
+def _bytes(value: object) -> float:
+    """Return what a value takes; a sequence or an optional cannot be kept."""
+    return value.nbytes if isinstance(value, np.ndarray) else np.inf

@@ -15,7 +15,7 @@ from mlflow_compress.techniques.onnx_run import run, session
 
 __all__ = ["Walk"]
 
-_KEEP_BYTES = 1 << 29
+_KEEP_BYTES = 1 << 28
 """A cut whose values take more is not kept: the next segment starts at the cut before it."""
 
 Feed = dict[str, np.ndarray]

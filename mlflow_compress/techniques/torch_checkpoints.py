@@ -1,4 +1,8 @@
-"""Checkpoints of trainings: written whole or not at all; one that is broken is as good as none."""
+"""Checkpoints of trainings: written whole or not at all; one that is broken is as good as none.
+
+So is one that holds anything else than tensors, plain values and the records of its training: a
+pickle that names other things would be a program, and whoever may write the folder could write one.
+"""
 
 import logging
 import pickle
@@ -27,12 +31,20 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
         _log.warning("no checkpoint can be written to %s: %s", path.parent, error)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return the state that was written; None, with a warning, where it is damaged."""
+def read_checkpoint(path: Path, record: type) -> dict[str, Any] | None:
+    """Return the state that was written; None, with a warning, where it is damaged.
+
+    Args:
+        path: the checkpoint.
+        record: the only class that it may name, that of the epochs in its history.
+    """
     try:
-        # written by ourselves, under a name that holds a digest of all it depends on
-        state: dict[str, Any] = torch.load(path, weights_only=False)
+        with torch.serialization.safe_globals([record]):
+            state: Any = torch.load(path, weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
     except _DAMAGED as error:
-        _log.warning("checkpoint %s is damaged, training begins anew: %s", path, error)
+        first = str(error).strip().split("\n", 1)[0]
+        _log.warning("checkpoint %s is damaged, training begins anew: %s", path, first)
         return None
     return state

@@ -204,7 +204,7 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; one that is damaged is as good as none."""
-        state = read_checkpoint(path)
+        state = read_checkpoint(path, Epoch)
         if state is None:
             return
         self._set_values(state["values"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import mlflow_compress
 from mlflow_compress.base.children import TooMuchError, run_bounded
 from mlflow_compress.errors import UnreachableError
 from mlflow_compress.targets.transport import CommandDevice, LocalDevice, ask, device_for
@@ -42,6 +43,30 @@ def test_what_is_written_and_read_is_whole():
     assert (done.code, done.out, done.err) == (0, data, b"")
     done = run_bounded(["sh", "-c", "echo no >&2; exit 3"], data, timeout=60, most=100)
     assert (done.code, done.out, done.err) == (3, b"", b"no\n")
+
+
+def test_a_child_is_the_command_with_its_signals_and_name():
+    code = "import os, signal, sys; print(os.getppid(), signal.getsignal(13) == signal.SIG_IGN)"
+    done = run_bounded([sys.executable, "-c", code], b"", timeout=60, most=1000)
+    assert done.out.split() == [str(os.getpid()).encode(), b"True"]  # Python's own doing
+    done = run_bounded(["sh", "-c", "trap '' TERM; trap; kill -PIPE $$; echo on"], b"", timeout=60,
+                       most=1000)  # fmt: skip
+    assert done.code == -signal.SIGPIPE  # ignored, as Python does it, it would go on
+
+
+def test_a_command_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No such file or directory: 'no-such-program'"):
+        run_bounded(["no-such-program"], b"", timeout=60, most=100)
+    no_program = tmp_path / "text"
+    no_program.write_text("no program")
+    no_program.chmod(0o755)
+    done = run_bounded([str(no_program)], b"", timeout=60, most=1000)
+    assert (done.code, done.err) == (1, f"{no_program}: Exec format error\n".encode())
+
+
+def test_nothing_of_ours_runs_between_fork_and_exec():
+    for path in Path(mlflow_compress.__path__[0]).rglob("*.py"):
+        assert "preexec_fn" not in path.read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize("command", ["yes", "yes >&2"])

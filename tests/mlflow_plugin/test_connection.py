@@ -1,9 +1,13 @@
+import itertools
 import socket
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from mlflow_compress.errors import CompressError, UnreachableError
-from mlflow_compress.mlflow_plugin import connect
+from mlflow_compress.mlflow_plugin import answers, connect, connection
 from mlflow_compress.mlflow_plugin.connection import ensure_experiment
 
 
@@ -55,3 +59,68 @@ def test_an_experiment_in_the_trash(client):
     client.delete_experiment(ensure_experiment(client, "old"))
     with pytest.raises(CompressError, match=r"experiment 'old' was deleted: restore it"):
         ensure_experiment(client, "old")
+
+
+@contextmanager
+def server_of(body, headers=()):
+    """A server that is healthy, and answers everything else with a body given in parts."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.end_headers()
+            try:
+                for part in body() if self.path != "/health" else [b"OK"]:
+                    self.wfile.write(part)
+                    self.wfile.flush()
+            except OSError:
+                gone.set()
+
+        do_POST = do_GET  # noqa: N815 - as the library calls it
+
+        def log_message(self, *_):
+            pass
+
+    gone = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", gone
+        finally:
+            gone.set()
+            server.shutdown()
+
+
+@pytest.mark.parametrize("part", [b"x" * 65536, b" " * 100], ids=["large", "small"])
+def test_an_answer_without_end_is_one_line(monkeypatch, part):
+    monkeypatch.setattr(answers, "_MOST_BYTES", 1 << 20)
+    with server_of(lambda: itertools.repeat(part)) as (uri, gone):
+        with pytest.raises(UnreachableError, match="the answer is longer than 1 MiB") as caught:
+            connect(uri, patience=0.1)
+        assert gone.wait(60)  # the line is cut, and nothing of it is read on
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_drips_is_one_line(monkeypatch):
+    monkeypatch.setattr(answers, "_SECONDS", 1)
+    told = "the answer takes longer than 1 s"
+    dripping = server_of(lambda: (gone.wait(0.2) or b" " for _ in itertools.count()))
+    with dripping as (uri, gone), pytest.raises(UnreachableError, match=told):
+        connect(uri, patience=0.1)
+
+
+def test_an_answer_that_is_cut_is_one_line():
+    cut = server_of(lambda: [b'{"exp'], [("Content-Length", "1000")])
+    with cut as (uri, _), pytest.raises(UnreachableError, match="IncompleteRead") as caught:
+        connect(uri, patience=0.1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_health_without_end_is_not_read():
+    with server_of(lambda: itertools.repeat(b"x" * 65536)) as (uri, gone):
+        connection._check_health(f"{uri}/behind")
+        assert gone.wait(60)

@@ -6,9 +6,11 @@ import zlib
 import onnx
 import portable_models as models
 import pytest
+from click.testing import CliRunner
 from onnx import helper
 
 from mlflow_compress import packed
+from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed.format import DOMAIN, HEADER, MAGIC, VERSION, Cursor
 from mlflow_compress.packed.portable import rest_crc
@@ -81,3 +83,33 @@ def test_functions_that_compute_something_else_are_refused(kind, lie):
     lie(model)
     with pytest.raises(PackedFormatError, match=r"^functions: "):
         packed.verify(resealed(model).SerializeToString())
+
+
+def foreign(model):
+    body = [helper.make_node("Neg", ["a"], ["b"])]
+    opset = [helper.make_opsetid("", 20)]
+    model.functions.append(helper.make_function(DOMAIN, "Theirs", ["a"], ["b"], body, opset))
+
+
+@pytest.mark.parametrize(("lie", "named"), [(negated, "'Fixed'"), (foreign, "'Theirs'")])
+def test_what_another_program_wrote_is_named_and_not_sound(tmp_path, lie, named):
+    made = packed.pack(models.of_kind("Fixed"), "portable")
+    model = onnx.ModelProto.FromString(made.SerializeToString())
+    lie(model)
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(resealed(model).SerializeToString())
+    done = CliRunner().invoke(cli, ["verify", str(path)])
+    assert done.exit_code == 1
+    assert f"functions: {named}: not as this version writes them" in done.output
+    assert "sound" not in done.output
+    assert done.output.count("\n") == 1
+
+
+def test_the_order_of_functions_is_not_known_otherwise():
+    model = packed.pack(models.of_kind("Huffman"), "portable")
+    functions = list(model.functions)[::-1]
+    assert len(functions) > 1
+    del model.functions[:]
+    model.functions.extend(functions)
+    with pytest.raises(PackedFormatError, match="their number or order: not as this version"):
+        check_functions(model)

@@ -42,13 +42,17 @@ def copied(searched, folder):
 
 
 @pytest.fixture(scope="module")
-def address(searched, tmp_path_factory):
+def open_folder(tmp_path_factory):
+    """The folder of the open server, with its log."""
+    return tmp_path_factory.mktemp("open")
+
+
+@pytest.fixture(scope="module")
+def address(searched, open_folder):
     """An open server whose pages may promote."""
-    folder = tmp_path_factory.mktemp("open")
+    store = copied(searched, open_folder)
     allowed = {"MLFLOW_COMPRESS_ALLOW_PROMOTION": "true"}
-    with mlflow_server(
-        folder, copied(searched, folder), "--app-name", "compress", **allowed
-    ) as found:
+    with mlflow_server(open_folder, store, "--app-name", "compress", **allowed) as found:
         yield found
 
 

@@ -68,6 +68,12 @@ def test_addresses_that_are_refused(address):
         device_for(address)
 
 
+def test_a_password_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(ConfigError, match="ssh://me:…@box") as caught:
+        device_for("ssh://me:sesame@box")
+    assert "sesame" not in str(caught.value)
+
+
 def test_ssh_never_accepts_an_unknown_host_key():
     command = SshDevice("ssh://box", "box", 2222).command(["-c", "print('a b')"])
     assert "StrictHostKeyChecking=yes" in command

@@ -3,9 +3,10 @@ import logging
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import calibrate
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques import Context
+from mlflow_compress.techniques import Context, onnx_calibration
 from mlflow_compress.techniques.onnx_prune import prune
 from mlflow_compress.techniques.onnx_quantize import quantize
 from mlflow_compress.techniques.prune import PruneSettings
@@ -98,3 +99,28 @@ def test_nodes_are_put_in_order_again(convnet, evaluate, rows):
     sort_nodes(shuffled.graph)
     onnx.checker.check_model(shuffled)
     np.testing.assert_array_equal(evaluate(shuffled, rows), evaluate(convnet, rows))
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_histograms_are_made_of_as_many_activations_as_there_is_room_for(
+    convnet, rows, evaluate, monkeypatch, method
+):
+    held = []
+    collect = calibrate.HistogramCollector.collect
+
+    def seen(self, values):
+        held.append(sum(part.nbytes for parts in values.values() for part in parts))
+        return collect(self, values)
+
+    monkeypatch.setattr(calibrate.HistogramCollector, "collect", seen)
+    whole = quantize(convnet, QuantizeSettings(method=method), Context(rows))
+    (most,) = held
+    held.clear()
+    monkeypatch.setattr(onnx_calibration, "_AT_ONCE", 8)
+    monkeypatch.setattr(onnx_calibration, "_HELD", most // 4)
+    made = quantize(convnet, QuantizeSettings(method=method), Context(rows))
+    assert len(held) >= 4
+    assert max(held) <= most // 4
+    assert sum(held) == most
+    one, two = evaluate(whole.model, rows), evaluate(made.model, rows)
+    assert ((one - two) ** 2).mean() < 0.01 * one.var()

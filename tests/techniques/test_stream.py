@@ -70,3 +70,17 @@ def test_what_follows_a_refitted_lstm_sees_its_new_outputs(build, rng, monkeypat
     ]
     assert len(lstms) == 3  # dense, pruned, and pruned with both matrices refitted
     assert not np.array_equal(lstms[1], lstms[2])
+
+
+def test_what_is_too_large_to_be_kept_is_made_batch_by_batch(convnet, rows, monkeypatch):
+    calls = []
+    ran = module.run
+    monkeypatch.setattr(module, "run", lambda *given: calls.append(given[1]) or ran(*given))
+    monkeypatch.setattr(module, "_BUDGET", 1000)
+    fed = batches(rows)
+    stream = Stream(convnet, fed)
+    next(stream.values("c"))
+    assert len(calls) == 1
+    for _ in range(2):
+        calls.clear()
+        assert len(list(stream.values("c"))) == len(calls) == len(fed)

@@ -241,6 +241,30 @@ def test_a_damaged_checkpoint_is_as_good_as_none(source, data, tmp_path, damage)
     assert apply(source, data, step, checkpoints=tmp_path) == whole
 
 
+def test_a_checkpoint_that_is_a_program_is_not_run(source, data, tmp_path, caplog):
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return ran.touch, ()
+
+    step = ("distill", {"epochs": 2, "batch": 64})
+    whole = apply(source, data, step)
+    folder = tmp_path / "checkpoints"
+
+    def replace_it(epoch):
+        if epoch.epoch == 2:
+            (path,) = folder.iterdir()
+            torch.save({"values": Evil()}, path)
+            raise Killed
+
+    with pytest.raises(Killed):
+        apply(source, data, step, checkpoints=folder, on_epoch=replace_it)
+    assert apply(source, data, step, checkpoints=folder) == whole
+    assert not ran.exists()
+    assert "is damaged, training begins anew" in caplog.text
+
+
 def test_where_no_checkpoint_can_be_written_training_goes_on(source, data, tmp_path):
     (tmp_path / "file").touch()
     step = ("distill", {"epochs": 2, "batch": 64})

@@ -6,7 +6,6 @@ costs the model.
 """
 
 import ast
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError, nearest
 from mlflow_compress.measure.outputs.given import as_given
 from mlflow_compress.measure.outputs.reach import reached_by_inputs, reached_by_weights
@@ -368,7 +368,7 @@ def _class_names(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _count_names(text: str) -> int:
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         try:
             names = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 import anyio
 from mlflow.exceptions import MlflowException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -14,7 +14,12 @@ from mlflow_compress.errors import CompressError, ConfigError, SourceNotFoundErr
 from mlflow_compress.mlflow_plugin.pages import actions, views
 from mlflow_compress.mlflow_plugin.pages.assets import find_asset
 from mlflow_compress.mlflow_plugin.pages.caller import Caller, caller_of, static_prefix
-from mlflow_compress.mlflow_plugin.pages.session import ForgedError, promotion_allowed
+from mlflow_compress.mlflow_plugin.pages.session import (
+    FieldError,
+    ForgedError,
+    fields_of,
+    promotion_allowed,
+)
 from mlflow_compress.registry.retry import one_line
 
 if TYPE_CHECKING:
@@ -70,8 +75,11 @@ def with_pages(app: Any, auth: bool = False) -> "FastAPI":
 
     def page(answer: Answer) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
-            request.state.form = await _form(request) if request.method == "POST" else {}
-            work = _Work(request, answer, auth)
+            try:
+                body = await _body(request) if request.method == "POST" else b""
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody is there to read it
+            work = _Work(request, body, answer, auth)
             response = await anyio.to_thread.run_sync(work.run, limiter=limiter)
             response.headers.update(_HEADERS)
             return response
@@ -94,13 +102,17 @@ def with_pages(app: Any, auth: bool = False) -> "FastAPI":
 class _Work:
     """One answer, made in a thread."""
 
-    def __init__(self, request: Request, answer: Answer, auth: bool) -> None:
+    def __init__(self, request: Request, body: bytes, answer: Answer, auth: bool) -> None:
         self._request = request
+        self._body = body
         self._answer = answer
         self._auth = auth
 
     def run(self) -> Response:
         try:
+            fields_of(self._request.query_params.multi_items(), "the address")
+            form = parse_qsl(self._body.decode("utf-8", "replace"), keep_blank_values=True)
+            self._request.state.form = fields_of(form, "the form")
             caller = caller_of(self._request, self._auth)
             with caller.speaking():
                 return self._answer(self._request, caller)
@@ -124,6 +136,8 @@ def _status_of(error: BaseException) -> int:
     """Return the HTTP status that tells of an error, or of what caused it."""
     if isinstance(error, ForgedError):
         return 403
+    if isinstance(error, FieldError):
+        return 400
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MlflowException):
@@ -137,15 +151,14 @@ def _status_of(error: BaseException) -> int:
     return 409 if isinstance(error, ConfigError) else 500
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """Read a form; one that is longer than any page's is cut, and then refused for its token."""
+async def _body(request: Request) -> bytes:
+    """Read a form; one that is longer than any page's is nothing, and refused for its token."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > _LONGEST_FORM:
-            body = b""
-            break
-    return dict(parse_qsl(body.decode("utf-8", "replace")))
+            return b""
+    return body
 
 
 async def _asset(request: Request) -> Response:

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from urllib.parse import urlsplit
 
@@ -17,11 +17,13 @@ from mlflow.server.security_utils import get_allowed_origins_from_env
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, shown
 
 __all__ = [
+    "FieldError",
     "ForgedError",
     "check_form",
+    "fields_of",
     "promotion_allowed",
     "session_of",
     "set_session",
@@ -37,6 +39,30 @@ _BYTES = 32
 
 class ForgedError(CompressError):
     """A form that did not come from the pages."""
+
+
+class FieldError(CompressError):
+    """A form or an address that says one thing twice, which no page makes."""
+
+
+def fields_of(pairs: Iterable[tuple[str, str]], what: str) -> dict[str, str]:
+    """Return the fields of a form or an address, each of which stands there once.
+
+    What looks at the first of two and what looks at the last would see two forms.
+
+    Args:
+        pairs: names and values in their order.
+        what: what they are of, for the message.
+
+    Raises:
+        FieldError: a field stands there twice.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in found:
+            raise FieldError(f"{what} has the field {shown(name)} twice: send it once")
+        found[name] = value
+    return found
 
 
 def promotion_allowed() -> bool:

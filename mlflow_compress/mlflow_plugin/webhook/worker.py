@@ -170,12 +170,11 @@ class Worker:
                 return _STOPPED
             # In a session of its own: Ctrl-C reaches the receiver alone, which passes it on.
             process = subprocess.Popen(
-                command,
+                ending_with_parent(command, self._environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=ending_with_parent(),
             )
             self._processes.add(process)
         code = process.wait()
