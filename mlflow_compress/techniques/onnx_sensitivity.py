@@ -87,6 +87,8 @@ def correct_biases(
     layers = _layers(made, settings)
     add_biases(made, {layer.weight for layer in layers})
     layers = [layer for layer in _layers(made, settings) if layer.bias is not None]
+    if not layers:
+        return made
     changed = clone(made)
     rounded = rounded_weights(made, settings)
     held, final = initializers(changed), initializers(made)
