@@ -1,10 +1,11 @@
 """Runs an ONNX model on calibration inputs, in batches, for techniques that look at activations."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, TypeProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import DataError, TechniqueError
@@ -46,6 +47,9 @@ otherwise."""
 
 _CONSTANT = 1e-6
 """Outputs whose variance is a smaller share of their mean square say the same for every row."""
+
+_LONGEST = 400
+"""Characters of a message of onnxruntime."""
 
 _RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
@@ -237,24 +241,37 @@ def batches(
 
 def probe(
     model: ModelProto, calibration: Mapping[str, np.ndarray] | None, seed: int
-) -> Mapping[str, np.ndarray]:
-    """Return inputs to compare two models on: a few calibration rows, or else random ones."""
+) -> Mapping[str, Any]:
+    """Return inputs to compare two models on: a few calibration rows, or else random ones.
+
+    What cannot be invented is left out: the model does not run without it.
+    """
     if calibration:
         return next(batches(model, calibration, size=4))
     rng = np.random.default_rng(seed)
-    feed = {}
     held = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in held:
-            continue
-        kind = value.type.tensor_type
-        shape = [d.dim_value if d.dim_value > 0 else _OPEN_SIZE for d in kind.shape.dim]
-        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        if dtype.kind == "f":
-            feed[value.name] = rng.normal(size=shape).astype(dtype)
-        else:
-            feed[value.name] = np.ones(shape, dtype)
-    return feed
+    invented = {v.name: _invented(v.type, rng) for v in model.graph.input if v.name not in held}
+    return {name: value for name, value in invented.items() if value is not None}
+
+
+def _invented(kind: TypeProto, rng: np.random.Generator) -> Any:
+    """Return a value of a type: a tensor, or a list of two for a sequence; None for a map."""
+    if kind.HasField("optional_type"):
+        return _invented(kind.optional_type.elem_type, rng)
+    if kind.HasField("sequence_type"):
+        inner = kind.sequence_type.elem_type
+        items = [_invented(inner, rng), _invented(inner, rng)]
+        return None if items[0] is None else items
+    if not kind.HasField("tensor_type"):
+        return None
+    tensor = kind.tensor_type
+    shape = [d.dim_value if d.dim_value > 0 else _OPEN_SIZE for d in tensor.shape.dim]
+    if tensor.elem_type == TensorProto.UNDEFINED:
+        return None
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if dtype.kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    return np.full(shape, "1", dtype) if dtype.kind == "O" else np.ones(shape, dtype)
 
 
 def check_unchanged(
@@ -309,14 +326,21 @@ def largest_change(
     given = run(session(after), names, feed)
     name, most = "", 0.0
     for here, one, two in zip(names, expected, given, strict=True):
-        worst = _change(one, two) if isinstance(one, np.ndarray) else 0.0
+        worst = _change(one, two)
         if not worst <= most:
             name, most = here, worst
     return name, most
 
 
-def _change(one: np.ndarray, two: np.ndarray) -> float:
-    """Return what :func:`largest_change` does of one output."""
+def _change(one: Any, two: Any) -> float:
+    """Return what :func:`largest_change` does of one output: a tensor, a sequence or a map."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        one, two = list(one.items()), list(two.items())
+    if isinstance(one, list | tuple):
+        if type(one) is not type(two) or len(one) != len(two):
+            return float(np.inf)
+        return max(map(_change, one, two), default=0.0)
+    one = np.asarray(one)
     if one.shape != np.shape(two):
         return float(np.inf)
     with np.errstate(invalid="ignore"):
@@ -331,4 +355,5 @@ def _change(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """Return what onnxruntime says in one line: its first may stop in the middle."""
+    return " ".join(str(error).split())[:_LONGEST]
