@@ -197,11 +197,11 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
     """Return the inputs that a model takes as rows, and find out how it takes plain arrays.
 
     Raises:
-        TechniqueError: it cannot be told which axis of an array are the rows.
+        TechniqueError: it cannot be told which axis of an array are the rows, or there are none.
     """
     wanted = declared_inputs(model)
     if isinstance(inputs, Rows):
-        return inputs.only(list(wanted))
+        return _some(inputs.only(list(wanted)))
     arrays = {name: inputs[name] for name in wanted}
     every = list(arrays.values())
     count = likely_count([array for array in every if array.ndim], every) or 0
@@ -209,7 +209,13 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
         placed = place(arrays, count, wanted, declared_outputs(model))
     except DataError as error:
         raise TechniqueError(f"the calibration data do not fit the model: {error}") from error
-    return Rows(placed.inputs, placed.shared, placed.layout)
+    return _some(Rows(placed.inputs, placed.shared, placed.layout))
+
+
+def _some(rows: Rows) -> Rows:
+    if not rows.count:
+        raise TechniqueError("the calibration data have no rows (data.calibration)")
+    return rows
 
 
 def fixed_batch(model: ModelProto) -> int | None:

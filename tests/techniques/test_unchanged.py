@@ -80,3 +80,10 @@ def test_inputs_that_are_the_same_for_every_row_are_one_row(name):
     assert as_rows(model, rows).count == 1
     made = apply_recipe(model, Recipe((Step(name, {}),), "compact"), Context(calibration=rows))
     assert made.model.graph.node
+
+
+def test_calibration_data_without_rows_are_refused_by_that():
+    model = model_of([PRODUCT], [("x", MATRIX)], [("h", MATRIX)], [WEIGHT])
+    context = Context(calibration={"x": np.zeros((0, 8), np.float32)})
+    with pytest.raises(TechniqueError, match="'fold': the calibration data have no rows"):
+        apply_recipe(model, Recipe((Step("fold", {}),), "compact"), context)
