@@ -31,7 +31,7 @@ from mlflow_compress.techniques.onnx_int8 import (
 )
 from mlflow_compress.techniques.onnx_quantizers import TAKEN, Reader, dynamic, static
 from mlflow_compress.techniques.onnx_run import batches, check_calibration
-from mlflow_compress.techniques.onnx_sensitivity import correct_biases, layer_losses
+from mlflow_compress.techniques.onnx_sensitivity import correct_biases, layer_losses, saturation
 from mlflow_compress.techniques.quantize import QuantizeSettings
 
 __all__ = ["prepare", "quantize", "quantize_dynamically", "quantized_origin"]
@@ -168,8 +168,10 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
     rows = Reader(model, calibration, settings.rows)
     made = static(named, rows, settings, context.work_dir)
     _tidy(made, given)
-    made = _finished(given, made, ready)
-    return replace(made, notes=(*notes, *made.notes))
+    result = _finished(given, made, ready)
+    if not settings.reduce_range:
+        notes = (*notes, *saturation(result.model, calibration))
+    return replace(result, notes=(*notes, *result.notes))
 
 
 def _leave_given_outputs(model: ModelProto) -> None:

@@ -180,6 +180,8 @@ def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
     technique: Any = registry.get(step.technique)
     settings = parse_settings(technique, step.settings)
     if technique.needs_calibration(settings) and not context.calibration:
+        if not model.graph.input:
+            raise TechniqueError("the model takes no inputs to calibrate it on: fold computes it")
         raise TechniqueError("needs calibration inputs, and there are none (data.calibration)")
     if technique.needs_training(settings) and context.train is None:
         raise TechniqueError("needs training data, and there are none (data.train)")

@@ -436,3 +436,22 @@ def test_what_the_quantizers_trip_over_is_quantized_or_left_in_float(kind, setti
     before, after = evaluate(model, {"x": ROWS}), evaluate(made, {"x": ROWS})
     assert float(((before - after) ** 2).mean() / before.var()) < 0.02
     assert any(t.data_type == TensorProto.INT8 for t in made.graph.initializer)
+
+
+def test_sums_that_saturate_are_told_from_rounding(evaluate, monkeypatch):
+    """Weights that are all alike round to nothing, and their products to the largest there are."""
+    model = model_of(
+        [node("MatMul", "x w", "h"), node("Relu", "h", "r"), node("MatMul", "r v", "y")],
+        {"w": np.full((16, 32), 0.25, np.float32), "v": weights(32, 8)},
+    )
+    rounded = applied(model, "quantize", reduce_range=True)
+    made = applied(model, "quantize")
+    before, after = (evaluate(m, {"x": ROWS[:32]}) for m in (model, made.model))
+    error = float(((before - after) ** 2).mean() / before.var())
+    told = [note for note in made.notes if "saturate on this processor" in note]
+    assert len(told) == (error > 0.01)  # a processor with VNNI adds them up in 32 bits
+    assert not any("saturate" in note for note in rounded.notes)
+    monkeypatch.setattr("mlflow_compress.techniques.onnx_sensitivity._WORTH_SAYING", -1)
+    note = next(note for note in applied(model, "quantize").notes if "saturate" in note)
+    lost = re.search(r"changes the outputs by (\S+) of their variance: reduce_range avoids", note)
+    assert float(lost[1]) == pytest.approx(error, abs=0.02)
