@@ -1,5 +1,5 @@
 # make demo · make test · make lint · make plugins · make bench · make fuzz · make fuzz-cli · make faults
-# make large · make wheels · make models · make browser · make screenshots
+# make large · make wheels · make models · make nodes · make browser · make screenshots
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,8 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
-.PHONY: demo test lint plugins format bench fuzz fuzz-cli faults large models browser screenshots wheels clean
+.PHONY: demo test lint plugins format bench fuzz fuzz-cli faults large models nodes browser \
+	screenshots wheels clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -74,6 +75,10 @@ screenshots: $(STAMP)
 # Every technique on every model of tests/models, the large ones too: half an hour.
 models: $(STAMP)
 	MLFLOW_COMPRESS_ALL_MODELS=1 $(PYTEST) tests/models
+
+# Packing, fold and trim on onnx's own cases of every operator: a quarter of an hour.
+nodes: $(STAMP)
+	MLFLOW_COMPRESS_ALL_NODES=1 $(PYTEST) -n 0 tests/models/test_node_cases.py $(PYTEST_ARGS)
 
 # A model above 2 GB, there and back: some minutes, 8 GB of disk.
 large: $(STAMP)

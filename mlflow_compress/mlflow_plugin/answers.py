@@ -64,7 +64,7 @@ def _read(answer: requests.Response, **options: Any) -> None:
             answer.close()
             raise requests.RequestException(f"the answer {problem}")
     answer._content = bytes(body)
-    answer._content_consumed = True  # type: ignore[attr-defined]
+    answer._content_consumed = True
 
 
 def _packet(answer: requests.Response) -> bytes:

@@ -66,7 +66,7 @@ def declared_outputs(model: onnx.ModelProto) -> dict[str, Declared]:
 
 
 def _declared(value: onnx.ValueInfoProto) -> Declared:
-    kind = value.type.tensor_type
+    kind = _tensor_of(value.type)
     dims: tuple[Size, ...] | None = None
     if kind.HasField("shape"):
         dims = tuple(d.dim_value if d.dim_value > 0 else d.dim_param or None
@@ -74,6 +74,13 @@ def _declared(value: onnx.ValueInfoProto) -> Declared:
     text = kind.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
     return Declared(value.name, dims, None if text else helper.tensor_dtype_to_np_dtype(
         kind.elem_type))  # fmt: skip
+
+
+def _tensor_of(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
+    """Return the tensor that a type is, or that an optional one holds when it is given."""
+    if kind.HasField("optional_type"):
+        return _tensor_of(kind.optional_type.elem_type)
+    return kind.tensor_type
 
 
 def named_axes(inputs: Mapping[str, Declared], outputs: Mapping[str, Declared]) -> dict[str, int]:

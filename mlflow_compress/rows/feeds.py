@@ -43,7 +43,7 @@ class Rows(Mapping[str, Any]):
         """Remember the inputs.
 
         Args:
-            inputs: rows by input name, at least one; all have as many rows.
+            inputs: rows by input name; all have as many rows.
             shared: what is the same for every row, by input name. Where the model has an axis of
                 rows, it has one row along it, which is repeated.
             layout: how the model takes them; row by row along axis 0 when None.
@@ -67,8 +67,8 @@ class Rows(Mapping[str, Any]):
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
-        return len(next(iter(self.inputs.values())))
+        """How many rows there are; one where no input differs from row to row."""
+        return next((len(array) for array in self.inputs.values()), 1)
 
     def take(self, rows: "np.ndarray | Sequence[int]") -> "Rows":
         """Return the rows of the given numbers, in their order."""

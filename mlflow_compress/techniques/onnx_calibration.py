@@ -41,6 +41,10 @@ class Reader(CalibrationDataReader):
         """Return the next batch, None at the end."""
         return next(self._left, None)
 
+    def rewind(self) -> None:
+        """Begin again with the first batch."""
+        self._left = self._make()
+
     @property
     def chunk(self) -> int:
         """How many batches onnxruntime may hold at a time.
@@ -65,10 +69,6 @@ class _Part(CalibrationDataReader):
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch, None at the end."""
         return next(self._left, None)
-
-    def rewind(self) -> None:
-        """Begin again."""
-        self._left = self._make()
 
 
 @contextmanager
@@ -100,7 +100,8 @@ def fine_histograms(method: str) -> Iterator[None]:
         return max(ends[0], low), min(ends[1], high)
 
     def collect_flat(self: Any, values: Mapping[str, list[np.ndarray]]) -> Any:
-        flat = {n: [np.concatenate([a.ravel() for a in parts])] for n, parts in values.items()}
+        flat = {n: [_finite(np.concatenate([a.ravel() for a in parts]))] for n, parts in
+                values.items()}  # fmt: skip
         return collect(self, flat)
 
     kind.collect, whole.collect_data = collect_flat, collect_parts
@@ -111,3 +112,10 @@ def fine_histograms(method: str) -> Iterator[None]:
     finally:
         module["create_calibrator"], kind.get_entropy_threshold = create, search
         kind.collect, whole.collect_data = collect, collect_data
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return what a histogram can be made of: nodes that stay in float may give other values."""
+    values = values.astype(np.float32)
+    usable = np.abs(values) < np.finfo(np.float32).max / 2
+    return np.where(usable & (np.abs(values) > np.finfo(np.float32).tiny), values, 0)

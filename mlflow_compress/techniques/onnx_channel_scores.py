@@ -14,6 +14,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 from scipy import linalg
 
+from mlflow_compress.techniques.numeric import inverse, ridge, root
 from mlflow_compress.techniques.onnx_channels import Channels, Group
 from mlflow_compress.techniques.onnx_graph import initializers
 from mlflow_compress.techniques.onnx_layers import linear_layers
@@ -197,12 +198,11 @@ def _spread_along(numbers: np.ndarray, axis: int, array: np.ndarray) -> np.ndarr
 
 def _reader(matrix: np.ndarray, numbers: np.ndarray, gram: np.ndarray, method: str) -> _Reader:
     energy = max(float(((matrix @ gram) * matrix).sum()), 1e-30)
-    damped = gram + (_DAMPING * np.trace(gram) / len(gram) + 1e-12) * np.eye(len(gram))
-    spread = None
+    spread, added = None, ridge(gram, _DAMPING)
     if method == "obs":
-        lower = linalg.lapack.dpotri(linalg.cholesky(damped, lower=True), lower=1)[0]
-        spread = np.tril(lower) + np.tril(lower, -1).T
-    return _Reader(np.array(matrix), numbers, spread, np.diag(damped).copy(), energy)
+        lower, added = root(gram, _DAMPING)
+        spread = inverse(lower)
+    return _Reader(np.array(matrix), numbers, spread, np.diag(gram) + added, energy)
 
 
 def _greedy(group: Group, readers: Sequence[_Reader], settings: ShrinkSettings) -> Ranking:

@@ -8,6 +8,7 @@ model has, and let a mask of infinities set a range.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
@@ -30,7 +31,7 @@ from mlflow_compress.techniques.onnx_opset import raise_opset
 from mlflow_compress.techniques.onnx_repair import tapped
 from mlflow_compress.techniques.onnx_run import run, session
 
-__all__ = ["Prepared", "prepared", "unfit_nodes"]
+__all__ = ["Prepared", "observed", "prepared", "say_types", "unfit_nodes"]
 
 _MIN_OPSET = 13
 """The first version whose DequantizeLinear has an axis, which per-channel scales need."""
@@ -45,6 +46,9 @@ _MADE_UP = ("quantized", "scale", "zero_point", "QuantizeLinear", "DequantizeLin
 _LARGE, _TOO_WIDE = 1e3, 1e4
 """Values beyond the first, and so many times as large as the small ones of their tensor, are a
 mask's: 256 levels from them to the others leave one level to all others."""
+
+_LEAST, _MOST = 1e-30, 1e37
+"""Between them steps of a 255th are numbers of single precision, which int8 is scaled in."""
 
 
 @dataclass(frozen=True)
@@ -77,40 +81,58 @@ def prepared(model: ModelProto) -> Prepared:
     origin = _rename_clashes(model, taken)
     _own_weights(model, taken, origin)
     _own_biases(model, taken, origin)
-    left = [node.name for node in model.graph.node if node.op_type == "Gemm" and not _plain(
+    left = _stretch_biases(model, taken, origin)
+    left += [node.name for node in model.graph.node if node.op_type == "Gemm" and not _plain(
         model, node, taken, origin)]  # fmt: skip
     left += [node.name for node in model.graph.node if node.domain not in _STANDARD]
     _keep_what_branches_read(model, taken, names)
     return Prepared(model, origin, tuple(left))
 
 
-def unfit_nodes(model: ModelProto, fed: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Return the nodes that read or give values for which no range of 256 levels will do.
-
-    Those are values that are not finite on some row, and masks of large numbers.
+def observed(model: ModelProto, fed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the float values of the main graph on a batch, inputs and weights among them.
 
     Args:
         model: the model.
         fed: a batch of calibration inputs.
     """
-    readers: dict[str, list[str]] = defaultdict(list)
     held = initializers(model)
-    for node in model.graph.node:
-        for name in (*node.input, *node.output):
-            if name:
-                readers[name].append(node.name)
-    unfit = {name for name, tensor in held.items() if name in readers and _is_unfit(tensor)}
     made = [name for node in model.graph.node for name in node.output if name]
     wanted = [name for name in made if name not in held]
-    opened = session(tapped(model, wanted))
-    for name, value in zip(wanted, run(opened, wanted, fed), strict=True):
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and _beyond(value):
-            unfit.add(name)
-    return tuple(dict.fromkeys(node for name in sorted(unfit) for node in readers[name]))
+    values: dict[str, Any] = {n: numpy_helper.to_array(tensor) for n, tensor in held.items()
+                              if tensor.data_type in FLOATS}  # fmt: skip
+    values |= fed
+    if wanted:
+        values |= dict(zip(wanted, run(session(tapped(model, wanted)), wanted, fed), strict=True))
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    return {name: a for name, a in arrays.items() if a.dtype.kind == "f" or name in held}
 
 
-def _is_unfit(tensor: TensorProto) -> bool:
-    return tensor.data_type in FLOATS and _beyond(numpy_helper.to_array(tensor))
+def say_types(model: ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    """Say of which type values are, in place: what a quantizer does not infer it does not see."""
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    known |= {value.name for value in model.graph.value_info} | initializers(model).keys()
+    for name, value in values.items():
+        if name not in known:
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            model.graph.value_info.append(helper.make_tensor_value_info(name, kind, None))
+
+
+def unfit_nodes(model: ModelProto, values: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return the nodes that read or give values which int8 cannot stand for.
+
+    No range of 256 levels will do for values that are not finite on some row, for masks of large
+    numbers, and for what lies at the ends of single precision; and others than single precision no
+    int8 operator takes.
+
+    Args:
+        model: the model.
+        values: what :func:`observed` gives.
+    """
+    unfit = {n for n, array in values.items() if array.dtype != np.float32 or _beyond(array)}
+    return tuple(
+        node.name for node in model.graph.node if unfit.intersection((*node.input, *node.output))
+    )
 
 
 def _beyond(array: np.ndarray) -> bool:
@@ -118,9 +140,9 @@ def _beyond(array: np.ndarray) -> bool:
     sizes = np.abs(array[array != 0].astype(np.float64))
     if not sizes.size:
         return False
-    if not np.isfinite(sizes).all():
-        return True
     most = float(sizes.max())
+    if not _LEAST < most < _MOST:
+        return True
     return most >= _LARGE and most >= _TOO_WIDE * float(np.quantile(sizes, 0.1))
 
 
@@ -225,6 +247,29 @@ def _own_biases(model: ModelProto, taken: set[str], origin: dict[str, str]) -> N
         if name in seen and name in held:
             node.input[2] = _copied(model, held[name], taken, origin).name
         seen.add(name)
+
+
+def _stretch_biases(model: ModelProto, taken: set[str], origin: dict[str, str]) -> list[str]:
+    """Let each constant bias of a Gemm have one value per output: quantizers know no others.
+
+    Returns:
+        The nodes whose bias is another one for each row.
+    """
+    held, left = initializers(model), []
+    for node in model.graph.node:
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] not in held:
+            continue
+        bias, weight = held[node.input[2]], held.get(node.input[1])
+        if len(bias.dims) > 1 and bias.dims[0] != 1:
+            left.append(node.name)
+        elif weight is not None:
+            width = weight.dims[0 if attributes_of(node).get("transB", 0) else 1]
+            if list(bias.dims) != [width]:
+                copy = _copied(model, bias, taken, origin)
+                array = np.broadcast_to(numpy_helper.to_array(bias).ravel(), width)
+                copy.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), copy.name))
+                node.input[2] = copy.name
+    return left
 
 
 def _plain(model: ModelProto, node: NodeProto, taken: set[str], origin: dict[str, str]) -> bool:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mlflow_compress.techniques.onnx_graph import FLOATS, Use, initializers, unique_name, uses
+from mlflow_compress.techniques.numeric import refuse_unfit
+from mlflow_compress.techniques.onnx_graph import (
+    FLOATS,
+    Use,
+    initializers,
+    node_label,
+    unique_name,
+    uses,
+)
 
 __all__ = ["LinearLayer", "add_biases", "linear_layers"]
 
@@ -88,7 +96,17 @@ class LinearLayer:
             activation: the value named ``source``, for a batch.
             kernel: the stored weight's shape.
             chosen: indices from :meth:`choose`.
+
+        Raises:
+            TechniqueError: they are not finite, or too large to be squared.
         """
+        made = self._rows(activation, kernel, chosen)
+        refuse_unfit(made, f"what {node_label(self.node)} gets")
+        return made
+
+    def _rows(
+        self, activation: np.ndarray, kernel: Sequence[int], chosen: np.ndarray
+    ) -> np.ndarray:
         if self.node.op_type == "Conv":
             return self._patches(activation, kernel, chosen)
         if self.node.op_type == "ConvTranspose":

@@ -24,6 +24,7 @@ from mlflow_compress.techniques.onnx_graph import (
     walk_graphs,
     walk_nodes,
 )
+from mlflow_compress.techniques.onnx_plain import constant_of, make_plain
 from mlflow_compress.techniques.onnx_scopes import name_apart
 
 __all__ = ["normalize"]
@@ -34,20 +35,22 @@ M = TypeVar("M", NodeProto, TensorProto, ValueInfoProto)
 def normalize(model: ModelProto) -> ModelProto:
     """Return an equivalent model whose weights are all main-graph initializers.
 
-    Also dropped: doc strings, node metadata, initializers that nothing uses, graph inputs that
-    only list weights (:func:`mlflow_compress.packed.graphs.default_inputs` stay), and shape
-    annotations that shape inference finds again. The same model gives the same bytes.
+    What can be said in several ways is said in one (:mod:`~.onnx_plain`). Also dropped: doc
+    strings, node metadata, initializers that nothing uses, graph inputs that only list weights
+    (:func:`mlflow_compress.packed.graphs.default_inputs` stay), and shape annotations that shape
+    inference finds again. The same model gives the same bytes.
 
     Raises:
         SourceError: the model has no graph, keeps weights in external data not loaded, or has two
             values of one name in a graph.
     """
-    if not model.graph.node:
+    if not (model.graph.node or model.graph.initializer):  # what is folded may be weights alone
         raise SourceError("the model's graph has no nodes; is this an ONNX model?")
     model = clone(model)
     defaults = default_inputs(model)
     _refuse_external(model)
     refuse_twins(model)
+    make_plain(model)
     name_apart(model)
     for graph in walk_graphs(model.graph):
         _constants_to_initializers(graph)
@@ -71,15 +74,15 @@ def _refuse_external(model: ModelProto) -> None:
 
 
 def _constants_to_initializers(graph: GraphProto) -> None:
-    """Turn Constant nodes with a tensor into initializers (not those that are graph outputs)."""
+    """Turn Constant nodes into initializers (not those that are graph outputs)."""
     outputs = {value.name for value in graph.output}
     kept: list[NodeProto] = []
     for node in graph.node:
-        value = next((a for a in node.attribute if a.name == "value"), None)
-        if node.op_type != "Constant" or value is None or node.output[0] in outputs:
+        value = constant_of(node)
+        if value is None or node.output[0] in outputs:
             kept.append(node)
             continue
-        graph.initializer.add().CopyFrom(value.t)
+        graph.initializer.add().CopyFrom(value)
         graph.initializer[-1].name = node.output[0]
     _replace_nodes(graph, kept)
 
@@ -127,7 +130,6 @@ def _skip_identities(graph: GraphProto) -> None:
 def _drop_unused(graph: GraphProto) -> None:
     used = {name for node in walk_nodes(graph) for name in node.input}
     used |= {value.name for inner in walk_graphs(graph) for value in inner.output}
-    used |= {t.values.name for t in graph.sparse_initializer}
     used |= {value.name for value in graph.input}  # a caller may give it
     kept = [_copy(tensor) for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]

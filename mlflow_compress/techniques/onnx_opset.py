@@ -18,6 +18,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import TechniqueError
+from mlflow_compress.techniques.onnx_check import refuse_new_problem
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     initializers,
@@ -36,8 +37,12 @@ _RESIZE, _INTERPOLATES = 11, ("Resize", "Upsample")
 _ROUNDING = 1e-4
 """Of an output's largest value: kernels of two versions may sum in another order."""
 
+_WITHOUT_INPUTS = 4
+"""The first IR version in which weights need not be inputs; onnxruntime never asked for it."""
+
 _ERRORS = (
     RuntimeError,
+    TechniqueError,
     checker.ValidationError,
     shape_inference.InferenceError,
     version_converter.ConvertError,
@@ -69,13 +74,13 @@ def raise_opset(
     if version >= least:
         return model
     try:
-        plain = model
+        plain = clone(model)
         if model.functions:
             plain = inliner.inline_local_functions(model, convert_version=True)
+        plain.ir_version = max(plain.ir_version, _WITHOUT_INPUTS)
         made = version_converter.convert_version(plain, least)
         _keep_resizing(plain, made)
-        checker.check_model(made)
-        shape_inference.infer_shapes(made, strict_mode=True)
+        refuse_new_problem(plain, made, "what it makes is not valid", strict=True)
     except _ERRORS as error:
         raise TechniqueError(
             f"opset {least} is needed, and onnx cannot convert this model from opset {version}: "

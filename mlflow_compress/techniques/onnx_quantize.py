@@ -1,33 +1,19 @@
 """Static int8 quantization in QDQ form, by ``onnxruntime.quantization``."""
 
-import logging
-import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import onnx
-import onnxruntime as ort
+import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
-from onnxruntime.quantization import (
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    calibrate,
-    quantize_dynamic,
-    quantize_static,
-)
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.dynamic import DynamicSettings
-from mlflow_compress.techniques.onnx_calibration import Reader, fine_histograms
+from mlflow_compress.techniques.onnx_calibration import Reader
 from mlflow_compress.techniques.onnx_equalize import equalize
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
+    attributes_of,
     clone,
     float_weights,
     initializers,
@@ -37,18 +23,20 @@ from mlflow_compress.techniques.onnx_graph import (
     walk_nodes,
     weight_inputs,
 )
-from mlflow_compress.techniques.onnx_int8 import Prepared, prepared, unfit_nodes
-from mlflow_compress.techniques.onnx_run import ORT_ERRORS, batches, check_calibration
-from mlflow_compress.techniques.onnx_sensitivity import correct_biases, layer_losses
+from mlflow_compress.techniques.onnx_int8 import (
+    Prepared,
+    observed,
+    prepared,
+    say_types,
+    unfit_nodes,
+)
+from mlflow_compress.techniques.onnx_quantizers import TAKEN, dynamic, static
+from mlflow_compress.techniques.onnx_run import batches, check_calibration
+from mlflow_compress.techniques.onnx_sensitivity import correct_biases, layer_losses, saturation
 from mlflow_compress.techniques.quantize import QuantizeSettings
 
 __all__ = ["prepare", "quantize", "quantize_dynamically", "quantized_origin"]
 
-_METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
 _ENOUGH = 0.01
 """With ``keep_float: -1``, the sum of the changes that may be left."""
 
@@ -58,17 +46,6 @@ _FEW, _NAMED = 4, 3
 _QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul",
                   "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
                   "MatMulNBits", "DynamicQuantizeLSTM")  # fmt: skip
-
-_FAILURES: tuple[type[Exception], ...] = (
-    *ORT_ERRORS,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
-"""onnxruntime's tools raise whatever they meet."""
 
 _PARTS = ("_quantized_scale", "_quantized_zero_point", "_quantized", "_scale", "_zero_point")
 
@@ -97,10 +74,59 @@ def prepare(
     if settings.equalize:
         model, notes = equalize(model, context)
     if settings.keep_float:
+        settings = _without_unfit(model, settings, calibration)
         kept, note = _kept_in_float(layer_losses(model, settings, calibration), settings)
         settings = replace(settings, exclude=(*settings.exclude, *kept))
         notes = (*notes, note)
     return model, replace(settings, equalize=False, keep_float=0), notes
+
+
+def _without_unfit(
+    model: ModelProto, settings: QuantizeSettings, calibration: Mapping[str, np.ndarray]
+) -> QuantizeSettings:
+    """Exclude all nodes of a prepared model that cannot be quantized, and say its values' types.
+
+    Raises:
+        TechniqueError: no node is left.
+    """
+    values = observed(model, next(batches(model, calibration, size=_FEW)))
+    say_types(model, values)
+    left = (*settings.exclude, *unfit_nodes(model, values))
+    if settings.per_channel:
+        left = (*left, *_grouped(model))
+    found = {node.name for node in model.graph.node if node.op_type in TAKEN
+             and values.keys() & (*node.input, *node.output)}  # fmt: skip
+    if not found.difference(left):
+        raise _nothing(model)
+    return replace(settings, exclude=tuple(dict.fromkeys(left)))
+
+
+def _grouped(model: ModelProto) -> list[str]:
+    """Return the nodes with a bias for more channels than their weight has scales."""
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "ConvTranspose"
+        and attributes_of(node).get("group", 1) > 1
+        and len(node.input) > 2
+    ]
+
+
+def _nothing(model: ModelProto) -> TechniqueError:
+    """Say why nothing of a model is quantized, and what to do."""
+    told = "onnxruntime found no weights to quantize in the main graph"
+    main = {name for node in model.graph.node for name in node.output}
+    for weight in float_weights(model):
+        use = weight.uses[0]
+        if weight.tensor.data_type != TensorProto.FLOAT:
+            kind = TensorProto.DataType.Name(weight.tensor.data_type).lower()
+            advice = f"weight {weight.name!r} is {kind} (export the model in float32)"
+        elif not main.intersection(use.node.output):
+            advice = f"{node_label(use.node)} is inside a node (weight_only takes its weight too)"
+        else:
+            continue
+        return TechniqueError(f"{told}: {advice}")
+    return TechniqueError(f"{told} (leave this step out)")
 
 
 def _kept_in_float(
@@ -135,19 +161,26 @@ def quantize(model: ModelProto, settings: QuantizeSettings, context: Context) ->
     given = model
     model, settings, notes = prepare(model, settings, context)
     ready = prepared(model)
-    unfit = unfit_nodes(ready.model, next(batches(ready.model, calibration, size=_FEW)))
-    left = dict.fromkeys((*settings.exclude, *ready.exclude, *unfit))
-    settings, named = replace(settings, exclude=tuple(left)), ready.model
+    settings = replace(settings, exclude=(*settings.exclude, *ready.exclude))
+    named, settings = ready.model, _without_unfit(ready.model, settings, calibration)
     if settings.correct_bias:
         named = correct_biases(named, settings, calibration)
-    reader = Reader(model, calibration, settings.rows)
-    with tempfile.TemporaryDirectory(dir=context.work_dir) as folder, _quiet():
-        path = Path(folder, "quantized.onnx")
-        _run(named, path, reader, settings)
-        made = onnx.load(path)
+    _leave_given_outputs(named)
+    rows = Reader(model, calibration, settings.rows)
+    made = static(named, rows, settings, context.work_dir)
     _tidy(made, given)
-    made = _finished(given, made, ready)
-    return replace(made, notes=(*notes, *made.notes))
+    result = _finished(given, made, ready)
+    if not settings.reduce_range:
+        notes = (*notes, *saturation(result.model, calibration))
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def _leave_given_outputs(model: ModelProto) -> None:
+    """Take inputs from the outputs, in place: a quantizer makes a circle of them."""
+    given = {value.name for value in model.graph.input}
+    kept = [value for value in clone(model).graph.output if value.name not in given]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
 
 
 def quantize_dynamically(model: ModelProto, settings: DynamicSettings, context: Context) -> Result:
@@ -159,34 +192,25 @@ def quantize_dynamically(model: ModelProto, settings: DynamicSettings, context: 
     """
     _refuse_quantized(model)
     ready = prepared(model)
-    left = (*ready.exclude, *_batched(ready.model))
-    with tempfile.TemporaryDirectory(dir=context.work_dir) as folder, _quiet():
-        path = Path(folder, "quantized.onnx")
-        try:
-            quantize_dynamic(
-                ready.model,
-                path,
-                op_types_to_quantize=["MatMul"],
-                nodes_to_exclude=list(left),
-                per_channel=settings.per_channel,
-                reduce_range=settings.reduce_range,
-                weight_type=QuantType.QInt8,
-                extra_options={"MatMulConstBOnly": True},
-            )
-        except _FAILURES as error:
-            raise _failed(error) from error
-        made = onnx.load(path)
+    left = (*ready.exclude, *_not_dynamic(ready.model))
+    left = (*left, *(f"{name}_MatMul" for name in left))  # what the tool makes of a Gemm
+    made = dynamic(ready.model, settings, left, context.work_dir)
     _tidy(made, model)
     return _finished(model, made, ready)
 
 
-def _batched(model: ModelProto) -> list[str]:
-    """Return the nodes whose weight is a stack of matrices: it is rounded along another axis."""
+def _not_dynamic(model: ModelProto) -> list[str]:
+    """Return the nodes whose weight is a vector, is rounded along another axis, or is not float32.
+
+    The axis is another one in a stack of matrices.
+    """
     held = initializers(model)
     return [
         node.name
         for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in held and len(held[node.input[1]].dims) > 2
+        if node.op_type in ("MatMul", "Gemm")
+        and (weight := held.get(node.input[1])) is not None
+        and (len(weight.dims) != 2 or weight.data_type != TensorProto.FLOAT)
     ]
 
 
@@ -211,58 +235,10 @@ def quantized_origin(
     return origin
 
 
-def _run(model: ModelProto, path: Path, reader: Reader, settings: QuantizeSettings) -> None:
-    options: dict[str, Any] = {}
-    if settings.method == "minmax":
-        options["CalibMaxIntermediateOutputs"] = reader.chunk
-    if settings.method == "percentile":
-        options["CalibPercentile"] = settings.percentile
-    with fine_histograms(settings.method):
-        _quantized(model, path, reader, settings, options)
-
-
-def _quantized(
-    model: ModelProto,
-    path: Path,
-    reader: Reader,
-    settings: QuantizeSettings,
-    options: dict[str, Any],
-) -> None:
-    for adjust in (True, False):
-        if not adjust:
-            # its adjustment of scales for biases near zero trips over per-channel scales
-            options["QDQDisableWeightAdjustForInt32Bias"] = True
-            reader.rewind()
-        try:
-            quantize_static(
-                clone(model),  # it moves the weights of the model it is given into files
-                path,
-                reader,
-                quant_format=QuantFormat.QDQ,
-                per_channel=settings.per_channel,
-                reduce_range=settings.reduce_range,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(settings.exclude),
-                calibrate_method=_METHODS[settings.method],
-                extra_options=options,
-            )
-        except _FAILURES as error:
-            if adjust and "truth value of an array" in str(error):
-                continue
-            raise _failed(error) from error
-        return
-
-
-def _failed(error: Exception) -> TechniqueError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return TechniqueError(f"onnxruntime.quantization fails on this model: {first}")
-
-
 def _finished(model: ModelProto, made: ModelProto, ready: Prepared) -> Result:
     made = share_duplicates(made)
     if not any(t.data_type in (TensorProto.INT8, TensorProto.UINT8) for t in _new(model, made)):
-        raise TechniqueError("onnxruntime found no weights to quantize in the main graph")
+        raise _nothing(model)
     return Result(made, quantized_origin(model, made, ready.origin), _left_in_float(made))
 
 
@@ -306,9 +282,12 @@ def _refuse(model: ModelProto, settings: QuantizeSettings) -> None:
 def _tidy(model: ModelProto, given: ModelProto) -> None:
     """Drop annotations, which cost bytes in small files, and put the nodes in order again.
 
-    The tools write into the metadata; class names and the like are the model's own.
+    The tools write into the metadata; class names and the like are the model's own. Outputs are as
+    they were.
     """
     del model.graph.value_info[:]
+    del model.graph.output[:]
+    model.graph.output.extend(given.graph.output)
     del model.metadata_props[:]
     model.metadata_props.extend(given.metadata_props)
     sort_nodes(model.graph)
@@ -317,39 +296,3 @@ def _tidy(model: ModelProto, given: ModelProto) -> None:
 def _new(source: ModelProto, made: ModelProto) -> list[TensorProto]:
     known = initializers(source)
     return [tensor for tensor in made.graph.initializer if tensor.name not in known]
-
-
-_lock = threading.Lock()
-_depth = 0
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep onnxruntime.quantization's advice and prints from the user's terminal.
-
-    The advice goes to the root logger: only records logged on it directly are held back, and a
-    handler is lent to it, because ``logging.warning`` would install one for good when it has none.
-    The prints are taken from the one module that makes them, so that nobody else's are lost.
-    """
-    global _depth
-    root, lent = logging.getLogger(), logging.NullHandler()
-    with _lock:
-        _depth += 1
-        root.disabled = True
-        root.addHandler(lent)
-        ort.set_default_logger_severity(4)
-        vars(calibrate)["print"] = _no_print
-    try:
-        yield
-    finally:
-        with _lock:
-            _depth -= 1
-            root.disabled = _depth > 0
-            root.removeHandler(lent)
-            if not _depth:
-                del vars(calibrate)["print"]
-                ort.set_default_logger_severity(2)
-
-
-def _no_print(*values: object, **options: object) -> None:
-    """Print nothing."""

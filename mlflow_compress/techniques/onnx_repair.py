@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 from scipy import linalg
 
+from mlflow_compress.techniques.numeric import refuse_unfit
 from mlflow_compress.techniques.onnx_focus import Focus
 from mlflow_compress.techniques.onnx_graph import (
     clone,
@@ -77,13 +78,18 @@ class Moments:
         )
 
     def add(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
-        """Add rows of [groups, rows, inputs] and [groups, rows, outputs], weighted if asked to."""
+        """Add rows of [groups, rows, inputs] and [groups, rows, outputs], weighted if asked to.
+
+        Raises:
+            TechniqueError: they are not finite, or too large to be squared.
+        """
         ones = np.ones((*x.shape[:2], 1), np.float32)
         x = np.concatenate([x.astype(np.float32), ones], axis=2)
         weighted = x if weights is None else x * weights[None, :, None].astype(np.float32)
         self.gram += weighted.transpose(0, 2, 1) @ x
         self.cross += weighted.transpose(0, 2, 1) @ y.astype(np.float32)
         self.count += x.shape[1] if weights is None else float(weights.sum())
+        refuse_unfit(self.cross)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of rows."""

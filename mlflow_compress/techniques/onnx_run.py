@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, TypeProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.errors import DataError, TechniqueError
@@ -54,6 +55,9 @@ otherwise."""
 
 _CONSTANT = 1e-6
 """Outputs whose variance is a smaller share of their mean square say the same for every row."""
+
+_LONGEST = 400
+"""Characters of a message of onnxruntime."""
 
 _RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
@@ -201,11 +205,11 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
     """Return the inputs that a model takes as rows, and find out how it takes plain arrays.
 
     Raises:
-        TechniqueError: it cannot be told which axis of an array are the rows.
+        TechniqueError: it cannot be told which axis of an array are the rows, or there are none.
     """
     wanted = declared_inputs(model)
     if isinstance(inputs, Rows):
-        return inputs.only(list(wanted))
+        return _some(inputs.only(list(wanted)))
     arrays = {name: inputs[name] for name in wanted}
     every = list(arrays.values())
     count = likely_count([array for array in every if array.ndim], every) or 0
@@ -213,9 +217,15 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
         placed = place(arrays, count, wanted, declared_outputs(model))
     except DataError as error:
         raise TechniqueError(f"the calibration data do not fit the model: {error}") from error
-    found = Rows(placed.inputs, placed.shared, placed.layout)
-    most = most_rows(model, found) if found.count else None
-    return Rows(found.inputs, found.shared, replace(found.layout, most=most))
+    found = _some(Rows(placed.inputs, placed.shared, placed.layout))
+    layout = replace(found.layout, most=most_rows(model, found))
+    return Rows(found.inputs, found.shared, layout)
+
+
+def _some(rows: Rows) -> Rows:
+    if not rows.count:
+        raise TechniqueError("the calibration data have no rows (data.calibration)")
+    return rows
 
 
 def fixed_batch(model: ModelProto) -> int | None:
@@ -247,24 +257,37 @@ def batches(
 
 def probe(
     model: ModelProto, calibration: Mapping[str, np.ndarray] | None, seed: int
-) -> Mapping[str, np.ndarray]:
-    """Return inputs to compare two models on: a few calibration rows, or else random ones."""
+) -> Mapping[str, Any]:
+    """Return inputs to compare two models on: a few calibration rows, or else random ones.
+
+    What cannot be invented is left out: the model does not run without it.
+    """
     if calibration:
         return next(batches(model, calibration, size=4))
     rng = np.random.default_rng(seed)
-    feed = {}
     held = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in held:
-            continue
-        kind = value.type.tensor_type
-        shape = [d.dim_value if d.dim_value > 0 else _OPEN_SIZE for d in kind.shape.dim]
-        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        if dtype.kind == "f":
-            feed[value.name] = rng.normal(size=shape).astype(dtype)
-        else:
-            feed[value.name] = np.ones(shape, dtype)
-    return feed
+    invented = {v.name: _invented(v.type, rng) for v in model.graph.input if v.name not in held}
+    return {name: value for name, value in invented.items() if value is not None}
+
+
+def _invented(kind: TypeProto, rng: np.random.Generator) -> Any:
+    """Return a value of a type: a tensor, or a list of two for a sequence; None for a map."""
+    if kind.HasField("optional_type"):
+        return _invented(kind.optional_type.elem_type, rng)
+    if kind.HasField("sequence_type"):
+        inner = kind.sequence_type.elem_type
+        items = [_invented(inner, rng), _invented(inner, rng)]
+        return None if items[0] is None else items
+    if not kind.HasField("tensor_type"):
+        return None
+    tensor = kind.tensor_type
+    shape = [d.dim_value if d.dim_value > 0 else _OPEN_SIZE for d in tensor.shape.dim]
+    if tensor.elem_type == TensorProto.UNDEFINED:
+        return None
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if dtype.kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    return np.full(shape, "1", dtype) if dtype.kind == "O" else np.ones(shape, dtype)
 
 
 def check_unchanged(
@@ -319,14 +342,21 @@ def largest_change(
     given = run(session(after), names, feed)
     name, most = "", 0.0
     for here, one, two in zip(names, expected, given, strict=True):
-        worst = _change(one, two) if isinstance(one, np.ndarray) else 0.0
+        worst = _change(one, two)
         if not worst <= most:
             name, most = here, worst
     return name, most
 
 
-def _change(one: np.ndarray, two: np.ndarray) -> float:
-    """Return what :func:`largest_change` does of one output."""
+def _change(one: Any, two: Any) -> float:
+    """Return what :func:`largest_change` does of one output: a tensor, a sequence or a map."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        one, two = list(one.items()), list(two.items())
+    if isinstance(one, list | tuple):
+        if type(one) is not type(two) or len(one) != len(two):
+            return float(np.inf)
+        return max(map(_change, one, two), default=0.0)
+    one = np.asarray(one)
     if one.shape != np.shape(two):
         return float(np.inf)
     with np.errstate(invalid="ignore"):
@@ -341,4 +371,5 @@ def _change(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """Return what onnxruntime says in one line: its first may stop in the middle."""
+    return " ".join(str(error).split())[:_LONGEST]

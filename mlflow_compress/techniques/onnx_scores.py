@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
-from scipy import linalg
 
 from mlflow_compress.rows import ROOM, bytes_of_values
+from mlflow_compress.techniques.numeric import inverse, ridge, root
 from mlflow_compress.techniques.onnx_graph import Weight, initializers
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import MAX_INPUTS, row_share, tapped
@@ -139,8 +139,7 @@ def _grams_of(
 
 def sensitivity(gram: np.ndarray, method: str) -> np.ndarray:
     """Return by how much the squared error grows per squared weight removed, [inputs]."""
-    damped = gram + (_DAMPING * np.trace(gram) / len(gram) + 1e-12) * np.eye(len(gram))
     if method == "wanda":
-        return np.diag(damped)
-    inverse = linalg.lapack.dpotri(linalg.cholesky(damped, lower=True), lower=1)[0]
-    return 1 / np.diag(inverse)
+        return np.asarray(np.diag(gram) + ridge(gram, _DAMPING))
+    lower, _ = root(gram, _DAMPING)
+    return np.asarray(1 / np.diag(inverse(lower)))

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from onnx import ModelProto, checker, numpy_helper, shape_inference
+from onnx import ModelProto, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.onnx_channel_ops import HANDLERS
 from mlflow_compress.techniques.onnx_channel_scores import Ranking, rank
 from mlflow_compress.techniques.onnx_channels import Channels, Group, find_channels, own_tensors
+from mlflow_compress.techniques.onnx_check import refuse_new_problem
 from mlflow_compress.techniques.onnx_fold import share_duplicates
 from mlflow_compress.techniques.onnx_graph import (
     clone,
@@ -212,12 +213,7 @@ def _check(masked: ModelProto, made: ModelProto, context: Context) -> None:
     Raises:
         TechniqueError: it is not valid, does not run, or gives other outputs.
     """
-    try:
-        checker.check_model(made, full_check=True)
-        shape_inference.infer_shapes(made, strict_mode=True, data_prop=True)
-    except (checker.ValidationError, shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise TechniqueError(f"the model without the channels is not valid: {first}") from error
+    refuse_new_problem(masked, made, "the model without the channels is not valid", strict=True)
     why = ": this graph ties channels in a way that is not understood"
     doing = "taking the channels out"
     check_unchanged(masked, made, context.calibration, context.seed, doing, why)

@@ -66,6 +66,8 @@ def match_biases(pair: Pair, seed: int) -> tuple[int, list[str]]:
         (wanted, _), (now, _) = moments
         tensor = held[offset.tensor]
         array = numpy_helper.to_array(tensor)
+        if array.size != wanted.size:  # one number for all channels
+            continue
         shift = (wanted - now).reshape(array.shape)
         if offset.scale is None:
             set_initializer(tensor, array + shift)

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
+
+from mlflow_compress.techniques.numeric import inverse, root
 
 __all__ = [
     "Grid",
@@ -36,6 +37,9 @@ _UNSEEN = 0.5
 
 _DAMPING = 1e-2
 """Added to a Gram matrix before it is inverted, relative to its mean diagonal."""
+
+_ROUNDING = 1e-12
+"""The same for an inverse, which is positive definite but for rounding."""
 
 _BLOCK = 64
 """Columns whose errors are moved to the columns after the block all at once."""
@@ -155,25 +159,14 @@ class Spread:
     @classmethod
     def of(cls, grams: np.ndarray) -> "Spread":
         """Return it for second moments of the inputs, [groups, inputs, inputs]."""
-        size = grams.shape[1]
-        mean = np.trace(grams, axis1=1, axis2=2) / size
-        damped = grams + (_DAMPING * mean + 1e-12)[:, None, None] * np.eye(size)
-        order = np.argsort(-np.diagonal(damped, axis1=1, axis2=2), axis=1, kind="stable")
-        inverse = (
-            np.stack([_inverse(gram) for gram in damped])
-            if size > _BLOCK
-            else (np.linalg.inv(damped))
-        )
-        sensitivity = 1 / np.diagonal(inverse, axis1=1, axis2=2)
+        order = np.argsort(-np.diagonal(grams, axis1=1, axis2=2), axis=1, kind="stable")
+        lower, _ = root(grams, _DAMPING)
+        spread = np.stack([inverse(one) for one in lower])
+        sensitivity = 1 / np.diagonal(spread, axis1=1, axis2=2)
         groups = np.arange(len(grams))[:, None, None]
-        inverse = inverse[groups, order[:, :, None], order[:, None, :]]
-        upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
-        return cls(order, upper, sensitivity)
-
-
-def _inverse(gram: np.ndarray) -> np.ndarray:
-    lower = linalg.lapack.dpotri(linalg.cholesky(gram, lower=True), lower=1)[0]
-    return np.tril(lower) + np.tril(lower, -1).T
+        spread = spread[groups, order[:, :, None], order[:, None, :]]
+        upper, _ = root((spread + spread.transpose(0, 2, 1)) / 2, _ROUNDING)
+        return cls(order, upper.transpose(0, 2, 1), sensitivity)
 
 
 def round_feedback(

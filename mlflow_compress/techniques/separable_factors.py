@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
+from mlflow_compress.techniques.numeric import root
+
 __all__ = ["Factors", "factorise", "lost"]
 
 _RIDGE = 1e-5
 """Pull towards the factors as they are, relative to the diagonal's mean."""
-
-_MOST_RIDGE = 1e12
 
 _ROUNDS = 8
 """Alternations; what the later ones gain is small."""
@@ -88,15 +88,16 @@ def _start(kernel: np.ndarray, moments: np.ndarray | None, rank: int) -> Factors
     points = np.zeros((outputs, channels, rank))
     level = 1.0 if moments is None else float(np.trace(moments)) / len(moments) + 1e-30
     for channel in range(channels):
-        root: np.ndarray = np.eye(places)
+        lower: np.ndarray = np.eye(places)
         if moments is not None:
             part = slice(channel * places, (channel + 1) * places)
-            root, _ = _root(moments[part, part] / level)
-        left, values, right = np.linalg.svd(kernel[:, channel] @ root, full_matrices=False)
+            # relative to all channels: one that is nearly dead must not count as much as they do
+            lower, _ = root(moments[part, part] / level + _RIDGE * np.eye(places), _RIDGE)
+        left, values, right = np.linalg.svd(kernel[:, channel] @ lower, full_matrices=False)
         count = min(rank, len(values))
         points[:, channel, :count] = left[:, :count] * values[:count]
-        # right / root: a filter whose outputs on the data are the right singular vector
-        filters[channel, :count] = linalg.solve_triangular(root.T, right[:count].T, lower=False).T
+        # right / lower: a filter whose outputs on the data are the right singular vector
+        filters[channel, :count] = linalg.solve_triangular(lower.T, right[:count].T, lower=False).T
     return Factors(filters, points)
 
 
@@ -133,26 +134,10 @@ def _solve(gram: np.ndarray, cross: np.ndarray, old: np.ndarray) -> np.ndarray:
     diagonal = np.diag(gram)
     floor = 1e-8 * max(float(diagonal.mean()), 0.0) + 1e-30
     scale = 1 / np.sqrt(np.maximum(diagonal, floor))
-    root, ridge = _root(gram * scale[:, None] * scale)
-    wanted = cross * scale[:, None] + ridge * old / scale[:, None]
-    solved = linalg.cho_solve((root, True), wanted) * scale[:, None]
+    lower, added = root(gram * scale[:, None] * scale, _RIDGE)
+    wanted = cross * scale[:, None] + added * old / scale[:, None]
+    solved = linalg.cho_solve((lower, True), wanted) * scale[:, None]
     return np.asarray(solved)
-
-
-def _root(gram: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the Cholesky factor of a matrix with a ridge, and the ridge.
-
-    Sums in single precision, and differences of them, leave matrices a little short of being
-    positive definite: the ridge grows until they are.
-    """
-    ridge = _RIDGE
-    while True:
-        try:
-            return np.linalg.cholesky(gram + ridge * np.eye(len(gram))), ridge
-        except np.linalg.LinAlgError:
-            ridge *= 10
-            if not ridge < _MOST_RIDGE:  # not finite, whatever is added
-                raise
 
 
 def _balanced(made: Factors) -> Factors:

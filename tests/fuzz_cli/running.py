@@ -55,6 +55,7 @@ class Place:
         for name in (folder / "modules.txt").read_text().split():
             with contextlib.suppress(Exception):
                 importlib.import_module(name)  # once, and not in every call again
+        gc.freeze()  # so that no call copies all that was imported, only to look through it
         shutil.copytree(self.project, self._template)
         store = sqlite3.connect(self._template / "mlflow.db")
         self.search = store.execute(

@@ -6,6 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.measure.outputs import Evidence, parse_text, tell_outputs
+from mlflow_compress.rows import Ragged
 
 
 def model(nodes, outputs, inputs=(("x", TensorProto.FLOAT),), weights=(), metadata=()):
@@ -178,3 +179,18 @@ def test_the_command_line_says_the_same():
     for text in ("logits", "=classes", "y=", "y=boxes,4"):
         with pytest.raises(ConfigError, match="--kind"):
             parse_text(text)
+
+
+def test_outputs_that_give_nothing_and_single_numbers_are_no_accident(rng):
+    shape = {"y": rng.normal(size=20), "none": np.zeros((20, 0)), "boxes": rng.normal(size=(20, 7))}
+    graph = model([helper.make_node("Split", ["x"], list(shape))], list(shape))
+    number, nothing, _ = tell_outputs(Evidence(graph, shape))
+    assert (number.kind, number.axis) == ("values", None)
+    assert (nothing.kind, nothing.reason) == ("ignore", "it gives no values on these rows")
+
+
+def test_images_without_boxes_do_not_hide_those_of_others(rng):
+    vectors = rng.normal(size=(20, 3, 16))
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    assert one(Ragged([np.zeros((0, 16)), *vectors])).kind == one(vectors).kind
+    assert one(vectors).kind != "values"

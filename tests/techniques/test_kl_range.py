@@ -21,6 +21,17 @@ def test_a_lone_outlier_does_not_set_the_range(rng, far):
     assert share == pytest.approx(1 / far, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [np.linspace(0.8, 1, 500), np.repeat([1.0, 2.0], 500), np.repeat([1.0, 2.0], [980, 20])],
+    ids=["far from zero", "two values", "two values, one of them rare"],
+)
+def test_few_values_away_from_zero_are_not_cut_to_the_first_of_them(rng, values):
+    assert kl_range(histogram(values), 256) > 1000
+    values = values + rng.normal(0, 0.001, len(values))
+    assert kl_range(histogram(values), 256) > 1000
+
+
 def test_with_as_many_levels_as_bins_there_is_one_range(rng):
     assert kl_range(histogram(rng.normal(size=1000), 128), 128) == 64
 
@@ -44,7 +55,7 @@ def test_no_range_loses_less_by_the_definition(rng, draw, bins, levels):
             of = (level == one) & (cut > 0)
             rounded[of] = inside[of].mean() if of.any() else 0
         p, q = cut + 1e-4, rounded + 1e-4
-        p, q = p / p.sum(), q / q.sum()
+        p, q = p / p.sum(), q / p.sum()
         return (p * np.log(p / q)).sum()
 
     widths = range(levels // 2, middle + 1)

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.records import Recipe, Step
@@ -119,3 +121,16 @@ def test_the_same_recipe_gives_the_same_bytes(convnet, rows):
     steps = recipe(("prune", {"sparsity": 0.7}), ("share", {"clusters": 64}), ("quantize", {}))
     made = [apply_recipe(convnet, steps, Context(calibration=rows)).model for _ in range(2)]
     assert made[0].SerializeToString() == made[1].SerializeToString()
+
+
+def test_a_model_without_inputs_is_said_to_have_none():
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [8, 8], np.arange(64.0))
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["w", "w"], ["y"])],
+        "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 8])], [weight],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(TechniqueError, match=r"the model takes no inputs .*: fold computes it"):
+        apply_recipe(model, Recipe((Step("quantize", {}),), "compact"), Context())
+    made = apply_recipe(model, Recipe((Step("fold", {}),), "compact"), Context()).model
+    assert not made.graph.node and made.graph.initializer[0].name == "y"

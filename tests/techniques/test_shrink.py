@@ -368,3 +368,11 @@ def test_outputs_that_are_all_but_zero_are_not_taken_for_wrong(net):
     out = [("y", ["n", 4, 8, 8])]
     model = net.build(net.nodes, net.arrays, [("x", ["n", *net.shape])], out)
     assert shapes(shrink(model, BARE, Context(net.inputs())).model)["c1"][0] == 8
+
+
+def test_outputs_that_declare_no_shape_are_no_fault_of_the_smaller_model(net):
+    model = plain(net)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    recipe = Recipe((Step("shrink", {"ratio": 0.25}),), "compact")
+    made = apply_recipe(model, recipe, Context(calibration=net.inputs()))
+    assert weights(made.model) < weights(model)

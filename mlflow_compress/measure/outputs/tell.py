@@ -180,6 +180,8 @@ def _tell(
     sample = _sample(rows)
     if name in evidence.given:
         return as_given(name, evidence.given[name], sample)
+    if sample is not None and not sample.size:
+        return Output(name, "ignore", reason="it gives no values on these rows")
     first = np.asarray(rows[0])
     if first.dtype.kind in "USO":
         return Output(name, "classes", "texts", reason="it gives texts")
@@ -209,12 +211,13 @@ def _sample(rows: Array) -> np.ndarray | None:
     """Return some rows as one array of floats, None where shapes differ too much for that."""
     if isinstance(rows, np.ndarray):
         return rows[:: max(1, len(rows) // 256)]
-    shapes = {np.asarray(row).shape for row in rows}
-    if len({len(shape) for shape in shapes}) != 1:
+    every = [np.asarray(row) for row in rows]
+    every = [row for row in every if row.size] or every[:1]  # no boxes on some image
+    if len({row.ndim for row in every}) != 1:
         return None
-    smallest = tuple(min(sizes) for sizes in zip(*shapes, strict=True))
+    smallest = tuple(min(sizes) for sizes in zip(*(row.shape for row in every), strict=True))
     cut = tuple(slice(0, size) for size in smallest)
-    return np.stack([np.asarray(row)[cut] for row in list(rows)[:256]])
+    return np.stack([row[cut] for row in every[:256]])
 
 
 def _is_head(sample: np.ndarray, origin: _Origin) -> bool:

@@ -83,10 +83,10 @@ class ValueRows:
 
 def channel_axis(shape: tuple[int, ...]) -> int | None:
     """Return the axis of an output of [rows, ...] that channels are likely along, or None."""
-    if len(shape) == 2:
-        return 1
+    if len(shape) < 3:
+        return 1 if len(shape) == 2 else None
     candidates = [axis for axis in (1, len(shape) - 1) if shape[axis] > 1]
-    return min(candidates, key=lambda axis: shape[axis], default=None) if len(shape) > 2 else None
+    return min(candidates, key=lambda axis: shape[axis], default=None)
 
 
 def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:

@@ -1,0 +1,130 @@
+"""What ONNX lets a model say in several ways is one model to every technique."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.techniques import Context, apply_recipe, normalize
+
+RNG = np.random.default_rng(5)
+ROWS = RNG.normal(size=(64, 16)).astype(np.float32)
+HELD = {
+    "w": (RNG.normal(size=(16, 16)) / 4).astype(np.float32),
+    "b": RNG.normal(size=16).astype(np.float32),
+    "v": (RNG.normal(size=(16, 8)) / 4).astype(np.float32),
+}
+NODES = (
+    ("Gemm", ["x", "w", "b"], ["h"]),
+    ("Relu", ["h"], ["r"]),
+    ("MatMul", ["r", "v"], ["y"]),
+)
+
+
+def nodes(domain=""):
+    return [helper.make_node(*parts, domain=domain) for parts in NODES]
+
+
+def model_of(some, held=HELD, *, domain="", functions=(), domains=(), sparse=()):
+    graph = helper.make_graph(
+        some,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(array, name) for name, array in held.items()],
+        sparse_initializer=list(sparse),
+    )
+    opsets = [helper.make_opsetid(domain, 17), *(helper.make_opsetid(d, 1) for d in domains)]
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9)
+
+
+def but(name):
+    return {key: array for key, array in HELD.items() if key != name}
+
+
+def sparse_of(linear):
+    array = np.where(np.abs(HELD["w"]) > 0.3, HELD["w"], 0)
+    places = np.argwhere(array) if not linear else np.flatnonzero(array)
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(array[array != 0], "w"),
+        numpy_helper.from_array(places.astype(np.int64), "places"),
+        array.shape,
+    )
+
+
+def function_called_gemm():
+    """``own.Gemm`` adds; its second input is no matrix."""
+    opsets = [helper.make_opsetid("", 17)]
+    body = helper.make_function(
+        "own", "Gemm", ["a", "c"], ["o"], [helper.make_node("Add", ["a", "c"], ["o"])], opsets
+    )
+    row = {"c": RNG.normal(size=(1, 16)).astype(np.float32)}
+    calls = [helper.make_node("Gemm", ["x", "c"], ["x2"], domain="own")]
+    some = [*calls, helper.make_node("Gemm", ["x2", "w", "b"], ["h"]), *nodes()[1:]]
+    return model_of(some, HELD | row, functions=[body], domains=["own"])
+
+
+def constant(**values):
+    return helper.make_node("Constant", [], ["b"], **values)
+
+
+WAYS = {
+    "the standard domain by its other name": lambda: model_of(nodes("ai.onnx"), domain="ai.onnx"),
+    "nodes in no order": lambda: model_of(nodes()[::-1]),
+    "sparse weights": lambda: model_of(nodes(), but("w"), sparse=[sparse_of(linear=True)]),
+    "sparse weights by axes": lambda: model_of(nodes(), but("w"), sparse=[sparse_of(linear=False)]),
+    "a sparse Constant": lambda: model_of(
+        [
+            helper.make_node("Constant", [], ["w"], sparse_value=sparse_of(linear=True)),
+            *nodes(),
+        ],
+        but("w"),
+    ),
+    "numbers in a Constant": lambda: model_of(
+        [constant(value_floats=HELD["b"].tolist()), *nodes()], but("b")
+    ),
+    "a number in a Constant": lambda: model_of([constant(value_float=0.5), *nodes()], but("b")),
+    "a function called as an operator": function_called_gemm,
+}
+STEPS = {
+    "fold": {},
+    "trim": {},
+    "prune": {"sparsity": 0.1, "repair": True},
+    "share": {"clusters": 256},
+    "entropy_share": {"bits": 8.0},
+    "weight_only": {"bits": 8},
+    "quantize": {},
+    "quantize all": {"equalize": True, "correct_bias": True, "keep_float": 1},
+    "dynamic": {},
+    "shrink": {"ratio": 0.0},
+    "portable": {},
+}
+
+
+def run(model, rows=ROWS):
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(model.SerializeToString(), options).run(None, {"x": rows})[0]
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_technique_takes_it(way, name):
+    source = WAYS[way]()
+    steps = () if name == "portable" else (Step(name.split()[0], STEPS[name]),)
+    context = Context(calibration={"x": ROWS})
+    made = apply_recipe(normalize(source), Recipe(steps, "portable"), context)
+    onnx.checker.check_model(made.model, full_check=True)
+    before, after = run(source), run(made.model)
+    assert ((before - after) ** 2).mean() < 0.05 * before.var()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_normal_form_computes_the_same(way):
+    source = WAYS[way]()
+    made = normalize(source)
+    onnx.checker.check_model(made, full_check=True)
+    np.testing.assert_allclose(run(made), run(source), rtol=1e-5, atol=1e-5)
+    assert {"w", "b"} <= {tensor.name for tensor in made.graph.initializer}
