@@ -15,7 +15,9 @@ from typing import Any
 
 import click
 
-from mlflow_compress.errors import CompressError, UnsaidError, named
+from mlflow_compress.base.modules import not_installed
+from mlflow_compress.cli.output import echo
+from mlflow_compress.errors import CompressError, UnsaidError, named, shown
 
 __all__ = ["EXIT_CODES", "cli", "main"]
 
@@ -112,9 +114,10 @@ _COMMANDS = {
 
 
 _KEEP_TRIALS = ("run", "retrain", "nas")
+_NO_TEXT = "surrogates not allowed"
+"""What Python says of bytes of a name that are no text, and that it cannot write as text."""
+
 _DEBUG = "MLFLOW_COMPRESS_DEBUG"
-_EXTRAS = {"torch": "mlflow-compress[torch]"}
-"""What installs a module that is no package of its name, or no other version will do."""
 
 
 class _LazyGroup(click.Group):
@@ -142,7 +145,17 @@ class _LazyGroup(click.Group):
             _fail(str(error).removesuffix(lines), error.exit_code, lines)
         except BrokenPipeError:
             raise  # whoever read the output has gone: click leaves quietly
+        except UnicodeEncodeError as error:
+            if error.reason != _NO_TEXT:
+                raise
+            _fail(
+                f"{shown(error.object)}: a name whose bytes are not UTF-8, which cannot be kept in "
+                "records: rename it",
+                2,
+            )
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and _is_nowhere():
+                _fail("the current folder was deleted: change into another one", 2)
             name = f"'{error.filename}': " if error.filename else ""
             _fail(f"{name}{error.strerror or named(error)}", 1)
         except KeyboardInterrupt:
@@ -157,9 +170,8 @@ class _LazyGroup(click.Group):
         except Exception as error:
             if os.environ.get(_DEBUG):
                 raise
-            if (missing := _missing_package(error)) is not None:
-                package = _EXTRAS.get(missing, missing)
-                _fail(f"package {missing!r} is not installed: pip install '{package}'", 2)
+            if (line := not_installed(error)) is not None:
+                _fail(line, 2)
             _fail(
                 f"this should not happen: {named(error)} ({_place(error)}); please report it, with "
                 f"what {_DEBUG}=1 prints in place of this line",
@@ -167,12 +179,13 @@ class _LazyGroup(click.Group):
             )
 
 
-def _missing_package(error: Exception) -> str | None:
-    """Return the package of somebody else that could not be imported, if that is what it is."""
-    if not isinstance(error, ModuleNotFoundError):
-        return None
-    name = (error.name or "").partition(".")[0]
-    return name if name not in ("", "mlflow_compress") else None
+def _is_nowhere() -> bool:
+    """Whether the current folder is gone, which the system calls a file that is not there."""
+    try:
+        os.getcwd()  # noqa: PTH109 - this is about the call
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _place(error: BaseException) -> str:
@@ -185,10 +198,9 @@ def _place(error: BaseException) -> str:
 
 def _fail(message: str, exit_code: int, lines: str = "") -> None:
     """Print one line on stderr, and lines to copy as they are, and leave."""
-    shown = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
-    click.echo(f"error: {shown}", err=True)
+    echo(f"error: {' '.join(message.split())}", err=True)
     if lines:
-        click.echo(lines, err=True)
+        echo(lines, err=True)
     sys.exit(exit_code)
 
 
