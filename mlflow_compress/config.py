@@ -383,8 +383,17 @@ def absolute_path(path: str, folder: Path) -> str:
 
 
 def absolute_store(uri: str | None, folder: Path) -> str | None:
-    """Return a tracking URI whose sqlite path, if it has one, is absolute."""
+    """Return a tracking URI whose sqlite path, if it has one, is absolute.
+
+    Raises:
+        ConfigError: the folder's name would end the path: another file would be the store.
+    """
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
+        if "?" in str(folder) and not Path(uri.removeprefix(_SQLITE)).is_absolute():
+            raise ConfigError(
+                f"tracking_uri {uri!r}: the folder {str(folder)!r} has a '?' in its name, which a "
+                "store's address cannot hold: rename it, or write another absolute path"
+            )
         return _SQLITE + as_text(folder / uri.removeprefix(_SQLITE))
     return uri
 

@@ -1,10 +1,18 @@
 """Paths as they are written: some begin at home, some are no text."""
 
+import sys
 from pathlib import Path
 
 from mlflow_compress.errors import ConfigError, shown
 
-__all__ = ["as_text", "from_home"]
+__all__ = ["as_text", "from_home", "no_text"]
+
+
+def no_text() -> str:
+    """Say what is wrong with a name that Python cannot write as text, and what to do."""
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        return "a name that this locale has no letters for: run with PYTHONUTF8=1"
+    return "a name whose bytes are not UTF-8, which cannot be kept in records: rename it"
 
 
 def as_text(path: Path) -> str:
@@ -17,10 +25,7 @@ def as_text(path: Path) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ConfigError(
-            f"{shown(text)}: a name whose bytes are not UTF-8, which cannot be kept in records: "
-            "rename it"
-        ) from None
+        raise ConfigError(f"{shown(text)}: {no_text()}") from None
     return text
 
 

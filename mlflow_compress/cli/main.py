@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from mlflow_compress.base.modules import not_installed
+from mlflow_compress.base.paths import no_text
 from mlflow_compress.cli.output import echo
 from mlflow_compress.errors import CompressError, UnsaidError, named, shown
 
@@ -148,11 +149,7 @@ class _LazyGroup(click.Group):
         except UnicodeEncodeError as error:
             if error.reason != _NO_TEXT:
                 raise
-            _fail(
-                f"{shown(error.object)}: a name whose bytes are not UTF-8, which cannot be kept in "
-                "records: rename it",
-                2,
-            )
+            _fail(f"{shown(error.object)}: {no_text()}", 2)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and _is_nowhere():
                 _fail("the current folder was deleted: change into another one", 2)

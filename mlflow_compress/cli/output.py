@@ -56,8 +56,16 @@ def printable(text: str) -> str:
 
 
 def echo(text: str = "", err: bool = False) -> None:
-    """Print a text as :func:`printable`, on stdout or stderr."""
-    click.echo(printable(text), err=err)
+    """Print a text as :func:`printable`, on stdout or stderr.
+
+    Raises:
+        OSError: it cannot be written there; BrokenPipeError, when nobody reads it any more.
+    """
+    try:
+        click.echo(printable(text), err=err)
+    except OSError as error:
+        error.filename = "stderr" if err else "stdout"
+        raise
 
 
 def check_output(output: Path, source: Path | None, force: bool) -> None:

@@ -37,6 +37,13 @@ def test_a_name_that_is_no_text_is_refused_where_it_would_be_recorded(tmp_path):
             read()
 
 
+def test_a_folder_whose_name_would_end_a_store_s_path_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"a\?b' has a '\?' in its name.*: rename it"):
+        absolute_store(STORE, tmp_path / "a?b")
+    elsewhere = f"sqlite:///{tmp_path}/mlflow.db?timeout=5"
+    assert absolute_store(elsewhere, tmp_path / "a?b") == elsewhere
+
+
 def test_a_user_without_a_home_has_to_name_a_folder_for_checkpoints(monkeypatch, tmp_path):
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
