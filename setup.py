@@ -118,7 +118,7 @@ setup(
         "all": [*TORCH, *DASK, *RAY, *TEXT, *BOXES],
     },
     entry_points={
-        "console_scripts": ["mlflow-compress = mlflow_compress.cli.main:main"],
+        "console_scripts": ["mlflow-compress = mlflow_compress.__main__:main"],
         "mlflow.run_context_provider": [
             "mlflow_compress = mlflow_compress.mlflow_plugin.context:CompressRunContext",
         ],

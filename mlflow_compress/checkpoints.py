@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from mlflow_compress.base.home import from_home
+from mlflow_compress.base.paths import from_home
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.files import own_folder
 

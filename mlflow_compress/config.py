@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mlflow_compress.base import bounds
-from mlflow_compress.base.home import from_home
 from mlflow_compress.base.once import put_once
+from mlflow_compress.base.paths import as_text, from_home
 from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.config_text import checked, read_yaml
 from mlflow_compress.errors import ConfigError
@@ -379,13 +379,22 @@ def absolute_paths(config: Config, folder: Path) -> Config:
 
 def absolute_path(path: str, folder: Path) -> str:
     """Return a path of a configuration as it is meant: from the file's folder, or from home."""
-    return str(folder / from_home(path))
+    return as_text(folder / from_home(path))
 
 
 def absolute_store(uri: str | None, folder: Path) -> str | None:
-    """Return a tracking URI whose sqlite path, if it has one, is absolute."""
+    """Return a tracking URI whose sqlite path, if it has one, is absolute.
+
+    Raises:
+        ConfigError: the folder's name would end the path: another file would be the store.
+    """
     if uri is not None and uri.startswith(_SQLITE) and uri != f"{_SQLITE}:memory:":
-        return _SQLITE + str(folder / uri.removeprefix(_SQLITE))
+        if "?" in str(folder) and not Path(uri.removeprefix(_SQLITE)).is_absolute():
+            raise ConfigError(
+                f"tracking_uri {uri!r}: the folder {str(folder)!r} has a '?' in its name, which a "
+                "store's address cannot hold: rename it, or write another absolute path"
+            )
+        return _SQLITE + as_text(folder / uri.removeprefix(_SQLITE))
     return uri
 
 

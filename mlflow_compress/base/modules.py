@@ -5,7 +5,24 @@ from importlib.util import find_spec
 
 from mlflow_compress.errors import MissingDependencyError
 
-__all__ = ["require_modules"]
+__all__ = ["not_installed", "require_modules"]
+
+_EXTRAS = {"torch": "mlflow-compress[torch]"}
+"""What installs a module that is no package of its name, or no other version will do."""
+
+
+def not_installed(error: BaseException) -> str | None:
+    """Return the line that names a package of somebody else that could not be imported.
+
+    Args:
+        error: what happened; None is returned where it is something else.
+    """
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "mlflow_compress"):
+        return None
+    return f"package {name!r} is not installed: pip install '{_EXTRAS.get(name, name)}'"
 
 
 def require_modules(needed: Mapping[str, str], what: str) -> None:

@@ -9,7 +9,7 @@ import click
 
 from mlflow_compress.base.bounds import COUNT, SEED
 from mlflow_compress.cli.command import Number, command, whole
-from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, echo
 from mlflow_compress.records import Gate, Output, Report, Trial
 from mlflow_compress.scratch import ScratchFolder
 
@@ -174,22 +174,22 @@ def _lines() -> Any:
         def outputs(self, outputs: Sequence[Output]) -> None:
             for output in outputs:
                 why = f", as {output.reason}" if output.reason else ""
-                click.echo(f"output `{output.name}`: {output.label}{why}", err=True)
+                echo(f"output `{output.name}`: {output.label}{why}", err=True)
 
         def trial(self, trial: Trial, gates: tuple[Gate, ...]) -> None:
             if trial.variant is None:
-                click.echo(f"  {trial.recipe.label}: {trial.error}", err=True)
+                echo(f"  {trial.recipe.label}: {trial.error}", err=True)
                 return
             report = trial.variant.report
             passed = "passes" if all(gate.passed for gate in gates) else "fails"
             size = format_bytes(report.size_bytes)
             text = f"{report.rate:.1f}x, {size}, {passed}: {_told(gates)}"
-            click.echo(f"  {trial.recipe.label}: {text}", err=True)
+            echo(f"  {trial.recipe.label}: {text}", err=True)
 
         def confirmed(self, trial: Trial, confirmed: Confirmed) -> None:
             verdict = "confirmed" if confirmed.passed else "not confirmed"
             text = f"{trial.recipe.label}: {verdict} on other rows: {_told(confirmed.gates)}"
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     return Lines()
 
@@ -203,30 +203,30 @@ def _explain(found: "Smallest", source: Path, output: Path) -> None:
     from mlflow_compress.report.tables import format_bytes
 
     report = found.best.variant.report  # type: ignore[union-attr]
-    click.echo(
+    echo(
         f"{output}: {format_bytes(report.size_bytes)}, {report.rate:.1f} times smaller than the "
         f"weights of {source.name}"
     )
-    click.echo(f"made by: {found.best.recipe.label}, the smallest of {len(found.trials)} tried")
-    click.echo(f"confirmed on {found.rows.rows} rows that had no part in making or choosing it:")
+    echo(f"made by: {found.best.recipe.label}, the smallest of {len(found.trials)} tried")
+    echo(f"confirmed on {found.rows.rows} rows that had no part in making or choosing it:")
     for line in _numbers(found.confirmed[found.best.key].report):
-        click.echo(f"  {line}")
+        echo(f"  {line}")
     for gate in found.gates_of(found.best):
-        click.echo(f"gate: {gate.reason}")
+        echo(f"gate: {gate.reason}")
     missed = found.nearest_miss
     if missed is not None and missed.variant is not None:
         size = format_bytes(missed.variant.report.size_bytes)
-        click.echo(f"next smaller: {missed.recipe.label}, {size}: {_told(found.gates_of(missed))}")
+        echo(f"next smaller: {missed.recipe.label}, {size}: {_told(found.gates_of(missed))}")
     waiting = found.waiting
     if waiting is not None and waiting[0].variant is not None:
         trial, more = waiting
         rate = trial.variant.report.rate  # type: ignore[union-attr]
-        click.echo(
+        echo(
             f"more rows: about {_KEPT_FOR_ONE * more:,} more calibration rows, or {2 * more:,} "
             f"more for --evaluation, may confirm {rate:.1f}x ({trial.recipe.label})"
         )
     if found.is_lossless:
-        click.echo("no lossy recipe passed the gate: this is the lossless result")
+        echo("no lossy recipe passed the gate: this is the lossless result")
 
 
 def _numbers(report: Report) -> Iterator[str]:

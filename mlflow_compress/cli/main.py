@@ -5,6 +5,7 @@ exit code, here and nowhere else.
 """
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -16,7 +17,10 @@ from typing import Any
 
 import click
 
-from mlflow_compress.errors import CompressError, UnsaidError, named
+from mlflow_compress.base.modules import not_installed
+from mlflow_compress.base.paths import no_text
+from mlflow_compress.cli.output import echo
+from mlflow_compress.errors import CompressError, UnsaidError, named, shown
 
 __all__ = ["EXIT_CODES", "cli", "main"]
 
@@ -116,9 +120,10 @@ _KEEP_TRIALS = ("run", "retrain", "nas")
 _LONGEST = 2000
 """Characters of a message."""
 
+_NO_TEXT = "surrogates not allowed"
+"""What Python says of bytes of a name that are no text, and that it cannot write as text."""
+
 _DEBUG = "MLFLOW_COMPRESS_DEBUG"
-_EXTRAS = {"torch": "mlflow-compress[torch]"}
-"""What installs a module that is no package of its name, or no other version will do."""
 
 
 class _LazyGroup(click.Group):
@@ -158,6 +163,8 @@ def _one_line(ctx: click.Context | None = None) -> Iterator[None]:
     except BrokenPipeError:
         raise  # whoever read the output has gone: click leaves quietly
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and _is_nowhere():
+            _fail("the current folder was deleted: change into another one", 2)
         name = f"'{error.filename}': " if error.filename else ""
         _fail(f"{name}{error.strerror or named(error)}", 1)
     except KeyboardInterrupt:
@@ -170,11 +177,12 @@ def _one_line(ctx: click.Context | None = None) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
+        if isinstance(error, UnicodeEncodeError) and error.reason == _NO_TEXT:
+            _fail(f"{shown(error.object)}: {no_text()}", 2)
         if os.environ.get(_DEBUG):
             raise
-        if (missing := _missing_package(error)) is not None:
-            package = _EXTRAS.get(missing, missing)
-            _fail(f"package {missing!r} is not installed: pip install '{package}'", 2)
+        if (line := not_installed(error)) is not None:
+            _fail(line, 2)
         _fail(
             f"this should not happen: {named(error)} ({_place(error)}); please report it, with "
             f"what {_DEBUG}=1 prints in place of this line",
@@ -182,12 +190,13 @@ def _one_line(ctx: click.Context | None = None) -> Iterator[None]:
         )
 
 
-def _missing_package(error: Exception) -> str | None:
-    """Return the package of somebody else that could not be imported, if that is what it is."""
-    if not isinstance(error, ModuleNotFoundError):
-        return None
-    name = (error.name or "").partition(".")[0]
-    return name if name not in ("", "mlflow_compress") else None
+def _is_nowhere() -> bool:
+    """Whether the current folder is gone, which the system calls a file that is not there."""
+    try:
+        os.getcwd()  # noqa: PTH109 - this is about the call
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _place(error: BaseException) -> str:
@@ -200,12 +209,12 @@ def _place(error: BaseException) -> str:
 
 def _fail(message: str, exit_code: int, lines: str = "") -> None:
     """Print one line on stderr, and lines to copy as they are, and leave."""
-    shown = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
-    if len(shown) > _LONGEST:  # a value of any length may stand in it; the remedy is at the end
-        shown = f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
-    click.echo(f"error: {shown}", err=True)
+    told = " ".join(message.split())
+    if len(told) > _LONGEST:  # a value of any length may stand in it; the remedy is at the end
+        told = f"{told[: _LONGEST // 2]} … {told[-_LONGEST // 2 :]}"
+    echo(f"error: {told}", err=True)
     if lines:
-        click.echo(lines, err=True)
+        echo(lines, err=True)
     sys.exit(exit_code)
 
 
@@ -230,4 +239,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; the console script's entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than names
+            stream.reconfigure(errors="backslashreplace")
     cli.main(args=None if args is None else list(args), prog_name="mlflow-compress")

@@ -8,6 +8,7 @@ import click
 
 from mlflow_compress.cli.command import Group
 from mlflow_compress.cli.nas_paths import paths
+from mlflow_compress.cli.output import echo
 from mlflow_compress.cli.run import OVERRIDES
 from mlflow_compress.errors import ConfigError
 
@@ -41,11 +42,11 @@ def train(space: Path, overrides: tuple[str, ...]) -> None:
     from mlflow_compress.nas_config import load_nas_config
 
     done = nas_job.train(load_nas_config(space, overrides), tell=_tell)
-    click.echo(
+    echo(
         f"{done.uri}: {done.subnets:,} subnets, held out: largest {100 * done.largest:.2f} %, "
         f"smallest {100 * done.smallest:.2f} %, {done.seconds:.0f} CPU seconds"
     )
-    click.echo(f"next: mlflow-compress nas specialize {space} --supernet {done.uri}")
+    echo(f"next: mlflow-compress nas specialize {space} --supernet {done.uri}")
 
 
 @nas.command()
@@ -100,11 +101,11 @@ def specialize(
 def _show(done: "Specialized") -> None:
     for result in done.results:
         best = result.best
-        click.echo(
+        echo(
             f"{result.target}: subnet {best.subnet}: {100 * best.accuracy:.2f} % held out, "
             f"{best.ms:.3f} ms{'' if result.fits else ', not within the limits'}"
         )
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)

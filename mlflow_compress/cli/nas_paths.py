@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mlflow_compress.cli.command import command
+from mlflow_compress.cli.output import echo
 from mlflow_compress.cli.run import OVERRIDES
 
 __all__ = ["paths"]
@@ -33,13 +34,13 @@ def paths(space: Path, target: str, overrides: tuple[str, ...]) -> None:
 
     config = load_path_config(space, overrides)
     profile = find_target(config, target)
-    result = run_paths(config, profile, tell=lambda text: click.echo(text, err=True))
+    result = run_paths(config, profile, tell=lambda text: echo(text, err=True))
     spec = result.found.spec
-    click.echo(
+    echo(
         f"{result.uri}: {100 * result.accuracy:.2f} %, {result.latency_ms:.3g} ms on "
         f"{profile.name} ({result.predicted_ms:.3g} ms by the table), "
         f"{spec.multiply_adds / 1e6:.3g} M multiply-adds"
     )
     for block in spec.blocks:
         shape = f"{block.inputs} to {block.outputs} channels, stride {block.stride}"
-        click.echo(f"  {block_label(block)}: {shape}")
+        echo(f"  {block_label(block)}: {shape}")

@@ -19,9 +19,11 @@ __all__ = [
     "OUTPUT",
     "check_output",
     "console",
+    "echo",
     "finite",
     "print_json",
     "print_table",
+    "printable",
     "table",
 ]
 
@@ -38,6 +40,32 @@ OUTPUT: Any = click.option(
     help="The file to write.",
 )
 FORCE: Any = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+
+# What tells a terminal to do something, or shows a text in another order than it is written in.
+_UNSEEN = (
+    *(code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"),
+    *(0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)),
+)
+_SEEN = {code: chr(code).encode("unicode_escape").decode() for code in _UNSEEN}
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are seen and do nothing; names may hold any."""
+    return text.translate(_SEEN)
+
+
+def echo(text: str = "", err: bool = False) -> None:
+    """Print a text as :func:`printable`, on stdout or stderr.
+
+    Raises:
+        OSError: it cannot be written there; BrokenPipeError, when nobody reads it any more.
+    """
+    try:
+        click.echo(printable(text), err=err)
+    except OSError as error:
+        error.filename = "stderr" if err else "stdout"
+        raise
 
 
 def check_output(output: Path, source: Path | None, force: bool) -> None:
@@ -81,7 +109,14 @@ def table(*columns: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    class Seen(Table):
+        """A table whose cells are printable."""
+
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            told = [printable(cell) if isinstance(cell, str) else cell for cell in cells]
+            super().add_row(*told, **options)
+
+    made = Seen(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         justify: Any = "right" if name in _NUMBERS else "left"
         made.add_column(name, justify=justify, no_wrap=name not in _TEXTS, overflow="fold")
@@ -97,7 +132,14 @@ def console(*, stderr: bool = False, **options: Any) -> "Console":
     """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, **options)
+    class Seen(Console):
+        """A console that prints texts as they are seen."""
+
+        def print(self, *objects: Any, **given: Any) -> None:
+            told = [printable(one) if isinstance(one, str) else one for one in objects]
+            super().print(*told, **given)
+
+    return Seen(stderr=stderr, highlight=False, markup=False, **options)
 
 
 def print_table(shown: "Table") -> None:

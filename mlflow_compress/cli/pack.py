@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_compress.cli.command import command
-from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, print_table
+from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, echo, print_table, printable
 from mlflow_compress.errors import PackedFormatError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def pack(source: Path, output: Path, profile: Any, force: bool) -> None:
         before = packed.pack_file(source, output, profile, prepare=_raised)
     _check_back(output, before)
     after = _size(output)
-    click.echo(f"{output}: {after:,} bytes, {_times_smaller(before, after, profile)}")
+    echo(f"{output}: {after:,} bytes, {_times_smaller(before, after, profile)}")
 
 
 def _check_back(output: Path, source_bytes: int) -> None:
@@ -95,7 +95,7 @@ def _raised(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
     made = raise_opset(model, MIN_OPSET, strict=True)
     if made is not model:
-        click.echo(
+        echo(
             f"opset raised from {opset(model)} to {MIN_OPSET}: the outputs are the same on "
             "invented inputs",
             err=True,
@@ -123,7 +123,7 @@ def unpack(source: Path, output: Path, force: bool, max_bytes: int | None) -> No
     check_output(output, source, force)
     with _named(source):
         packed.unpack_file(source, output, max_bytes=max_bytes)
-    click.echo(f"{output}: {_size(output):,} bytes")
+    echo(f"{output}: {_size(output):,} bytes")
 
 
 def _size(model: Path) -> int:
@@ -147,7 +147,7 @@ def verify(source: Path, max_bytes: int | None) -> None:
 
     with _named(source):
         packed.verify(source, max_bytes=max_bytes)
-    click.echo(f"{source}: sound")
+    echo(f"{source}: sound")
 
 
 @command()
@@ -166,7 +166,7 @@ def inspect(source: Path, as_json: bool, as_csv: bool, max_bytes: int | None) ->
     with _named(source):
         info = packed.inspect(source, max_bytes=max_bytes)
     if as_json:
-        click.echo(json.dumps({**asdict(info), "tensors": _rows(info)}, indent=2))
+        echo(json.dumps({**asdict(info), "tensors": _rows(info)}, indent=2))
     elif as_csv:
         rows = _rows(info)
         fields = list(rows[0]) if rows else []
@@ -197,7 +197,7 @@ def _print_table(info: "PackedInfo") -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for tensor in info.tensors:
         table.add_row(
-            tensor.name,
+            printable(tensor.name),
             "x".join(map(str, tensor.shape)) or "scalar",
             tensor.dtype,
             tensor.encoding,
@@ -209,7 +209,7 @@ def _print_table(info: "PackedInfo") -> None:
             f"{tensor.redundancy:.3f}",
         )
     print_table(table)
-    click.echo(
+    echo(
         f"{info.profile}, format {info.format_version}: {info.file_bytes:,} bytes, "
         f"{info.overhead_bytes:,} of them neither weights nor codebooks"
     )

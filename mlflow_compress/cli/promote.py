@@ -9,7 +9,7 @@ import click
 
 from mlflow_compress.base.bounds import VERSION as VERSIONS
 from mlflow_compress.cli.command import command, whole
-from mlflow_compress.cli.output import print_json
+from mlflow_compress.cli.output import echo, print_json
 from mlflow_compress.cli.registered import (
     AS_JSON,
     TARGET,
@@ -118,9 +118,9 @@ def _show(decisions: Sequence["Decision"], dry_run: bool) -> None:
         outcome: str = decision.outcome
         if dry_run and outcome == "promoted":
             outcome = "would be promoted"
-        click.echo(f"{decision.target}: {outcome}: {decision.reason}")
+        echo(f"{decision.target}: {outcome}: {decision.reason}")
     if dry_run:
-        click.echo("nothing was written (--dry-run)")
+        echo("nothing was written (--dry-run)")
 
 
 @command()
@@ -150,7 +150,7 @@ def rollback(
     _settled(opened, done, as_json)
     if not as_json:
         release = f"unquarantine {opened.name} {done.incumbent} --target {target}"
-        click.echo(f"version {done.incumbent} stays away until: mlflow-compress {release}")
+        echo(f"version {done.incumbent} stays away until: mlflow-compress {release}")
 
 
 @command()
@@ -207,9 +207,9 @@ def _quarantined(
         state = {"target": target, "version": version, "quarantined": quarantined}
         print_json(document | state)
     elif quarantined:
-        click.echo(f"{target}: version {version} is quarantined")
+        echo(f"{target}: version {version} is quarantined")
     else:
-        click.echo(f"{target}: version {version} may be promoted again")
+        echo(f"{target}: version {version} may be promoted again")
 
 
 @command()
@@ -254,12 +254,12 @@ def _settled(
         document = {"model": opened.name, "tracking_uri": opened.client.tracking_uri}
         print_json(document | {"decision": decision_document(decision, approval)})
     elif approval:
-        click.echo(
+        echo(
             f"{decision.target}: promotion to version {decision.version} {approval}: "
             f"{decision.reason}"
         )
     else:
-        click.echo(f"{decision.target}: {decision.reason}")
+        echo(f"{decision.target}: {decision.reason}")
 
 
 def decision_document(decision: "LoggedDecision", approval: str = "") -> dict[str, Any]:

@@ -88,7 +88,7 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
 
         config = load_config(Path(given))
         tracking_uri = tracking_uri or config.tracking_uri
-    elif not re.fullmatch(r"[^/:.%\"'@]+", given):
+    elif not re.fullmatch(r"[^/:.%\"'@\ud800-\udfff]+", given):
         raise ConfigError(
             f"MODEL must be a registered model's name, such as lenet-edge, or a compress.yaml, "
             f"got {given!r}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mlflow_compress.cli.command import command
-from mlflow_compress.cli.output import FORCE, OUTPUT, check_output
+from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, echo
 from mlflow_compress.files import replacing
 
 __all__ = ["report"]
@@ -42,4 +42,4 @@ def report(run: str, output: Path, force: bool, tracking_uri: str | None) -> Non
     )
     with replacing(output) as path:
         path.write_text(page, encoding="utf-8")
-    click.echo(f"wrote {output}: {len(found.trials)} variants, {len(found.decisions)} decisions")
+    echo(f"wrote {output}: {len(found.trials)} variants, {len(found.decisions)} decisions")

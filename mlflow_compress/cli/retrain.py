@@ -13,7 +13,7 @@ import click
 
 from mlflow_compress.base.bounds import SECONDS
 from mlflow_compress.cli.command import Number, command
-from mlflow_compress.cli.output import finite
+from mlflow_compress.cli.output import echo, finite
 from mlflow_compress.cli.run import OVERRIDES
 
 if TYPE_CHECKING:
@@ -71,16 +71,16 @@ def retrain(config: Path, overrides: tuple[str, ...], wait: float, as_json: bool
 
 
 def _print_line(result: "Result") -> None:
-    click.echo(json.dumps(finite(result.to_dict()), allow_nan=False))
+    echo(json.dumps(finite(result.to_dict()), allow_nan=False))
 
 
 def _show_skipped(result: "Result") -> None:
-    click.echo(
+    echo(
         f"nothing to do: {result.source} was compressed with this configuration before; "
         f"the verdict for {result.registered_model} was:"
     )
     for target in result.targets:
-        click.echo(f"{target['target']}: {target['outcome']}: {target['reason']}")
+        echo(f"{target['target']}: {target['outcome']}: {target['reason']}")
 
 
 @contextlib.contextmanager

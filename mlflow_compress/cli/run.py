@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mlflow_compress.cli.command import command
+from mlflow_compress.cli.output import echo
 
 __all__ = ["OVERRIDES", "run", "schema"]
 
@@ -59,4 +60,4 @@ def schema() -> None:
     """Print the JSON schema of compress.yaml, for editors."""
     from mlflow_compress.config import config_schema
 
-    click.echo(json.dumps(config_schema(), indent=2))
+    echo(json.dumps(config_schema(), indent=2))

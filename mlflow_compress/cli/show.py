@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import click
 from rich import box
 from rich.table import Table
 
-from mlflow_compress.cli.output import console, print_table
+from mlflow_compress.cli.output import console, echo, print_table
 from mlflow_compress.job import Outcome
 from mlflow_compress.records import Variant
 from mlflow_compress.report.tables import (
@@ -31,19 +30,19 @@ def show_outcome(outcome: Outcome) -> None:
         state: sum(t.state == state for t in outcome.trials)
         for state in ("complete", "reused", "failed", "dropped")
     }
-    click.echo(
+    echo(
         f"\n{len(outcome.trials)} trials: {counts['complete']} run now, "
         f"{counts['reused']} reused, {counts['failed']} failed"
         + (f", {counts['dropped']} dropped" if counts["dropped"] else "")
     )
     for decision in outcome.decisions:
-        click.echo(f"{decision.target}: {decision.outcome}: {decision.reason}")
+        echo(f"{decision.target}: {decision.outcome}: {decision.reason}")
     if outcome.emulated and any(one.report.latency for one in outcome.registered):
-        click.echo(f"latency is emulated on this machine for {', '.join(outcome.emulated)}")
+        echo(f"latency is emulated on this machine for {', '.join(outcome.emulated)}")
     for target, problem in outcome.problems.items():
-        click.echo(f"{target}: {problem}", err=True)
-    click.echo(f"\nlook at it:  {_ui_command(outcome.tracking_uri)}")
-    click.echo(f"then open:   {_ui_link(outcome)}")
+        echo(f"{target}: {problem}", err=True)
+    echo(f"\nlook at it:  {_ui_command(outcome.tracking_uri)}")
+    echo(f"then open:   {_ui_link(outcome)}")
 
 
 def _print_table(outcome: Outcome) -> None:

@@ -7,7 +7,7 @@ import click
 
 from mlflow_compress.base.bounds import COUNT
 from mlflow_compress.cli.command import command, whole
-from mlflow_compress.cli.output import print_json, print_table, table
+from mlflow_compress.cli.output import echo, print_json, print_table, table
 from mlflow_compress.cli.promote import decision_document
 from mlflow_compress.cli.registered import (
     AS_JSON,
@@ -48,7 +48,7 @@ def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
         print_json(document | {"targets": [_document(one) for one in found]})
         return
     if not found:
-        click.echo(f"{opened.name} has no targets: nothing was promoted yet")
+        echo(f"{opened.name} has no targets: nothing was promoted yet")
         return
     shown = table("target", "version", "variant", "rate", "accuracy", "latency", "since", "run")
     for one in found:
@@ -65,7 +65,7 @@ def status(model: str, tracking_uri: str | None, as_json: bool) -> None:
     print_table(shown)
     for one in found:
         for line in _remarks(one):
-            click.echo(f"{one.target}: {line}")
+            echo(f"{one.target}: {line}")
 
 
 def _document(one: "TargetStatus") -> dict[str, Any]:

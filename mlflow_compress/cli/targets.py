@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_compress.cli.command import Group
-from mlflow_compress.cli.output import print_json, print_table, table
+from mlflow_compress.cli.output import echo, print_json, print_table, table
 from mlflow_compress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def show(profile: str, as_json: bool) -> None:
     if as_json:
         print_json(data)
     else:
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+        echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
 
 
 @targets.command()
@@ -129,13 +129,13 @@ def _show_check(
     target: "Target", facts: "DeviceFacts", findings: list["Finding"], emulated: bool
 ) -> None:
     what = f"{facts.system} on {facts.machine}, Python {facts.python}"
-    click.echo(f"{target.measured_on}: {what}, onnxruntime {facts.onnxruntime}")
+    echo(f"{target.measured_on}: {what}, onnxruntime {facts.onnxruntime}")
     shown = table("field", "profile", "device", "verdict")
     for one in findings:
         shown.add_row(one.field, one.wanted, one.found, one.verdict)
     print_table(shown)
     if emulated:
-        click.echo(
+        echo(
             f"this machine stands for {target.name}: its numbers are emulated; --on names the "
             "device, or says with local that this machine is it"
         )

@@ -9,7 +9,7 @@ import click
 
 from mlflow_compress.base.bounds import JOBS, SECONDS, TRIALS
 from mlflow_compress.cli.command import Group, Number, whole
-from mlflow_compress.cli.output import finite
+from mlflow_compress.cli.output import echo, finite
 from mlflow_compress.cli.registered import TRACKING_URI
 from mlflow_compress.errors import ConfigError, UnreachableError
 
@@ -148,7 +148,7 @@ def register(
     secret = Secret.read(secret_env, secret_file)
     client = registration.server_of(tracking_uri)
     done = registration.register(client, name, url, secret)
-    click.echo(f"{done}: webhook {name!r} sends to {url}")
+    echo(f"{done}: webhook {name!r} sends to {url}")
 
 
 @webhook.command()
@@ -164,8 +164,8 @@ def test(name: str, tracking_uri: str | None) -> None:
         raise UnreachableError(text)
     if answer.status >= 300:
         raise ConfigError(text)
-    click.echo(text)
+    echo(text)
 
 
 def _print_line(happened: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(finite(happened), allow_nan=False))
+    echo(json.dumps(finite(happened), allow_nan=False))

@@ -16,8 +16,8 @@ __all__ = ["bound_answers"]
 _MOST_BYTES = 256 << 20
 """Bytes of an answer; ten thousand versions with all their tags are about 100 MB."""
 
-_SECONDS = 120.0
-"""Seconds that the body of an answer may take."""
+_SECONDS, _RATE = 30.0, 1 << 16
+"""After so many seconds, a body must have come with so many bytes a second on the whole."""
 
 _CHUNK = 1 << 16
 
@@ -52,14 +52,14 @@ def _read(answer: requests.Response, **options: Any) -> None:
     """
     if options.get("stream") or not hasattr(answer.raw, "read1"):
         return
-    body, end = bytearray(), time.monotonic() + _SECONDS
+    body, begun = bytearray(), time.monotonic()
     while part := _packet(answer):
         body += part
         problem = None
         if len(body) > _MOST_BYTES:
             problem = f"is longer than {_MOST_BYTES >> 20} MiB"
-        elif time.monotonic() > end:
-            problem = f"takes longer than {_SECONDS:g} s"
+        elif time.monotonic() - begun > max(_SECONDS, len(body) / _RATE):
+            problem = f"comes too slowly, {len(body):,} bytes in {time.monotonic() - begun:.0f} s"
         if problem is not None:
             answer.close()
             raise requests.RequestException(f"the answer {problem}")

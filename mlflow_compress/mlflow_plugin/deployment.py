@@ -23,7 +23,7 @@ from mlflow.deployments import BaseDeploymentClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
-from mlflow_compress.base.home import from_home
+from mlflow_compress.base.paths import from_home
 from mlflow_compress.errors import (
     CompressError,
     ConfigError,

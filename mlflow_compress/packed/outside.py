@@ -77,8 +77,8 @@ def outside_files(model: ModelProto, folder: Path, what: str) -> list[Path]:
 
     Raises:
         SourceNotFoundError: there is no such file, or it ends before the data do.
-        SourceError: a path leads out of the folder, or to no plain file; an offset or a length is
-            no number.
+        SourceError: a path leads out of the folder, or to no plain file, or to one with a second
+            name; an offset or a length is no number.
     """
     found = {}
     for tensor in _tensors(model):
@@ -128,7 +128,13 @@ def read_outside(model: ModelProto, folder: Path) -> None:
 
 
 def _check_place(said: dict[str, str], path: Path, where: str) -> None:
-    size = path.stat().st_size
+    status = path.stat()
+    size = status.st_size
+    if status.st_nlink > 1:  # onnx would say so of some tensors, and not of others
+        raise SourceError(
+            f"{where}: {path.name} has another name too, a hard link that may lead anywhere: copy "
+            "the file"
+        )
     numbers = {"offset": 0, "length": 0}
     for key in numbers.keys() & said.keys():
         if not said[key].isascii() or not said[key].isdigit():

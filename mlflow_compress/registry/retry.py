@@ -35,6 +35,9 @@ _TRANSIENT_TEXTS = (
     "database is locked",
     "deadlock detected",
 )
+_NO_TEXT = "surrogates not allowed"
+"""What Python says of bytes of a name that are no text, whatever MLflow makes of it."""
+
 _LOCAL_PROBLEMS = (
     FileExistsError,
     FileNotFoundError,
@@ -46,6 +49,8 @@ _LOCAL_PROBLEMS = (
 
 def is_transient(error: BaseException) -> bool:
     """Say whether the same call may succeed a moment later."""
+    if _NO_TEXT in str(error):
+        return False
     code = getattr(error, "error_code", None)
     if code is not None:
         return code in _TRANSIENT_CODES or any(text in str(error) for text in _TRANSIENT_TEXTS)

@@ -1,7 +1,9 @@
 """Whatever happens is one line with a documented exit code, and never a traceback."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import numpy as np
@@ -37,6 +39,8 @@ def failing(error):
         (MemoryError("1 TiB"), "there is not enough memory: 1 TiB; give fewer rows", 1),
         (OSError(5, "Input/output error", "x"), "'x': Input/output error", 1),
         (KeyboardInterrupt(), "stopped by Ctrl-C; nothing was written", 130),
+        (UnicodeEncodeError("utf-8", "m\udcff", 1, 2, "surrogates not allowed"),
+         r"'m\udcff': a name whose bytes are not UTF-8, which cannot be kept in records:", 2),
         (ValueError("\udcff"), r"this should not happen: ValueError: \udcff", 1),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -66,6 +70,95 @@ def test_a_package_that_is_not_installed_is_named(model, module, command, packag
     )
     line = f"error: package {module!r} is not installed: pip install '{package}'\n"
     assert (done.returncode, done.stderr) == (2, line)
+
+
+@pytest.mark.parametrize("module", ["click", "numpy"])
+@pytest.mark.parametrize("command", [["verify", "p.onnx"], ["--help"]])
+def test_what_even_the_command_line_needs_is_named(model, module, command):
+    """As on a device, where the package lies alone with what reads packed models."""
+    onnx.save(packed.pack(onnx.load(model)), "p.onnx")
+    program = (
+        f"import runpy, sys; sys.modules[{module!r}] = None; "
+        "runpy.run_module('mlflow_compress', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, check=False
+    )
+    if (module, command) == ("numpy", ["--help"]):
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    line = f"error: package {module!r} is not installed: pip install '{module}'\n"
+    assert (done.returncode, done.stderr, done.stdout) == (2, line, "")
+
+
+def test_the_console_script_is_the_same():
+    text = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
+    assert '"mlflow-compress = mlflow_compress.__main__:main"' in text
+
+
+ODD = os.fsdecode(b"m\xff.onnx")
+
+
+def test_files_whose_names_are_no_text_are_read_and_written(model):
+    Path(model).rename(ODD)
+    done = [
+        CliRunner().invoke(cli, [str(one) for one in command])
+        for command in (
+            ["pack", ODD, "-o", f"p{ODD}"],
+            ["verify", f"p{ODD}"],
+            ["inspect", f"p{ODD}"],
+            ["unpack", f"p{ODD}", "-o", f"u{ODD}"],
+        )
+    ]
+    assert [one.exit_code for one in done] == [0] * 4
+    assert onnx.load(f"u{ODD}") == onnx.load(ODD)
+
+
+@pytest.mark.parametrize("name", [ODD, "lenet\udcff"])
+def test_a_name_that_is_no_text_is_said_where_it_cannot_be_kept(model, name):
+    done = CliRunner().invoke(cli, ["status", name, "--tracking-uri", "sqlite:///m.db"])
+    assert done.exit_code == 2
+    assert r"\udcff" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["pack", "{}/m.onnx", "-o", "p.onnx"], ["status", "{}/compress.yaml"]]
+)
+def test_a_current_folder_that_was_deleted_is_said(model, tmp_path, monkeypatch, command):
+    Path("compress.yaml").write_text("source: m.onnx\ndata: {evaluation: rows.npz}\n")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = CliRunner().invoke(cli, [part.format(tmp_path) for part in command])
+    monkeypatch.chdir(tmp_path)
+    assert done.exit_code == 2
+    assert done.stderr == "error: the current folder was deleted: change into another one\n"
+
+
+@pytest.mark.parametrize("columns", ["60", "400"])
+def test_what_a_name_would_tell_a_terminal_is_seen_and_not_done(model, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    odd = onnx.load(model)
+    name = "\x1b[31mred\x07\u202eevil"
+    for node in odd.graph.node:
+        inputs = [name if one == odd.graph.initializer[0].name else one for one in node.input]
+        del node.input[:]
+        node.input.extend(inputs)
+    odd.graph.initializer[0].name = name
+    onnx.save(packed.pack(odd), "p.onnx")
+    shown = CliRunner().invoke(cli, ["inspect", "p.onnx"]).output
+    assert r"\x1b[31mred" in shown
+    refused = CliRunner().invoke(cli, ["verify", name]).output
+    assert refused == "error: no model file at '\\x1b[31mred\\x07\\u202eevil'\n"
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown + refused)
+
+
+def test_every_command_prints_through_what_makes_it_seen():
+    for path in Path(module.__file__).parent.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("click.echo(") == (2 if path.name == "output.py" else 0), path
+        assert "click.secho(" not in text and "Console(" not in text.replace("Seen(Console)", "")
 
 
 def test_the_traceback_is_there_for_who_asks(model, monkeypatch):
@@ -126,3 +219,15 @@ def test_a_long_value_leaves_room_for_the_remedy(model):
     done = CliRunner().invoke(cli, ["pack", model, "-o", f"{'x/' * 1500}out.onnx"])
     assert len(done.output) < 2100
     assert done.output.startswith("error: no folder 'x/x/x") and done.output.endswith("(make it)\n")
+
+
+def test_a_terminal_of_few_characters_shows_the_others_by_number(model):
+    onnx.save(packed.pack(onnx.load(model)), "ä.onnx")
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    program = "from mlflow_compress.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "verify", "ä.onnx"],
+        capture_output=True, text=True, check=False, env=env,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(r"\xe4.onnx: ")

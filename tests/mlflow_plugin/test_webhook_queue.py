@@ -1,5 +1,6 @@
 """What is still to be done: bounded, on disk, once per configuration."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin.webhook import queue as module
-from mlflow_compress.mlflow_plugin.webhook.queue import JobQueue, QueueFullError
+from mlflow_compress.mlflow_plugin.webhook.queue import LONGEST, JobQueue, QueueFullError
 
 MODELS = {"a": "lenet", "b": "lenet", "c": "resnet"}
 
@@ -169,6 +170,31 @@ def test_what_was_queued_while_it_ran_is_one_job_after_a_restart(opened):
     again = opened()
     assert keys(again.waiting()) == ["a"]
     assert keys(opened().waiting()) == ["a"]
+
+
+def test_a_clock_that_was_put_back_holds_no_job(opened, clock):
+    queue = opened(settle=2)
+    clock.now += 30 * 86400  # a wrong clock
+    queue.accept("1", clock.now, ["a"])
+    clock.now -= 30 * 86400
+    job = queue.take(0)
+    assert job.key == "a"
+    queue.again(job, LONGEST)
+    assert queue.take(0) is None  # it waits, as it should
+    clock.now -= 365 * 86400
+    assert queue.take(0).key == "a"
+
+
+def test_a_full_disk_is_said_at_the_start(opened, monkeypatch):
+    queue = opened()
+    queue.accept("1", 0, ["a"])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JobQueue, "_write", full)
+    with pytest.raises(ConfigError, match="q: No space left on device"):
+        opened()
 
 
 def test_tried_again_later_and_anew_with_an_event(opened, clock):

@@ -100,11 +100,17 @@ def a_folder_that_leads_out(folder):
     return "sub/w.bin"
 
 
+def a_hard_link(folder):
+    (folder / "hard.bin").hardlink_to(folder / "w.bin")
+    return "hard.bin"
+
+
 def a_fifo(folder):
     os.mkfifo(folder / "fifo")
     return "fifo"
 
 
+REFUSED = r"leads out of the model's folder|no plain file|no path|another name too"
 ODD = {
     "absolute": lambda folder: str(folder / "w.bin"),
     "device": lambda folder: "/dev/zero",
@@ -116,6 +122,7 @@ ODD = {
     "folder": lambda folder: ".",
     "link": a_link_out,
     "folder that is a link": a_folder_that_leads_out,
+    "hard link": a_hard_link,
     "fifo": a_fifo,
 }
 
@@ -125,7 +132,7 @@ ODD = {
 def test_what_leads_elsewhere_is_refused(saved, place, odd):
     folder = saved().parent
     path = saved(ODD[odd](folder), place)
-    with pytest.raises(SourceError, match=r"leads out of the model's folder|no plain file|no path"):
+    with pytest.raises(SourceError, match=REFUSED):
         load_model(path, "m")
     with pytest.raises(SourceError):
         identify(str(path), None)

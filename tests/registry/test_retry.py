@@ -32,6 +32,11 @@ def test_what_passes_is_tried_again(error):
     assert patiently("work", failing(2, error), 5, first_wait=0.001) == 3
 
 
+def test_a_name_that_is_no_text_is_not_tried_again():
+    told = "'utf-8' codec can't encode character '\\udcff' in position 5: surrogates not allowed"
+    assert not is_transient(MlflowException(told, error_code=1))
+
+
 @pytest.mark.parametrize(
     "text",
     [

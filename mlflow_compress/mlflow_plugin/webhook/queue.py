@@ -21,10 +21,13 @@ from mlflow_compress.errors import ConfigError
 from mlflow_compress.files import own_folder, replacing
 from mlflow_compress.mlflow_plugin.webhook.signature import WINDOW
 
-__all__ = ["REMEMBERED", "Job", "JobQueue", "QueueFullError"]
+__all__ = ["LONGEST", "REMEMBERED", "Job", "JobQueue", "QueueFullError"]
 
 REMEMBERED = 10_000
 """Delivery ids that are kept at most."""
+
+LONGEST = 3600.0
+"""Seconds that a job waits at most before it is tried again."""
 
 _DELIVERIES = "deliveries.json"
 _STATES = ("waiting", "running")
@@ -85,6 +88,7 @@ class JobQueue:
     ) -> None:
         self._folder, self._models = folder, dict(models)
         self._limit, self._settle, self._clock = limit, settle, clock
+        self._longest = max(settle, LONGEST)
         self._changed = threading.Condition()
         self._shut = False
         try:
@@ -92,12 +96,12 @@ class JobQueue:
             for name in _STATES:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
+            self._running: dict[str, Job] = {}
+            self._kept: set[str] = set()
+            self._waiting = self._recovered()
+            self._seen = self._remembered()
         except OSError as error:
             raise ConfigError(f"queue folder {folder}: {error.strerror}") from None
-        self._running: dict[str, Job] = {}
-        self._kept: set[str] = set()
-        self._waiting = self._recovered()
-        self._seen = self._remembered()
 
     def accept(self, delivery_id: str, sent: float, keys: Collection[str]) -> bool:
         """Put jobs on the queue for a delivery; those that wait already are joined.
@@ -152,7 +156,8 @@ class JobQueue:
                 now = self._clock()
                 busy = {job.model for job in self._running.values()}
                 free = [job for job in self._waiting.values() if job.model not in busy]
-                ready = [job for job in free if job.due <= now]
+                # what is due later than anything waits is of a clock that was put back since
+                ready = [job for job in free if not now < job.due <= now + self._longest]
                 if ready:
                     job = min(ready, key=lambda one: one.since)
                     return self._run(replace(job, attempts=job.attempts + 1))
@@ -181,7 +186,7 @@ class JobQueue:
 
         Args:
             job: as :meth:`take` returned it.
-            delay: seconds until it may begin.
+            delay: seconds until it may begin, at most :data:`LONGEST`.
             counts: whether this beginning counts as an attempt.
         """
         with self._changed:

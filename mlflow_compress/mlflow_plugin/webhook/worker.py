@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from mlflow_compress.base.children import ending_with_parent
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.mlflow_plugin.webhook.queue import Job, JobQueue
+from mlflow_compress.mlflow_plugin.webhook.queue import LONGEST, Job, JobQueue
 from mlflow_compress.mlflow_plugin.webhook.watched import Watched
 
 __all__ = ["COMMAND", "Finished", "Log", "Worker", "undisturbed", "utc"]
@@ -33,7 +33,6 @@ _MINUTE = 60.0
 _MOST_LINE = 1 << 20
 """Bytes of the line in which a job says what came of it."""
 
-_LONGEST = 60 * _MINUTE
 _TRIES_UNREACHABLE = 20
 _TRIES_KILLED = 3
 _IDLE_SECONDS = 5.0
@@ -190,7 +189,7 @@ def _again(code: int, attempts: int) -> float | None:
     tries = {_UNREACHABLE: _TRIES_UNREACHABLE}.get(code, _TRIES_KILLED if code > 128 else 0)
     if attempts >= tries:
         return None
-    return min(_MINUTE * 2.0 ** (attempts - 1), _LONGEST)
+    return min(_MINUTE * 2.0 ** (attempts - 1), LONGEST)
 
 
 def _line(output: bytes) -> Any:
