@@ -28,6 +28,7 @@ __all__ = [
     "float_weights",
     "initializers",
     "node_label",
+    "not_single",
     "opset",
     "prepend_nodes",
     "refuse_broken_weights",
@@ -161,6 +162,15 @@ def refuse_broken_weights(model: ModelProto) -> None:
                 f"weight {weight.name!r} has {broken} values that are not finite, of "
                 f"{array.size}: mend the model where it was trained or exported"
             )
+
+
+def not_single(model: ModelProto) -> str:
+    """Say which weight has another type than float32, and what to do; empty where all have it."""
+    for weight in float_weights(model):
+        if weight.tensor.data_type != TensorProto.FLOAT:
+            kind = TensorProto.DataType.Name(weight.tensor.data_type).lower()
+            return f"weight {weight.name!r} is {kind} (export the model in float32)"
+    return ""
 
 
 def weight_inputs(node: NodeProto) -> tuple[int, ...]:

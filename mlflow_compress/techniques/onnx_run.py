@@ -8,6 +8,7 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, TypeProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import DataError, TechniqueError
 from mlflow_compress.rows import Rows, declared_inputs, declared_outputs, likely_count, place
 
@@ -31,6 +32,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(
 )
 """What onnxruntime raises; its exceptions have no common base class."""
 
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
+
 _OPEN_SIZE = 4
 """What open axes are set to when inputs have to be invented."""
 
@@ -47,11 +50,6 @@ otherwise."""
 
 _CONSTANT = 1e-6
 """Outputs whose variance is a smaller share of their mean square say the same for every row."""
-
-_LONGEST = 400
-"""Characters of a message of onnxruntime."""
-
-_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
 
 def session(model: ModelProto, *, fast: bool = False) -> ort.InferenceSession:
@@ -75,7 +73,7 @@ def session(model: ModelProto, *, fast: bool = False) -> ort.InferenceSession:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except ORT_ERRORS as error:
-        raise TechniqueError(f"onnxruntime does not load the model: {_line(error)}") from error
+        raise TechniqueError(f"onnxruntime does not load the model: {ort_line(error)}") from error
 
 
 def run(
@@ -90,7 +88,7 @@ def run(
         return list(opened.run(list(names), dict(feed)))
     except _RUN_ERRORS as error:
         raise TechniqueError(
-            f"the model does not run on the calibration inputs: {_line(error)}"
+            f"the model does not run on the calibration inputs: {ort_line(error)}"
         ) from error
 
 
@@ -358,8 +356,3 @@ def _change(one: Any, two: Any) -> float:
     scale = float(np.abs(one[np.isfinite(one)]).max(initial=0))
     change = np.abs(one[differ].astype(np.float64) - two[differ]).max(initial=0)
     return float(change) / max(scale, _SMALLEST)
-
-
-def _line(error: Exception) -> str:
-    """Return what onnxruntime says in one line: its first may stop in the middle."""
-    return " ".join(str(error).split())[:_LONGEST]

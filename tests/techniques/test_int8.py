@@ -242,7 +242,7 @@ def test_outputs_that_numpy_has_no_word_for_are_refused_by_that():
         node("Cast", "h", "y", to=TensorProto.BFLOAT16),
         output="y", kind=helper.make_tensor_type_proto(TensorProto.BFLOAT16, [None, None]),
     )  # fmt: skip
-    with pytest.raises(TechniqueError, match=r"'fold': .*No corresponding Numpy type.*bfloat16"):
+    with pytest.raises(TechniqueError, match=r"'fold': .*No corresponding Numpy .*cast to float32"):
         applied(model, "fold")
     assert applied(model, "share", clusters=16).notes == ()
 
@@ -455,3 +455,22 @@ def test_sums_that_saturate_are_told_from_rounding(evaluate, monkeypatch):
     note = next(note for note in applied(model, "quantize").notes if "saturate" in note)
     lost = re.search(r"changes the outputs by (\S+) of their variance: reduce_range avoids", note)
     assert float(lost[1]) == pytest.approx(error, abs=0.02)
+
+
+def half_net():
+    return typed(model_of(
+        [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")],
+        {"w": weights(16, 32), "b": weights(32), "v": weights(32, 8)},
+    ), TensorProto.FLOAT16)  # fmt: skip
+
+
+def test_folding_half_numbers_leaves_weights_where_techniques_find_them():
+    """onnxruntime computes them in float32 and would hide each weight behind a Cast."""
+    recipe = Recipe((Step("fold", {}), Step("prune", {"sparsity": 0.5})), "compact")
+    rows = {"x": ROWS.astype(np.float16)}
+    made = apply_recipe(normalize(half_net()), recipe, Context(calibration=rows))
+    assert not any(n.op_type == "Cast" for n in made.model.graph.node)
+    assert "constants were not folded: onnxruntime casts" in made.notes[0]
+    with pytest.raises(TechniqueError, match=r"weight 'w' is float16 \(export the model in float"):
+        recipe = Recipe((Step("fold", {}), Step("weight_only", {})), "compact")
+        apply_recipe(normalize(half_net()), recipe, Context(calibration=rows))
