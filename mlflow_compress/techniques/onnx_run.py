@@ -146,31 +146,70 @@ def _floats(output: object) -> np.ndarray:
     return np.concatenate([np.zeros(0), *map(_floats, parts)])
 
 
+def share_changed(
+    expected: Sequence[Sequence[np.ndarray]], got: Sequence[Sequence[np.ndarray]]
+) -> float | None:
+    """Return the share of the values that differ of outputs that are no floats.
+
+    Args:
+        expected: the outputs of each batch.
+        got: those of another model on the same batches.
+
+    Returns:
+        That of the output with the largest; None where all are floats.
+
+    Raises:
+        TechniqueError: the shapes differ.
+    """
+    worst = None
+    for before, after in zip(zip(*expected, strict=True), zip(*got, strict=True), strict=True):
+        one, two = (np.concatenate([_no_floats(part) for part in parts])
+                    for parts in (before, after))  # fmt: skip
+        if one.shape != two.shape:
+            raise TechniqueError("the outputs have other shapes than the source's")
+        if one.size:
+            worst = max(worst or 0.0, float((one != two).mean()))
+    return worst
+
+
+def _no_floats(output: object) -> np.ndarray:
+    """Return the values of an output that are no floats in one row, as :func:`_floats` does."""
+    if isinstance(output, np.ndarray):
+        return output.ravel() if output.dtype.kind != "f" else np.zeros(0, bool)
+    if isinstance(output, list):
+        return np.concatenate([np.zeros(0, bool), *map(_no_floats, output)])
+    return np.asarray([output] if isinstance(output, int | str) else [], object)
+
+
 def told_change(
     before: ModelProto, after: ModelProto, calibration: Mapping[str, np.ndarray]
 ) -> str:
     """Say how far the outputs are from what they were on a few calibration rows.
 
     Returns:
-        A sentence; empty where the first model does not run on the rows, or gives no floats.
+        A sentence, or why it is not known.
 
     Raises:
-        TechniqueError: the second model does not run on them.
+        TechniqueError: the first model runs on the rows and the second does not.
     """
     try:
         given = as_rows(before, calibration)
         fed = list(batches(before, given, size=_AT_ONCE, rows=_TOLD))
         wanted = all_outputs(before, fed)
-    except TechniqueError:
-        return ""
+    except TechniqueError as error:
+        return f"by how much the outputs change is not known: {error}"
     got, rows = all_outputs(after, fed), min(_TOLD, given.count)
-    if not any(_floats(output).size for call in wanted for output in call):
-        return ""
+    on = f"on {rows} calibration rows"
     try:
-        change = output_change(wanted, got)
+        change, share = output_change(wanted, got), share_changed(wanted, got)
     except TechniqueError as error:  # as many boxes as there are found
-        return f"{error} on {rows} calibration rows"
-    return f"the outputs' error on {rows} calibration rows is {change:.3g} of their variance"
+        return f"{error} {on}"
+    told = []
+    if any(_floats(output).size for call in wanted for output in call):
+        told.append(f"the outputs' error {on} is {change:.3g} of their variance")
+    if share is not None:
+        told.append(f"{share:.3g} of the values that are no floats differ {on}")
+    return ", and ".join(told)
 
 
 def check_calibration(model: ModelProto, calibration: Mapping[str, np.ndarray] | None) -> Rows:
