@@ -240,6 +240,7 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
     if isinstance(inputs, Rows):
         return _some(inputs.only(list(wanted)))
     arrays = {name: inputs[name] for name in wanted}
+    arrays |= {name: np.asarray(one) for name, one in arrays.items() if np.isscalar(one)}
     every = list(arrays.values())
     count = likely_count([array for array in every if array.ndim], every) or 0
     try:
@@ -383,8 +384,10 @@ def _change(one: Any, two: Any) -> float:
         if type(one) is not type(two) or len(one) != len(two):
             return float(np.inf)
         return max(map(_change, one, two), default=0.0)
-    one = np.asarray(one)
-    if one.shape != np.shape(two):
+    if isinstance(two, list | dict):
+        return float(np.inf)
+    one, two = np.asarray(one), np.asarray(two)
+    if one.shape != two.shape:
         return float(np.inf)
     with np.errstate(invalid="ignore"):
         differ = (one != two) & ~((one != one) & (two != two))  # NaN stays NaN
