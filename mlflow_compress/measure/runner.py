@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import DataError, SourceError
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.streams import InOrder
@@ -65,8 +66,7 @@ def open_session(model: onnx.ModelProto | bytes | str | Path, threads: int = 1) 
             given, session_options(threads), providers=["CPUExecutionProvider"]
         )
     except ORT_ERRORS as error:
-        first = str(error).strip().splitlines()[0]
-        raise SourceError(f"onnxruntime does not load the model: {first}") from error
+        raise SourceError(f"onnxruntime does not load the model: {ort_line(error)}") from error
 
 
 def find_layout(session: Runnable, dataset: Dataset) -> Layout:
@@ -192,6 +192,6 @@ def _call(
     try:
         outputs = [np.asarray(output) for output in session.run(names, feed)]
     except _RUN_ERRORS as error:
-        first = str(error).strip().splitlines()[0]
-        raise DataError(f"the model does not run on data {dataset.name!r}: {first}") from error
+        what = f"the model does not run on data {dataset.name!r}"
+        raise DataError(f"{what}: {ort_line(error)}") from error
     return dict(zip(names, outputs, strict=True))

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
+from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.fold import FoldSettings
@@ -84,8 +85,9 @@ def _optimized(model: ModelProto, folder: Path | None) -> ModelProto:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except ORT_ERRORS as error:
-            first = str(error).strip().splitlines()[0]
-            raise TechniqueError(f"onnxruntime does not load the model: {first}") from error
+            raise TechniqueError(
+                f"onnxruntime does not load the model: {ort_line(error)}"
+            ) from error
         made = onnx.load(path)
     used = {node.domain for node in walk_nodes(made.graph)}
     imports = [
@@ -103,6 +105,9 @@ def _refusal(model: ModelProto, made: ModelProto) -> str:
     for node in walk_nodes(made.graph):
         if node.domain not in known | {"", "ai.onnx"}:
             return f"onnxruntime put its own operator {node.op_type} in"
+    casts = [sum(n.op_type == "Cast" for n in walk_nodes(one.graph)) for one in (model, made)]
+    if casts[1] > casts[0]:  # behind them no technique finds the weights
+        return "onnxruntime casts what it has no operators for, as float16, to what it computes in"
     before, after = len(model.SerializeToString()), len(made.SerializeToString())
     if after > before * 1.02 + 4096:
         return f"the model would grow from {before} to {after} bytes"

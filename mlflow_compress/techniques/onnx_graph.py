@@ -28,6 +28,7 @@ __all__ = [
     "float_weights",
     "initializers",
     "node_label",
+    "not_single",
     "opset",
     "prepend_nodes",
     "refuse_broken_weights",
@@ -163,6 +164,15 @@ def refuse_broken_weights(model: ModelProto) -> None:
             )
 
 
+def not_single(model: ModelProto) -> str:
+    """Say which weight has another type than float32, and what to do; empty where all have it."""
+    for weight in float_weights(model):
+        if weight.tensor.data_type != TensorProto.FLOAT:
+            kind = TensorProto.DataType.Name(weight.tensor.data_type).lower()
+            return f"weight {weight.name!r} is {kind} (export the model in float32)"
+    return ""
+
+
 def weight_inputs(node: NodeProto) -> tuple[int, ...]:
     """Return which inputs of a node are its weights when they are initializers."""
     return _WEIGHT_INPUTS.get(node.op_type, ())
@@ -181,18 +191,23 @@ def significant(array: np.ndarray, bits: int = 8) -> np.ndarray:
 
 
 def sort_nodes(graph: GraphProto) -> None:
-    """Put a graph's nodes into an order in which each comes after what it reads, stably."""
+    """Put a graph's nodes into an order in which each comes after what it reads, stably.
+
+    In a graph with a circle there is none: its nodes come in some order.
+    """
     made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     reads = [
         sorted({made_by[name] for name in captured_reads(n) if name in made_by}) for n in graph.node
     ]
     order: list[int] = []
     placed: set[int] = set()
+    begun: set[int] = set()
     for start in range(len(graph.node)):
         stack = [start]
         while stack:
             index = stack[-1]
-            waiting = [i for i in reads[index] if i not in placed and i != index]
+            begun.add(index)
+            waiting = [i for i in reads[index] if i not in placed and i not in begun]
             if index in placed or not waiting:
                 stack.pop()
                 if index not in placed:
@@ -212,9 +227,11 @@ def captured_reads(node: NodeProto) -> set[str]:
     """Return the values that a node reads, those that its nested graphs capture included."""
     names = set(node.input)
     for inner in subgraphs(node):
+        read = {value.name for value in inner.output}
         for nested in inner.node:
-            names |= captured_reads(nested)
-        names |= {value.name for value in inner.output}
+            read |= captured_reads(nested)
+        own = {value.name for value in (*inner.input, *inner.initializer)}
+        names |= read - own.union(*(nested.output for nested in inner.node))
     return names
 
 

@@ -18,6 +18,7 @@ from mlflow_compress.techniques.onnx_graph import (
     float_weights,
     initializers,
     node_label,
+    not_single,
     sort_nodes,
     walk_graphs,
     walk_nodes,
@@ -116,15 +117,12 @@ def _nothing(model: ModelProto) -> TechniqueError:
     """Say why nothing of a model is quantized, and what to do."""
     told = "onnxruntime found no weights to quantize in the main graph"
     main = {name for node in model.graph.node for name in node.output}
-    for weight in float_weights(model):
-        use = weight.uses[0]
-        if weight.tensor.data_type != TensorProto.FLOAT:
-            kind = TensorProto.DataType.Name(weight.tensor.data_type).lower()
-            advice = f"weight {weight.name!r} is {kind} (export the model in float32)"
-        elif not main.intersection(use.node.output):
-            advice = f"{node_label(use.node)} is inside a node (weight_only takes its weight too)"
-        else:
-            continue
+    nodes = [weight.uses[0].node for weight in float_weights(model)]
+    inside = [node_label(node) for node in nodes if not main.intersection(node.output)]
+    advice = not_single(model)
+    if inside and not advice:
+        advice = f"{inside[0]} is inside a node (weight_only takes its weight too)"
+    if advice:
         return TechniqueError(f"{told}: {advice}")
     return TechniqueError(f"{told} (leave this step out)")
 

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, TypeProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import DataError, TechniqueError
 from mlflow_compress.rows import (
     Rows,
@@ -39,6 +40,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(
 )
 """What onnxruntime raises; its exceptions have no common base class."""
 
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
+
 _OPEN_SIZE = 4
 """What open axes are set to when inputs have to be invented."""
 
@@ -55,11 +58,6 @@ otherwise."""
 
 _CONSTANT = 1e-6
 """Outputs whose variance is a smaller share of their mean square say the same for every row."""
-
-_LONGEST = 400
-"""Characters of a message of onnxruntime."""
-
-_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
 
 def session(model: ModelProto, *, fast: bool = False) -> ort.InferenceSession:
@@ -83,7 +81,7 @@ def session(model: ModelProto, *, fast: bool = False) -> ort.InferenceSession:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except ORT_ERRORS as error:
-        raise TechniqueError(f"onnxruntime does not load the model: {_line(error)}") from error
+        raise TechniqueError(f"onnxruntime does not load the model: {ort_line(error)}") from error
 
 
 def run(
@@ -98,7 +96,7 @@ def run(
         return list(opened.run(list(names), dict(feed)))
     except _RUN_ERRORS as error:
         raise TechniqueError(
-            f"the model does not run on the calibration inputs: {_line(error)}"
+            f"the model does not run on the calibration inputs: {ort_line(error)}"
         ) from error
 
 
@@ -156,31 +154,70 @@ def _floats(output: object) -> np.ndarray:
     return np.concatenate([np.zeros(0), *map(_floats, parts)])
 
 
+def share_changed(
+    expected: Sequence[Sequence[np.ndarray]], got: Sequence[Sequence[np.ndarray]]
+) -> float | None:
+    """Return the share of the values that differ of outputs that are no floats.
+
+    Args:
+        expected: the outputs of each batch.
+        got: those of another model on the same batches.
+
+    Returns:
+        That of the output with the largest; None where all are floats.
+
+    Raises:
+        TechniqueError: the shapes differ.
+    """
+    worst = None
+    for before, after in zip(zip(*expected, strict=True), zip(*got, strict=True), strict=True):
+        one, two = (np.concatenate([_no_floats(part) for part in parts])
+                    for parts in (before, after))  # fmt: skip
+        if one.shape != two.shape:
+            raise TechniqueError("the outputs have other shapes than the source's")
+        if one.size:
+            worst = max(worst or 0.0, float((one != two).mean()))
+    return worst
+
+
+def _no_floats(output: object) -> np.ndarray:
+    """Return the values of an output that are no floats in one row, as :func:`_floats` does."""
+    if isinstance(output, np.ndarray):
+        return output.ravel() if output.dtype.kind != "f" else np.zeros(0, bool)
+    if isinstance(output, list):
+        return np.concatenate([np.zeros(0, bool), *map(_no_floats, output)])
+    return np.asarray([output] if isinstance(output, int | str) else [], object)
+
+
 def told_change(
     before: ModelProto, after: ModelProto, calibration: Mapping[str, np.ndarray]
 ) -> str:
     """Say how far the outputs are from what they were on a few calibration rows.
 
     Returns:
-        A sentence; empty where the first model does not run on the rows, or gives no floats.
+        A sentence, or why it is not known.
 
     Raises:
-        TechniqueError: the second model does not run on them.
+        TechniqueError: the first model runs on the rows and the second does not.
     """
     try:
         given = as_rows(before, calibration)
         fed = list(batches(before, given, size=_AT_ONCE, rows=_TOLD))
         wanted = all_outputs(before, fed)
-    except TechniqueError:
-        return ""
+    except TechniqueError as error:
+        return f"by how much the outputs change is not known: {error}"
     got, rows = all_outputs(after, fed), min(_TOLD, given.count)
-    if not any(_floats(output).size for call in wanted for output in call):
-        return ""
+    on = f"on {rows} calibration rows"
     try:
-        change = output_change(wanted, got)
+        change, share = output_change(wanted, got), share_changed(wanted, got)
     except TechniqueError as error:  # as many boxes as there are found
-        return f"{error} on {rows} calibration rows"
-    return f"the outputs' error on {rows} calibration rows is {change:.3g} of their variance"
+        return f"{error} {on}"
+    told = []
+    if any(_floats(output).size for call in wanted for output in call):
+        told.append(f"the outputs' error {on} is {change:.3g} of their variance")
+    if share is not None:
+        told.append(f"{share:.3g} of the values that are no floats differ {on}")
+    return ", and ".join(told)
 
 
 def check_calibration(model: ModelProto, calibration: Mapping[str, np.ndarray] | None) -> Rows:
@@ -211,6 +248,7 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
     if isinstance(inputs, Rows):
         return _some(inputs.only(list(wanted)))
     arrays = {name: inputs[name] for name in wanted}
+    arrays |= {name: np.asarray(one) for name, one in arrays.items() if np.isscalar(one)}
     every = list(arrays.values())
     count = likely_count([array for array in every if array.ndim], every) or 0
     try:
@@ -356,8 +394,10 @@ def _change(one: Any, two: Any) -> float:
         if type(one) is not type(two) or len(one) != len(two):
             return float(np.inf)
         return max(map(_change, one, two), default=0.0)
-    one = np.asarray(one)
-    if one.shape != np.shape(two):
+    if isinstance(two, list | dict):
+        return float(np.inf)
+    one, two = np.asarray(one), np.asarray(two)
+    if one.shape != two.shape:
         return float(np.inf)
     with np.errstate(invalid="ignore"):
         differ = (one != two) & ~((one != one) & (two != two))  # NaN stays NaN
@@ -368,8 +408,3 @@ def _change(one: Any, two: Any) -> float:
     scale = float(np.abs(one[np.isfinite(one)]).max(initial=0))
     change = np.abs(one[differ].astype(np.float64) - two[differ]).max(initial=0)
     return float(change) / max(scale, _SMALLEST)
-
-
-def _line(error: Exception) -> str:
-    """Return what onnxruntime says in one line: its first may stop in the middle."""
-    return " ".join(str(error).split())[:_LONGEST]

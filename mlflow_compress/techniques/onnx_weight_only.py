@@ -17,6 +17,7 @@ from mlflow_compress.techniques.onnx_graph import (
     clone,
     float_weights,
     initializers,
+    not_single,
     set_initializer,
 )
 from mlflow_compress.techniques.onnx_integers import (
@@ -226,7 +227,8 @@ def _chosen(model: ModelProto, settings: WeightOnlySettings) -> dict[str, Weight
     chosen = {name: weight for name, weight in weights.items() if name not in settings.exclude}
     if not chosen:
         raise TechniqueError(
-            f"there is nothing to quantize: no float32 weights of Conv, Gemm, MatMul, LSTM or GRU "
-            f"with at least {_TINY} elements (is the model quantized already?)"
-        )
+            "there is nothing to quantize: "
+            + (not_single(model) or f"no float32 weights of Conv, Gemm, MatMul, LSTM or GRU with "
+               f"at least {_TINY} elements (is the model quantized already?)")
+        )  # fmt: skip
     return chosen

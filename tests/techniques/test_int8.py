@@ -225,6 +225,38 @@ def test_sequences_have_an_error_too():
     assert float(told[1]) > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("after", "kind"),
+    [
+        ([node("ArgMax", "h", "y", axis=1)], TensorProto.INT64),
+        ([node("Greater", "h limit", "y")], TensorProto.BOOL),
+        (
+            [node("ArgMax", "h", "i", axis=1), node("Gather", "words i", "y")],
+            TensorProto.STRING,
+        ),
+        ([node("Greater", "h limit", "above"), node("NonZero", "above", "y")], TensorProto.INT64),
+    ],
+)
+def test_what_is_no_float_is_told_to_change_too(after, kind, evaluate):
+    words = np.array([f"class {k}" for k in range(8)], object)
+    held = {"limit": np.float32(0.5), "words": words}
+    read = {name for one in after for name in one.input}
+    model = tail_of(
+        *after,
+        output="y",
+        kind=helper.make_tensor_type_proto(kind, [None, None]),
+        **{name: array for name, array in held.items() if name in read},
+    )
+    made = applied(model, "weight_only", bits=2, method="rtn")
+    one, two = (evaluate(m, {"x": ROWS[:32]}) for m in (model, made.model))
+    if one.shape != two.shape:
+        assert "other shapes than the source's on 32 calibration rows" in made.notes[-1]
+        return
+    share = float((one != two).mean())
+    told = f"{share:.3g} of the values that are no floats differ on 32 calibration rows"
+    assert share and told in made.notes[-1]
+
+
 def test_as_many_rows_as_are_found_fail_no_step():
     """After suppression a variant gives more boxes, or fewer."""
     model = tail_of(
@@ -242,9 +274,10 @@ def test_outputs_that_numpy_has_no_word_for_are_refused_by_that():
         node("Cast", "h", "y", to=TensorProto.BFLOAT16),
         output="y", kind=helper.make_tensor_type_proto(TensorProto.BFLOAT16, [None, None]),
     )  # fmt: skip
-    with pytest.raises(TechniqueError, match=r"'fold': .*No corresponding Numpy type.*bfloat16"):
+    with pytest.raises(TechniqueError, match=r"'fold': .*No corresponding Numpy .*cast to float32"):
         applied(model, "fold")
-    assert applied(model, "share", clusters=16).notes == ()
+    (note,) = applied(model, "share", clusters=16).notes
+    assert "by how much the outputs change is not known: the model does not run" in note
 
 
 def test_a_source_that_declares_no_shapes_is_compressed_too():
@@ -455,3 +488,22 @@ def test_sums_that_saturate_are_told_from_rounding(evaluate, monkeypatch):
     note = next(note for note in applied(model, "quantize").notes if "saturate" in note)
     lost = re.search(r"changes the outputs by (\S+) of their variance: reduce_range avoids", note)
     assert float(lost[1]) == pytest.approx(error, abs=0.02)
+
+
+def half_net():
+    return typed(model_of(
+        [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")],
+        {"w": weights(16, 32), "b": weights(32), "v": weights(32, 8)},
+    ), TensorProto.FLOAT16)  # fmt: skip
+
+
+def test_folding_half_numbers_leaves_weights_where_techniques_find_them():
+    """onnxruntime computes them in float32 and would hide each weight behind a Cast."""
+    recipe = Recipe((Step("fold", {}), Step("prune", {"sparsity": 0.5})), "compact")
+    rows = {"x": ROWS.astype(np.float16)}
+    made = apply_recipe(normalize(half_net()), recipe, Context(calibration=rows))
+    assert not any(n.op_type == "Cast" for n in made.model.graph.node)
+    assert "constants were not folded: onnxruntime casts" in made.notes[0]
+    with pytest.raises(TechniqueError, match=r"weight 'w' is float16 \(export the model in float"):
+        recipe = Recipe((Step("fold", {}), Step("weight_only", {})), "compact")
+        apply_recipe(normalize(half_net()), recipe, Context(calibration=rows))

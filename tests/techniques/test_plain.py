@@ -6,6 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 
@@ -128,3 +129,14 @@ def test_the_normal_form_computes_the_same(way):
     onnx.checker.check_model(made, full_check=True)
     np.testing.assert_allclose(run(made), run(source), rtol=1e-5, atol=1e-5)
     assert {"w", "b"} <= {tensor.name for tensor in made.graph.initializer}
+
+
+def test_a_circle_of_nodes_is_refused_and_stops_nothing():
+    """As a value of a loop's body that is called as one outside is none, see test_scopes.py."""
+    some = [*nodes(), helper.make_node("Add", ["y", "back"], ["z"])]
+    some += [helper.make_node("Relu", ["z"], ["back"])]
+    made = normalize(model_of(some))
+    assert sorted(node.op_type for node in made.graph.node) == sorted(n.op_type for n in some)
+    recipe = Recipe((Step("fold", {}),), "compact")
+    with pytest.raises(TechniqueError, match="onnxruntime does not load the model"):
+        apply_recipe(made, recipe, Context(calibration={"x": ROWS}))

@@ -11,6 +11,7 @@ from mlflow_compress.techniques import Context, apply_recipe
 from mlflow_compress.techniques.onnx_run import as_rows, check_unchanged, largest_change
 
 FLOAT = TensorProto.FLOAT
+OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
 MATRIX = helper.make_tensor_type_proto(FLOAT, ["n", 8])
 SEQUENCE = helper.make_sequence_type_proto(MATRIX)
 TEXTS = helper.make_tensor_type_proto(TensorProto.STRING, ["n"])
@@ -24,7 +25,7 @@ def model_of(nodes, inputs, outputs, held=()):
         [helper.make_value_info(name, kind) for name, kind in outputs],
         [numpy_helper.from_array(array, name) for name, array in held],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(graph, opset_imports=OPSETS, ir_version=9)
 
 
 WEIGHT = ("w", np.arange(64, dtype=np.float32).reshape(8, 8))
@@ -51,6 +52,13 @@ RESULTS = {
     "a tensor": ([helper.make_node("Relu", ["h"], ["y"])], MATRIX),
     "a sequence": ([helper.make_node("SplitToSequence", ["h"], ["y"], axis=1)], SEQUENCE),
 }
+ZIPPED = helper.make_sequence_type_proto(
+    helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(FLOAT, []))
+)
+RESULTS["maps"] = (
+    [helper.make_node("ZipMap", ["h"], ["y"], domain="ai.onnx.ml", classlabels_int64s=range(8))],
+    ZIPPED,
+)
 EIGHT = ("eight", np.array([4, 8]))
 
 
@@ -76,7 +84,7 @@ def test_inputs_that_are_the_same_for_every_row_are_one_row(name):
         [helper.make_node("Mul", ["limit", "w"], ["y"])],
         [("limit", number)], [("y", helper.make_tensor_type_proto(FLOAT, [8, 8]))], [WEIGHT],
     )  # fmt: skip
-    rows = {"limit": np.array(0.5, np.float32)}
+    rows = {"limit": np.float32(0.5)}
     assert as_rows(model, rows).count == 1
     made = apply_recipe(model, Recipe((Step(name, {}),), "compact"), Context(calibration=rows))
     assert made.model.graph.node
