@@ -4,6 +4,7 @@ It loads each subcommand when it is used, and turns errors into one line on stde
 exit code, here and nowhere else.
 """
 
+import errno
 import importlib
 import logging
 import os
@@ -11,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import click
@@ -115,6 +117,7 @@ _COMMANDS = {
 
 
 _KEEP_TRIALS = ("run", "retrain", "nas")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_TEXT = "surrogates not allowed"
 """What Python says of bytes of a name that are no text, and that it cannot write as text."""
 
@@ -154,7 +157,8 @@ class _LazyGroup(click.Group):
             if isinstance(error, FileNotFoundError) and _is_nowhere():
                 _fail("the current folder was deleted: change into another one", 2)
             name = f"'{error.filename}': " if error.filename else ""
-            _fail(f"{name}{error.strerror or named(error)}", 1)
+            room = f"; make room, also in {gettempdir()}" if error.errno in _FULL else ""
+            _fail(f"{name}{error.strerror or named(error)}{room}", 1)
         except KeyboardInterrupt:
             kept = ctx.invoked_subcommand in _KEEP_TRIALS
             rest = "finished trials are kept and will be reused" if kept else "nothing was written"
