@@ -4,6 +4,7 @@ It loads each subcommand when it is used, and turns errors into one line on stde
 exit code, here and nowhere else.
 """
 
+import errno
 import importlib
 import io
 import logging
@@ -120,6 +121,7 @@ _KEEP_TRIALS = ("run", "retrain", "nas")
 _LONGEST = 2000
 """Characters of a message."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_TEXT = "surrogates not allowed"
 """What Python says of bytes of a name that are no text, and that it cannot write as text."""
 
@@ -166,7 +168,10 @@ def _one_line(ctx: click.Context | None = None) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and _is_nowhere():
             _fail("the current folder was deleted: change into another one", 2)
         name = f"'{error.filename}': " if error.filename else ""
-        _fail(f"{name}{error.strerror or named(error)}", 1)
+        # asked of the environment: tempfile looks for a place by writing there
+        temporary = os.environ.get("TMPDIR") or "/tmp"
+        room = f"; make room, also in {temporary}" if error.errno in _FULL else ""
+        _fail(f"{name}{error.strerror or named(error)}{room}", 1)
     except KeyboardInterrupt:
         kept = ctx is not None and ctx.invoked_subcommand in _KEEP_TRIALS
         rest = "finished trials are kept and will be reused" if kept else "nothing was written"

@@ -218,7 +218,7 @@ class _Reader:
         high = self.layout(count, 1, 3)
         parts = -(-size // 256)
         if high.max() >= parts:
-            raise self.error(f"codebook index {high.max() * 256}, there are {size} values")
+            raise self.error(f"codebook index {int(high.max()) * 256}, there are {size} values")
         indices = high.astype(np.intp) << 8
         for part in range(parts):
             mine = high == part

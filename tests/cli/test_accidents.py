@@ -39,6 +39,7 @@ def failing(error):
         (EOFError(), "this should not happen: EOFError (", 1),
         (MemoryError("1 TiB"), "there is not enough memory: 1 TiB; give fewer rows", 1),
         (OSError(5, "Input/output error", "x"), "'x': Input/output error", 1),
+        (OSError(28, "No space left on device"), "No space left on device; make room, also in ", 1),
         (KeyboardInterrupt(), "stopped by Ctrl-C; nothing was written", 130),
         (UnicodeEncodeError("utf-8", "m\udcff", 1, 2, "surrogates not allowed"),
          r"'m\udcff': a name whose bytes are not UTF-8, which cannot be kept in records:", 2),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed import arrays, backends, choose, numpy_codec, tables
-from mlflow_compress.packed.format import Cursor
+from mlflow_compress.packed.format import Cursor, varint
 from tests.packed.codecs import need_c
 from tests.packed.payloads import FLOATS, arrays_of, samples, structured
 
@@ -60,6 +60,15 @@ def test_rows_and_context_come_back(backend):
         assert decode(payload, array.size, width)[0].tobytes() == array.tobytes(), name
         kinds, _ = arrays.summary(payload, array.size, width, name)
         assert kinds[0] == (arrays.CONTEXT if taps else arrays.ROWS)
+
+
+@pytest.mark.parametrize("high", [2, 255])
+def test_an_index_beyond_a_wide_codebook_is_refused(backend, high):
+    payload = bytes([arrays.WIDE]) + varint(300) + bytes(4 * 300) + bytes([arrays.CONSTANT])
+    with pytest.raises(PackedFormatError, match="tensor 'w': "):
+        decode(payload + bytes([high]), 40, 4)
+    with pytest.raises(PackedFormatError, match=f"codebook index {high * 256}, there are 300"):
+        arrays.decode(payload + bytes([high]), 40, 4, "tensor 'w'")
 
 
 def test_the_samples_use_every_kind():
