@@ -4,8 +4,11 @@ A message is one line that says what was wrong, with the value, and what to do a
 """
 
 import difflib
+import re
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 __all__ = [
     "BusyError",
@@ -20,6 +23,7 @@ __all__ = [
     "TechniqueError",
     "UnreachableError",
     "UnsaidError",
+    "foreign",
     "named",
     "nearest",
     "no_exit",
@@ -113,6 +117,36 @@ def named(error: BaseException) -> str:
     """Return an error that is not ours in one line, with its type."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_NOT_THEIRS = re.compile(rf"site-packages|^{re.escape(str(Path(__file__).parent))}")
+
+
+@contextmanager
+def foreign(what: str, rest: str = "") -> Iterator[None]:
+    """Make whatever code that is not ours fails with one line of ours.
+
+    What says by its type what is wrong goes through: a package that is not installed, memory, and
+    what the system says of a file or a connection.
+
+    Args:
+        what: whose code it is.
+        rest: what helps, after the place where it failed.
+
+    Raises:
+        DataError: the code failed.
+        CompressError: it called ``sys.exit``.
+    """
+    try:
+        with no_exit(what):
+            yield
+    except (CompressError, ModuleNotFoundError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        theirs = [frame for frame in frames if not _NOT_THEIRS.search(frame.filename)] or frames
+        place = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
+        raise DataError(f"{what} failed with {named(error)}{place}{rest}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -9,6 +9,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,9 @@ _KEEP_TRIALS = ("run", "retrain", "nas")
 _LONGEST = 2000
 """Characters of a message."""
 
+_MLFLOWS = re.compile(r"\bMLFLOW_[A-Z_]+\b")
+"""A variable of MLflow's, which tells in words of its own what it may be."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_TEXT = "surrogates not allowed"
 """What Python says of bytes of a name that are no text, and that it cannot write as text."""
@@ -186,6 +190,8 @@ def _one_line(ctx: click.Context | None = None) -> Iterator[None]:
             _fail(f"{shown(error.object)}: {no_text()}", 2)
         if os.environ.get(_DEBUG):
             raise
+        if isinstance(error, ValueError) and _MLFLOWS.search(str(error)):
+            _fail(str(error), 2)
         if (line := not_installed(error)) is not None:
             _fail(line, 2)
         _fail(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_compress.errors import DataError, DataNotFoundError, no_exit
+from mlflow_compress.errors import DataError, DataNotFoundError, foreign
 from mlflow_compress.measure.assemble import dataset_of
 from mlflow_compress.measure.data import LABELS, Dataset
 from mlflow_compress.measure.idx import is_idx, read_idx
@@ -50,7 +50,7 @@ def load_dataset(
 
     Raises:
         DataNotFoundError: the file, module or function does not exist.
-        DataError: it exists and is no dataset; the message says why.
+        DataError: it exists and is no dataset, or the function failed; the message says why.
         CompressError: the function called ``sys.exit``.
     """
     suffix, inputs = Path(spec).suffix.lower(), inputs or {}
@@ -88,7 +88,8 @@ def load_function(spec: str) -> Callable[..., Any]:
 
     Raises:
         DataNotFoundError: the module or the function does not exist.
-        CompressError: the module called ``sys.exit``.
+        DataError: the module failed when it was imported.
+        CompressError: it called ``sys.exit``.
     """
     found = load_object(spec)
     if not callable(found):
@@ -102,10 +103,11 @@ def load_object(spec: str) -> object:
 
     Raises:
         DataNotFoundError: the module does not exist, or has nothing of that name.
-        CompressError: the module called ``sys.exit``.
+        DataError: the module failed when it was imported.
+        CompressError: it called ``sys.exit``.
     """
     place, _, attribute = spec.rpartition(":")
-    with _importable_cwd(), no_exit(f"{place!r}"):
+    with _importable_cwd(), foreign(f"{place!r}"):
         module = _module_of_file(place) if place.endswith(".py") else _module(place, spec)
     if attribute not in vars(module):
         raise DataNotFoundError(f"{spec!r}: {place!r} has no function {attribute!r}")
@@ -115,7 +117,7 @@ def load_object(spec: str) -> object:
 
 def _from_function(spec: str, name: str, limit: int | None, inputs: Specs) -> Dataset:
     function = load_function(spec)
-    with no_exit(f"data {spec!r}"):
+    with foreign(f"data {spec!r}"):
         return _made_by(function, spec, name, limit, inputs)
 
 

@@ -102,7 +102,7 @@ def pair_up(before: np.ndarray, after: np.ndarray, rest: np.ndarray | None) -> P
     margins, _ = margins_of(take(before, rest, a))
     own, order = margins_of(take(before, None, b))
     losses = own - _left(after.reshape(confirming, -1)[b], order)
-    weights = 1 / (np.median(own) + own + 1e-300) ** 2
+    weights = 1 / (np.median(own) + own + 1e-150) ** 2  # whose square is a number yet
     slope = float((weights * own * losses).sum() / max((weights * own * own).sum(), 1e-300))
     slope = min(max(slope, -1.0), 0.9)
     losses = (losses - slope * own) / (1 - slope)

@@ -36,6 +36,7 @@ def failing(error):
     ("error", "line", "code"),
     [
         (ZeroDivisionError("a\nb"), "this should not happen: ZeroDivisionError: a b (", 1),
+        (ValueError("MLFLOW_X value must be one of"), "MLFLOW_X value must be one of", 2),
         (EOFError(), "this should not happen: EOFError (", 1),
         (MemoryError("1 TiB"), "there is not enough memory: 1 TiB; give fewer rows", 1),
         (OSError(5, "Input/output error", "x"), "'x': Input/output error", 1),

@@ -171,7 +171,8 @@ def examples(draw: st.DrawFn, artifacts: tuple[str, ...] = (), project: Path = P
     if words[0] in ("status", "history", "promote", "approve", "rollback", "report", "run") and (
         rng.random() < 0.4
     ):
-        tags[f"compress.{rng.choice(_TAGS)}"] = _odd_text(rng)
+        told = _odd_text(rng).encode("utf-8", "replace").decode()
+        tags[f"compress.{rng.choice(_TAGS)}"] = told
     situation = rng.choice(_SITUATIONS) if rng.random() < 0.12 else ""
     if situation == "Ctrl-C after":
         situation = f"Ctrl-C after {rng.uniform(0, 2):.2f}"

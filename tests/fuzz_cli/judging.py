@@ -75,7 +75,7 @@ def findings_of(
         yield f"several error lines: {lines[:3]}"
     if lines and not done.code:
         yield f"an error with exit code 0: {lines[0]}"
-    if lines and len(lines[0]) > 3000:
+    if lines and lines[0].startswith("error") and len(lines[0]) > 3000:  # "Error: " is click's
         yield f"an error of {len(lines[0])} characters: {lines[0][:80]}"
     if done.code and not lines and not text.strip() and example.situation != "closed output":
         yield f"exit code {done.code} without a word"

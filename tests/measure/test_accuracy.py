@@ -82,6 +82,7 @@ def test_a_metric_of_ones_own(tmp_path, monkeypatch):
         (list("abab"), "accuracy", "2 different text labels, the model tells 3 classes apart"),
         ([0, 1, 2, 1], "rmse", r"labels of shape \[4\] .* do not match the output's shape \[4, 3"),
         ([0, 1, 2, 1], "top-3", "more than 3 classes"),
+        (np.zeros((4, 3, 0)), "accuracy", r"labels of shape \[4, 3, 0\] name no classes"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, metric, message):

@@ -343,3 +343,29 @@ def test_an_npz_that_is_none_is_one_line(tmp_path, content):
             np.save(file, np.ones(3))
     with pytest.raises(DataError, match=r"rows\.npz' is no \.npz of plain arrays.*numpy\.savez"):
         load_dataset(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "def rows():\n    raise KeyError('a')\n",
+            r"data '.*:rows' failed with KeyError: 'a' \(own_",
+        ),
+        ("def rows():\n    return np.ones(3)\n", r"failed with NameError: name 'np' .* line 2\)"),
+        (
+            "def rows():\n    yield {'x': 1 / 0}\n",
+            "failed with ZeroDivisionError: division by zero",
+        ),
+        ("def rows(:\n", r"'.*own_rows.py' failed with SyntaxError: "),
+        (
+            "def rows():\n    raise RuntimeError\n",
+            r"failed with RuntimeError \(own_rows.py, line 2",
+        ),
+    ],
+)
+def test_a_function_of_the_users_that_fails_is_named_with_its_line(tmp_path, text, says):
+    (tmp_path / "own_rows.py").write_text(text)
+    with pytest.raises(DataError, match=says) as caught:
+        load_dataset(f"{tmp_path}/own_rows.py:rows")
+    assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ import pytest
 
 from mlflow_compress.measure.bounds import share_bound
 from mlflow_compress.measure.intervals import paired_proportions_interval
+from mlflow_compress.measure.pairs import pair_up
 from mlflow_compress.measure.smoothed import (
     drop_bound,
     flip_bound,
@@ -170,3 +171,9 @@ def test_a_divergence_whose_square_is_no_number_any_more():
     source = np.stack([600 + np.arange(8.0), np.zeros(8)], axis=1)
     bound = kl_bound(source, source - [0, 1])
     assert 0 < bound.estimate <= bound.bound < 1e-200
+
+
+def test_scores_that_are_all_equal_are_weighed_without_dividing_by_nothing():
+    with np.errstate(all="raise"):
+        pairs = pair_up(np.zeros((80, 4)), np.zeros((80, 4)), None)
+    assert np.isfinite(pairs.losses).all() and pairs.kept == 1

@@ -1,22 +1,28 @@
 """Metrics of one's own: plain functions, with what they declare of themselves."""
 
 import inspect
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlflow_compress.declared import DeclaredMetric
-from mlflow_compress.errors import DataError
+from mlflow_compress.errors import DataError, foreign
 from mlflow_compress.measure.data import LABELS
 from mlflow_compress.measure.metrics.base import Arrays, Metric, Rows, Scores
 
 __all__ = ["own_metric"]
 
-_FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What a function of one's own raises when it is not made for what it is given."""
 
 _DRAWS = 500
@@ -149,18 +155,9 @@ def _per_row(name: str, found: np.ndarray, rows: Rows) -> Scores:
 
 def _called(name: str, call: Callable[[Rows], object], rows: Rows) -> np.ndarray:
     """Return what the function returns, as an array of numbers."""
-    try:
+    with foreign(f"metric {name!r}", f"; it was given the outputs {', '.join(rows.outputs)}"):
         returned = call(rows)
         found = np.asarray(returned)
-    except _FAULTS as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        frame = next((one for one in reversed(frames) if one.filename != __file__), frames[-1])
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        said = " ".join(str(error).split())
-        raise DataError(
-            f"metric {name!r} failed with {type(error).__name__}: {said} ({place}); it was given "
-            f"the outputs {', '.join(rows.outputs)}"
-        ) from error
     if found.dtype.kind not in "biuf":
         raise DataError(
             f"metric {name!r} returned {_said(returned)}, expected one score per row, or one number"

@@ -141,6 +141,8 @@ def class_labels(labels: np.ndarray, classes: int) -> np.ndarray:
         return labels.argmax(axis=-1)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    if not labels.size:
+        raise DataError(f"labels of shape {list(labels.shape)} name no classes")
     numbers = labels.astype(np.int64)
     if (numbers != labels).any():
         raise DataError("the labels are not whole numbers; use a metric such as rmse or mae")
