@@ -22,7 +22,7 @@ import click
 from mlflow_compress.base.modules import not_installed
 from mlflow_compress.base.paths import no_text
 from mlflow_compress.cli.output import echo
-from mlflow_compress.errors import CompressError, UnsaidError, named, shown
+from mlflow_compress.errors import CompressError, ConfigError, UnsaidError, named, shown
 
 __all__ = ["EXIT_CODES", "cli", "main"]
 
@@ -122,6 +122,7 @@ _KEEP_TRIALS = ("run", "retrain", "nas")
 _LONGEST = 2000
 """Characters of a message."""
 
+_NOWHERE = "the current folder was deleted: change into another one"
 _MLFLOWS = re.compile(r"\bMLFLOW_[A-Z_]+\b")
 """A variable of MLflow's, which tells in words of its own what it may be."""
 
@@ -151,6 +152,8 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with _one_line(ctx):
+            if _is_nowhere():  # libraries end the process, or wait for ever, when they look for it
+                _fail(_NOWHERE, 2)
             return super().invoke(ctx)
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -170,7 +173,7 @@ def _one_line(ctx: click.Context | None = None) -> Iterator[None]:
         raise  # whoever read the output has gone: click leaves quietly
     except OSError as error:
         if isinstance(error, FileNotFoundError) and _is_nowhere():
-            _fail("the current folder was deleted: change into another one", 2)
+            _fail(_NOWHERE, 2)
         name = f"'{error.filename}': " if error.filename else ""
         # asked of the environment: tempfile looks for a place by writing there
         temporary = os.environ.get("TMPDIR") or "/tmp"
@@ -244,7 +247,10 @@ def cli() -> None:
     """Compress MLflow models and promote the best variant to each edge target."""
     # MLflow and alembic tell of every migration and default; a person needs none of it. MLflow
     # sets its own logger up when it is imported, and reads this.
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    level = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # below, it logs tracebacks
+    if level and level.upper() not in logging.getLevelNamesMapping():
+        levels = ", ".join(logging.getLevelNamesMapping())
+        raise ConfigError(f"MLFLOW_LOGGING_LEVEL must be one of {levels}, got {shown(level)}")
     logging.getLogger("alembic").setLevel(logging.ERROR)
 
 

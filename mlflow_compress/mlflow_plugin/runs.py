@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,7 +111,19 @@ class RunWriter:
             run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
             return str(run.info.run_id)
 
-        return self.do(f"create run {name!r}", create)
+        try:
+            return self.do(f"create run {name!r}", create)
+        except (KeyboardInterrupt, SystemExit):
+            if tried:
+                self._end_unknown(token)
+            raise
+
+    def _end_unknown(self, token: str) -> None:
+        """End a run that may have been made by a call that was broken off before it gave the id."""
+        with suppress(Exception):
+            query = f"tags.`{_TOKEN}` = '{token}'"
+            for run in self.client.search_runs([self.experiment_id], query):
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def log_numbers(
         self,

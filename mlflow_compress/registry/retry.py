@@ -38,6 +38,15 @@ _TRANSIENT_TEXTS = (
 _NO_TEXT = "surrogates not allowed"
 """What Python says of bytes of a name that are no text, whatever MLflow makes of it."""
 
+# What sqlite says of the disk and the file: nothing that passes while somebody waits for it.
+_LASTING_TEXTS = (
+    "database or disk is full",
+    "disk I/O error",
+    "attempt to write a readonly database",
+    "unable to open database file",
+    "file is not a database",
+    "database disk image is malformed",
+)
 _LOCAL_PROBLEMS = (
     FileExistsError,
     FileNotFoundError,
@@ -53,9 +62,15 @@ def is_transient(error: BaseException) -> bool:
         return False
     code = getattr(error, "error_code", None)
     if code is not None:
+        if _is_lasting(error):
+            return False
         return code in _TRANSIENT_CODES or any(text in str(error) for text in _TRANSIENT_TEXTS)
     # requests' errors are OSErrors too.
     return isinstance(error, OSError) and not isinstance(error, _LOCAL_PROBLEMS)
+
+
+def _is_lasting(error: BaseException) -> bool:
+    return any(text in str(error) for text in _LASTING_TEXTS)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
@@ -117,4 +132,6 @@ def patiently(
         if is_transient(error):
             text = f"cannot {what}: no success within {seconds:g} s: {one_line(error)}"
             raise UnreachableError(text) from error
+        if _is_lasting(error):
+            raise UnreachableError(f"cannot {what}: {one_line(error)}") from error
         raise CompressError(f"cannot {what}: {one_line(error)}") from error

@@ -236,3 +236,10 @@ def test_a_terminal_of_few_characters_shows_the_others_by_number(model):
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert r"\xe4" in done.stdout
+
+
+def test_a_level_of_the_log_that_is_none_is_said(model, monkeypatch):
+    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "loud")
+    done = CliRunner().invoke(cli, ["verify", model])
+    assert done.exit_code == 2 and "MLFLOW_LOGGING_LEVEL must be one of " in done.output
+    assert done.output.endswith("got 'loud'\n")

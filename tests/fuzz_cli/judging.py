@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ _NEVER = (
     "terminate called",
     "Fatal Python error",
 )
-_NOISE = ("[E:onnxruntime", "[W:onnxruntime", "Warning: ")
+_NOISE = re.compile(r"\[[EW]:onnxruntime.*|^\S+\.py:\d+: \w*Warning: .*", re.MULTILINE)
+"""What libraries write beside the error; a person can do nothing about it."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,8 @@ def findings_of(
     for word in _NEVER:
         if word in text:
             yield f"{word}: {_last_line(text, word)}"
-    for word in _NOISE:
-        if any(word in line for line in done.err.splitlines()):
-            yield f"noise: {_last_line(done.err, word)}"
+    if found := _NOISE.search(done.err):
+        yield f"noise: {found.group()}"
     lines = [line for line in done.err.splitlines() if line.lower().startswith("error: ")]
     if len(lines) > 1:
         yield f"several error lines: {lines[:3]}"

@@ -4,14 +4,17 @@ import atexit
 import contextlib
 import gc
 import importlib
+import logging
 import os
 import resource
 import shutil
 import signal
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +77,9 @@ class Place:
     def _change(self, example: Example) -> None:
         for name, content in example.files.items():
             path = self.project / name
+            if not path.parent.is_dir():  # an example of another run, whose models had other ids
+                named = Path(name).name
+                path = self.project / next(one for one in self.artifacts if one.endswith(named))
             path.unlink(missing_ok=True)
             if isinstance(content, bytes):
                 path.write_bytes(content)
@@ -127,25 +133,28 @@ def _called(example: Example, place: Place) -> Done:
     words = {"STORE": store, "RUN": place.search}
     argv = [words.get(word, word) for word in example.argv]
     env = {key: words.get(value or "", value) for key, value in example.env.items()}
-    streams = [place.folder / name for name in ("out.txt", "err.txt")]
+    pipes = [os.pipe(), os.pipe()]  # not files, which a disk that is full would end too
     started = time.monotonic()
     child = os.fork()
     if not child:
-        _be_the_command(argv, env, example.situation, place, streams)
+        _be_the_command(argv, env, example.situation, place, [write for _, write in pipes])
+    for read, write in pipes:
+        os.close(write)
+        os.set_blocking(read, False)
+    texts = [bytearray(), bytearray()]
+    interrupt = _seconds_to_interrupt(example)
     hung = False
-    if example.situation.startswith("Ctrl-C") or argv[:2] == ["webhook", "serve"]:
-        time.sleep(
-            float(example.situation.removeprefix("Ctrl-C after ") or 2.5)
-            if example.situation.startswith("Ctrl-C")
-            else 2.5
-        )
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGINT)
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
+        for (read, _), text in zip(pipes, texts, strict=True):
+            text += _there(read)
+        seconds = time.monotonic() - started
         if ended:
             break
-        if time.monotonic() - started > HANG_SECONDS:
+        if interrupt is not None and seconds > interrupt:
+            os.kill(child, signal.SIGINT)
+            interrupt = None
+        if seconds > HANG_SECONDS:
             hung = True
             os.killpg(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
@@ -153,9 +162,26 @@ def _called(example: Example, place: Place) -> Done:
         time.sleep(0.005)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what the command left running
-    texts = [path.read_bytes().decode("utf-8", "replace") for path in streams]
-    seconds = time.monotonic() - started
-    return Done(os.waitstatus_to_exitcode(status), texts[0], texts[1], seconds, hung)
+    for read, _ in pipes:
+        os.close(read)
+    out, err = (text.decode("utf-8", "replace") for text in texts)
+    return Done(os.waitstatus_to_exitcode(status), out, err, seconds, hung)
+
+
+def _seconds_to_interrupt(example: Example) -> float | None:
+    """Return after how long Ctrl-C comes; what serves ends by nothing else."""
+    if example.situation.startswith("Ctrl-C"):
+        return float(example.situation.removeprefix("Ctrl-C after "))
+    return 2.5 if example.argv[:2] == ("webhook", "serve") else None
+
+
+def _there(pipe: int) -> bytes:
+    """Return what a pipe holds."""
+    parts = []
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(pipe, 1 << 16):
+            parts.append(part)
+    return b"".join(parts)
 
 
 def _be_the_command(
@@ -163,19 +189,19 @@ def _be_the_command(
     env: dict[str, str | None],
     situation: str,
     place: Place,
-    streams: list[Path],
+    streams: list[int],
 ) -> None:
     """Be a fresh ``mlflow-compress``, as far as a forked process can; never return."""
     code = 70
     try:
         os.setsid()
         gc.callbacks.clear()  # hypothesis's
+        weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
         atexit._clear()  # what pytest and the parent do at their end is not the command's
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(place.project)
-        for at, path in enumerate(streams):
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, at + 1)
+        for at, stream in enumerate(streams):
+            os.dup2(stream, at + 1)
         if situation == "closed output":
             reader, writer = os.pipe()
             os.close(reader)
@@ -215,9 +241,9 @@ def _set_environment(env: dict[str, str | None], place: Place) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    import tempfile
-
     tempfile.tempdir = None
+    # set up when mlflow was imported, which a fresh command does after it has said how
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
 
 
 def _make_trouble(situation: str, place: Place) -> None:

@@ -16,6 +16,7 @@ import mlflow_compress
 from mlflow_compress import packed
 from mlflow_compress.errors import UnreachableError
 from mlflow_compress.mlflow_plugin import Tracker
+from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import DatasetRef, Recipe, StageReport, Step, Trial
 from mlflow_compress.search.observer import SearchInfo
 
@@ -334,3 +335,18 @@ def test_numbers_that_are_not_finite_are_left_out(tracker, make_trial):
     trial = replace(trial, variant=replace(trial.variant, report=report))
     (finished,) = search(tracker, [trial])
     assert "entropy_bits" not in tracker.client.get_run(finished.variant.run_id).data.metrics
+
+
+def test_a_run_whose_making_was_broken_off_is_not_left_running(client, monkeypatch):
+    made = client.create_run
+
+    def breaking(*args, **options):
+        made(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "create_run", breaking)
+    runs = RunWriter(client, client.create_experiment("e"), {})
+    with pytest.raises(KeyboardInterrupt):
+        runs.create_run("r", {})
+    (left,) = client.search_runs([runs.experiment_id])
+    assert left.info.status == "KILLED"

@@ -37,6 +37,13 @@ def test_a_name_that_is_no_text_is_not_tried_again():
     assert not is_transient(MlflowException(told, error_code=1))
 
 
+@pytest.mark.parametrize("text", ["database or disk is full", "disk I/O error"])
+def test_a_full_disk_is_not_waited_for(text):
+    error = MlflowException(f"(sqlite3.OperationalError) {text}", error_code=2)
+    with pytest.raises(UnreachableError, match=f"cannot work: .*{text}"):
+        patiently("work", failing(1, error), 5)
+
+
 @pytest.mark.parametrize(
     "text",
     [
