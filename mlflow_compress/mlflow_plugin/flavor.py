@@ -71,23 +71,31 @@ def get_default_pip_requirements() -> list[str]:
     return [f"{name}=={version(name)}" for name in names]
 
 
-def signature_of(session: onnxruntime.InferenceSession) -> ModelSignature:
+def signature_of(session: onnxruntime.InferenceSession, example: Any = None) -> ModelSignature:
     """Return a signature with one named tensor per input and output; free dimensions are -1.
+
+    Args:
+        session: of the model.
+        example: its inputs by name, or the only one. An input that declares no shape, which
+            onnxruntime tells apart from one number by nothing, has as many dimensions as there.
 
     Raises:
         SourceError: for an input or output that is no tensor, such as a sequence.
     """
+    inputs = session.get_inputs()
+    given = example if isinstance(example, Mapping) else {inputs[0].name: example} if inputs else {}
 
     def specs(values: Sequence[Any]) -> Schema:
         found = []
         for value in values:
             if value.type not in _NUMPY_TYPES:
                 raise SourceError(f"{value.name!r} has type {value.type}, which MLflow cannot name")
-            shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+            sizes = value.shape or [None] * np.ndim(given.get(value.name, 0))
+            shape = tuple(size if isinstance(size, int) else -1 for size in sizes)
             found.append(TensorSpec(_NUMPY_TYPES[value.type], shape, value.name))
         return Schema(found)
 
-    return ModelSignature(specs(session.get_inputs()), specs(session.get_outputs()))
+    return ModelSignature(specs(inputs), specs(session.get_outputs()))
 
 
 def save_model(
@@ -163,7 +171,7 @@ def save_model(
             data_path=str(named),
             mlflow_model=model,
             code_paths=bundled or None,
-            signature=signature if signature is not None else signature_of(session),
+            signature=signature if signature is not None else signature_of(session, input_example),
             input_example=input_example,
             pip_requirements=list(pip_requirements or get_default_pip_requirements()),
             model_config={"providers": list(providers), "threads": threads},

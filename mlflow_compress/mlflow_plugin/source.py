@@ -22,7 +22,7 @@ from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.packed.outside import inside, load_model, outside_files
 from mlflow_compress.registry.known import hint
-from mlflow_compress.registry.retry import is_transient, one_line, patiently
+from mlflow_compress.registry.retry import is_lasting, is_transient, one_line, patiently
 from mlflow_compress.registry.tags import quoted
 from mlflow_compress.registry.variants import using_tracking_uri
 
@@ -302,13 +302,17 @@ def _or_missing(uri: str, call: Any) -> Any:
         raise
 
 
+_LOCAL = re.compile(r"downloading one or more artifacts from (/|file:)")
+
+
 def _download(uri: str, work_dir: Path) -> Path:
     folder = work_dir / "source"
     folder.mkdir(exist_ok=True)
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
-        if is_transient(error):
+        # of a store on this machine, too, MLflow says that waiting may help
+        if is_lasting(error) or (is_transient(error) and not _LOCAL.search(str(error))):
             raise
         raise SourceNotFoundError(f"source {uri!r}: {one_line(error)}") from error
 

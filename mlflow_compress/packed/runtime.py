@@ -144,6 +144,7 @@ def load(
         SourceNotFoundError: if there is no such file.
     """
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised
     if threads is not None:
         options.intra_op_num_threads = threads
     chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]

@@ -11,7 +11,7 @@ import tenacity
 
 from mlflow_compress.errors import CompressError, UnreachableError
 
-__all__ = ["PATIENCE", "is_transient", "one_line", "patiently", "without_password"]
+__all__ = ["PATIENCE", "is_lasting", "is_transient", "one_line", "patiently", "without_password"]
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ _TRANSIENT_TEXTS = (
 _NO_TEXT = "surrogates not allowed"
 """What Python says of bytes of a name that are no text, whatever MLflow makes of it."""
 
-# What sqlite says of the disk and the file: nothing that passes while somebody waits for it.
+# What sqlite and the system say of the disk and the file: nothing that passes while one waits.
 _LASTING_TEXTS = (
     "database or disk is full",
     "disk I/O error",
@@ -46,6 +46,9 @@ _LASTING_TEXTS = (
     "unable to open database file",
     "file is not a database",
     "database disk image is malformed",
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
 )
 _LOCAL_PROBLEMS = (
     FileExistsError,
@@ -62,14 +65,15 @@ def is_transient(error: BaseException) -> bool:
         return False
     code = getattr(error, "error_code", None)
     if code is not None:
-        if _is_lasting(error):
+        if is_lasting(error):
             return False
         return code in _TRANSIENT_CODES or any(text in str(error) for text in _TRANSIENT_TEXTS)
     # requests' errors are OSErrors too.
     return isinstance(error, OSError) and not isinstance(error, _LOCAL_PROBLEMS)
 
 
-def _is_lasting(error: BaseException) -> bool:
+def is_lasting(error: BaseException) -> bool:
+    """Say whether the disk is full, or cannot be read or written."""
     return any(text in str(error) for text in _LASTING_TEXTS)
 
 
@@ -132,6 +136,6 @@ def patiently(
         if is_transient(error):
             text = f"cannot {what}: no success within {seconds:g} s: {one_line(error)}"
             raise UnreachableError(text) from error
-        if _is_lasting(error):
+        if is_lasting(error):
             raise UnreachableError(f"cannot {what}: {one_line(error)}") from error
         raise CompressError(f"cannot {what}: {one_line(error)}") from error

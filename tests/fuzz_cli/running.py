@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,8 +195,6 @@ def _be_the_command(
     try:
         os.setsid()
         gc.callbacks.clear()  # hypothesis's
-        weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
-        atexit._clear()  # what pytest and the parent do at their end is not the command's
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(place.project)
         for at, stream in enumerate(streams):

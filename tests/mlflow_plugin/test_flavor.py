@@ -16,6 +16,7 @@ import mlflow_compress
 from mlflow_compress import packed
 from mlflow_compress.errors import ConfigError, PackedFormatError, SourceError
 from mlflow_compress.mlflow_plugin import flavor
+from tests.mlflow_plugin.conftest import network
 
 PROFILES = ["plain", "portable", "compact"]
 
@@ -48,6 +49,16 @@ def test_the_signature_names_every_tensor(tmp_path, packed_file):
     (given,), (returned,) = signature.inputs.inputs, signature.outputs.inputs
     assert (given.name, given.type, given.shape) == ("image", np.dtype("float32"), (-1, 20))
     assert (returned.name, returned.shape) == ("logits", (-1, 10))
+
+
+def test_an_input_that_declares_no_shape_has_the_examples_dimensions(tmp_path, images):
+    model = network()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    path = tmp_path / "m.onnx"
+    packed.save(packed.pack(model), path)
+    flavor.save_model(path, tmp_path / "model", input_example={"image": images})
+    (given,) = Model.load(str(tmp_path / "model")).signature.inputs.inputs
+    assert given.shape == (-1, -1)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -37,6 +38,18 @@ def registered(store_uri, onnx_model, images):
             )
     mlflow.MlflowClient().set_registered_model_alias("lenet", "champion", "1")
     return infos
+
+
+def test_a_file_of_a_local_store_that_cannot_be_copied_is_not_waited_for(
+    registered, client, tmp_path
+):
+    """MLflow says INTERNAL_ERROR of it, as of a server that stumbles."""
+    uri = client.get_logged_model(registered[0].model_id).artifact_location
+    file = Path(uri.removeprefix("file://"), "conda.yaml")
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    with pytest.raises(SourceNotFoundError, match=r"source 'models:/lenet/1': .* is a named pipe"):
+        resolve("models:/lenet/1", tmp_path, client=client)
 
 
 @pytest.mark.parametrize(

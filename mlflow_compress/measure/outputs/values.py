@@ -55,7 +55,11 @@ class ValueRows:
         """The normalised error of the group that is furthest off; infinite when a row is broken."""
         if self.broken.any() or not np.isfinite(self.errors).all():
             return float("inf")
-        return float((self.errors.sum(axis=0) / self.powers.sum(axis=0)).max(initial=0.0))
+        with np.errstate(
+            invalid="ignore"
+        ):  # of a source that is not finite itself: NaN passes no gate
+            shares = self.errors.sum(axis=0) / self.powers.sum(axis=0)
+        return float(shares.max(initial=0.0))
 
     @property
     def is_still(self) -> bool:
