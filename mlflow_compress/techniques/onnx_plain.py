@@ -4,6 +4,7 @@ An operator is known by its type alone, a weight is a tensor with all its values
 after those whose values it reads.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -18,12 +19,16 @@ from onnx import (
     numpy_helper,
 )
 
+from mlflow_compress.errors import SourceError
 from mlflow_compress.techniques.onnx_graph import sort_nodes, subgraphs, unique_name, walk_graphs
 
 __all__ = ["constant_of", "make_plain"]
 
 _ALIAS = "ai.onnx"
 """Another name of the standard domain, which onnx's own tools do not know."""
+
+_MOST_BYTES = (1 << 31) - 1
+"""Of a tensor in a message; what is said to be sparse may ask for any room in a few bytes."""
 
 _LISTS = {
     "value_float": np.float32,
@@ -37,7 +42,11 @@ _LISTS = {
 
 
 def make_plain(model: ModelProto) -> None:
-    """Write a model in one way; it is changed in place, and computes what it did."""
+    """Write a model in one way; it is changed in place, and computes what it did.
+
+    Raises:
+        SourceError: a sparse weight is too large to be held with its zeros.
+    """
     _name_standard_domain(model)
     _name_functions_apart(model)
     for graph in walk_graphs(model.graph):
@@ -106,6 +115,12 @@ def _fill_sparse(graph: GraphProto) -> None:
 
 def _dense(sparse: SparseTensorProto) -> TensorProto:
     values, places = (numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
+    size = math.prod(sparse.dims) * values.itemsize
+    if size > _MOST_BYTES:
+        raise SourceError(
+            f"sparse weight {sparse.values.name!r} of shape {list(sparse.dims)} takes {size:,} "
+            f"bytes with its zeros, and at most {_MOST_BYTES:,} can be held: split it"
+        )
     whole = np.zeros(sparse.dims, values.dtype)
     if places.ndim == 1:
         whole.ravel()[places] = values

@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mlflow_compress.errors import TechniqueError
+from mlflow_compress.errors import SourceError, TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 
@@ -140,3 +140,15 @@ def test_a_circle_of_nodes_is_refused_and_stops_nothing():
     recipe = Recipe((Step("fold", {}),), "compact")
     with pytest.raises(TechniqueError, match="onnxruntime does not load the model"):
         apply_recipe(made, recipe, Context(calibration={"x": ROWS}))
+
+
+def test_sparse_weights_that_ask_for_all_memory_are_refused():
+    few = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "w"),
+        numpy_helper.from_array(np.zeros(1, np.int64), "w_places"),
+        [1 << 20, 1 << 20],
+    )
+    with pytest.raises(
+        SourceError, match=r"'w' of shape \[1048576, 1048576\] takes 4,398,046,511,"
+    ):
+        normalize(model_of(nodes(), but("w"), sparse=[few]))
