@@ -156,6 +156,10 @@ class _LazyGroup(click.Group):
                 _fail(_NOWHERE, 2)
             return super().invoke(ctx)
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _one_line():  # of Ctrl-C in here, click itself says "Aborted!"
+            return super().make_context(*args, **options)
+
     def main(self, *args: Any, **options: Any) -> Any:
         with _one_line():  # what click does itself, such as wrapping its texts, may fail as well
             return super().main(*args, **options)

@@ -218,6 +218,12 @@ def test_what_fails_in_click_itself_is_one_line(monkeypatch):
     assert (done.exit_code, done.output) == (1, "error: Too many open files\n")
 
 
+def test_ctrl_c_while_options_are_read_is_ctrl_c(model, monkeypatch):
+    monkeypatch.setattr(click.Group, "parse_args", failing(KeyboardInterrupt()))
+    done = CliRunner().invoke(cli, ["verify", model])
+    assert (done.exit_code, done.output) == (130, "error: stopped by Ctrl-C; nothing was written\n")
+
+
 def test_a_long_value_leaves_room_for_the_remedy(model):
     done = CliRunner().invoke(cli, ["pack", model, "-o", f"{'x/' * 1500}out.onnx"])
     assert len(done.output) < 2100

@@ -134,9 +134,11 @@ def _called(example: Example, place: Place) -> Done:
     env = {key: words.get(value or "", value) for key, value in example.env.items()}
     pipes = [os.pipe(), os.pipe()]  # not files, which a disk that is full would end too
     started = time.monotonic()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until it is the command's
     child = os.fork()
     if not child:
         _be_the_command(argv, env, example.situation, place, [write for _, write in pipes])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for read, write in pipes:
         os.close(write)
         os.set_blocking(read, False)
@@ -195,7 +197,6 @@ def _be_the_command(
     try:
         os.setsid()
         gc.callbacks.clear()  # hypothesis's
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(place.project)
         for at, stream in enumerate(streams):
             os.dup2(stream, at + 1)
@@ -264,8 +265,11 @@ def _make_trouble(situation: str, place: Place) -> None:
 
 def _exit_code() -> int:
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own end is not the command's
     except SystemExit as leave:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if leave.code is None or isinstance(leave.code, int):
             return leave.code or 0
         print(leave.code, file=sys.stderr)
