@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from mlflow_compress.techniques.onnx_graph import (
+    inferred,
     initializers,
     node_label,
     opset,
@@ -246,11 +247,7 @@ def _key(node: NodeProto) -> str:
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int | str | None]]:
-    try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True)
-    except (RuntimeError, shape_inference.InferenceError):
-        inferred = model
-    graph = inferred.graph
+    graph = inferred(model, data_prop=True).graph
     found: dict[str, list[int | str | None]] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):

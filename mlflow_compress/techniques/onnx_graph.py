@@ -26,6 +26,7 @@ __all__ = [
     "captured_reads",
     "clone",
     "float_weights",
+    "inferred",
     "initializers",
     "node_label",
     "not_single",
@@ -270,3 +271,14 @@ def node_label(node: NodeProto) -> str:
     """Name a node for a person: its operator and its name, or its first output."""
     name = node.name or next((output for output in node.output if output), "?")
     return f"{node.op_type} {name!r}"
+
+
+def inferred(model: ModelProto, *, data_prop: bool = False) -> ModelProto:
+    """Return a model with the shapes that onnx finds; as it is, where onnx stumbles over it.
+
+    What is wrong with the model, whoever runs it says.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
+    except (RuntimeError, onnx.shape_inference.InferenceError):
+        return model

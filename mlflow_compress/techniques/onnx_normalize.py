@@ -12,13 +12,13 @@ from onnx import (
     NodeProto,
     TensorProto,
     ValueInfoProto,
-    shape_inference,
 )
 
 from mlflow_compress.errors import SourceError
 from mlflow_compress.packed.graphs import default_inputs, refuse_twins
 from mlflow_compress.techniques.onnx_graph import (
     clone,
+    inferred,
     subgraphs,
     unique_name,
     walk_graphs,
@@ -172,8 +172,7 @@ def _drop_inferable_shapes(model: ModelProto) -> None:
     if not before:
         return
     held = {tensor.name for tensor in model.graph.initializer}
-    inferred = shape_inference.infer_shapes(model)
-    found = {value.name for value in inferred.graph.value_info}
+    found = {value.name for value in inferred(model).graph.value_info}
     model.graph.value_info.extend(
         value for value in before if value.name not in found and value.name not in held
     )

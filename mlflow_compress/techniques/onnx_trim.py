@@ -10,7 +10,6 @@ from onnx import (
     TensorProto,
     defs,
     numpy_helper,
-    shape_inference,
 )
 
 from mlflow_compress.techniques.base import Context, Result
@@ -18,6 +17,7 @@ from mlflow_compress.techniques.onnx_dead import without_dead_units
 from mlflow_compress.techniques.onnx_graph import (
     attributes_of,
     clone,
+    inferred,
     initializers,
     opset,
     walk_graphs,
@@ -128,7 +128,7 @@ def _flatten(node: NodeProto, held: dict[str, TensorProto], ranks: dict[str, lis
 
 def _ranks(model: ModelProto) -> dict[str, list[int]]:
     """Return the known dimensions of the main graph's values; 0 where one is open."""
-    graph: GraphProto = shape_inference.infer_shapes(model, data_prop=True).graph
+    graph: GraphProto = inferred(model, data_prop=True).graph
     return {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info, *graph.output)

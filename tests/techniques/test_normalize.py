@@ -190,3 +190,13 @@ def test_external_data_that_was_not_loaded_is_refused(convnet):
     convnet.graph.initializer[0].data_location = TensorProto.EXTERNAL
     with pytest.raises(SourceError, match=r"tensor 'c1\.w' is in external data"):
         normalize(convnet)
+
+
+def test_a_model_that_shape_inference_stumbles_over_is_left_to_whoever_runs_it(convnet):
+    del convnet.opset_import[:]
+    convnet.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    convnet.graph.value_info.append(
+        helper.make_tensor_value_info("nowhere", TensorProto.FLOAT, ["n"])
+    )
+    made = normalize(convnet)
+    assert [value.name for value in made.graph.value_info][-1:] == ["nowhere"]
