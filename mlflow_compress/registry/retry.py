@@ -49,6 +49,7 @@ _LASTING_TEXTS = (
     "No space left on device",
     "File too large",
     "Disk quota exceeded",
+    "Read-only file system",
 )
 _LOCAL_PROBLEMS = (
     FileExistsError,
@@ -61,12 +62,10 @@ _LOCAL_PROBLEMS = (
 
 def is_transient(error: BaseException) -> bool:
     """Say whether the same call may succeed a moment later."""
-    if _NO_TEXT in str(error):
+    if _NO_TEXT in str(error) or is_lasting(error):
         return False
     code = getattr(error, "error_code", None)
     if code is not None:
-        if is_lasting(error):
-            return False
         return code in _TRANSIENT_CODES or any(text in str(error) for text in _TRANSIENT_TEXTS)
     # requests' errors are OSErrors too.
     return isinstance(error, OSError) and not isinstance(error, _LOCAL_PROBLEMS)

@@ -42,6 +42,7 @@ def test_a_full_disk_is_not_waited_for(text):
     error = MlflowException(f"(sqlite3.OperationalError) {text}", error_code=2)
     with pytest.raises(UnreachableError, match=f"cannot work: .*{text}"):
         patiently("work", failing(1, error), 5)
+    assert not is_transient(OSError(28, "No space left on device"))
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ def tell_outputs(evidence: Evidence) -> tuple[Output, ...]:
     """Return what each output is, in the model's order.
 
     Raises:
-        ConfigError: something is said of an output that is not there or cannot be that; or nothing
-            is left to be judged.
+        ConfigError: something is said of an output that is not there or cannot be that; one gives
+            no values on any row, though it may; or nothing is left to be judged.
     """
     model = evidence.model
     _check_names(evidence)
@@ -94,9 +94,9 @@ def tell_outputs(evidence: Evidence) -> tuple[Output, ...]:
     weighted = reached_by_weights(model) if model.graph.node else names
     told = []
     for name, rows in evidence.outputs.items():
-        origin = _origin(name, made_by)
-        output = _tell(name, rows, origin, made_by, evidence)
-        if name not in reached and not output.is_given:
+        if name in reached or name in evidence.given:
+            output = _tell(name, rows, _origin(name, made_by), made_by, evidence)
+        else:
             output = Output(name, "ignore", reason="it does not depend on the inputs")
         output = replace(output, decision=_decision(name, made_by))
         told.append(replace(output, is_fixed=name not in weighted))
@@ -181,7 +181,13 @@ def _tell(
     if name in evidence.given:
         return as_given(name, evidence.given[name], sample)
     if sample is not None and not sample.size:
-        return Output(name, "ignore", reason="it gives no values on these rows")
+        if not _declares_nothing(name, evidence.model):
+            raise ConfigError(
+                f"output {name!r} gives no values on any of these rows, so that they cannot judge "
+                f"it: give rows on which it does, or leave it out (data.outputs: {{{name}: "
+                f"ignore}}, or --kind {name}=ignore)"
+            )
+        return Output(name, "ignore", reason="it never gives any values")
     first = np.asarray(rows[0])
     if first.dtype.kind in "USO":
         return Output(name, "classes", "texts", reason="it gives texts")
@@ -205,6 +211,12 @@ def _tell(
         settings={"each": True} if _is_head(sample, origin) else {},
         reason=_UNTOLD,
     )
+
+
+def _declares_nothing(name: str, model: onnx.ModelProto) -> bool:
+    """Whether the model says that an output has no room for any value."""
+    shapes = [out.type.tensor_type.shape for out in model.graph.output if out.name == name]
+    return any(d.HasField("dim_value") and d.dim_value == 0 for s in shapes for d in s.dim)
 
 
 def _sample(rows: Array) -> np.ndarray | None:

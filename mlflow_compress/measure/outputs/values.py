@@ -55,9 +55,7 @@ class ValueRows:
         """The normalised error of the group that is furthest off; infinite when a row is broken."""
         if self.broken.any() or not np.isfinite(self.errors).all():
             return float("inf")
-        with np.errstate(
-            invalid="ignore"
-        ):  # of a source that is not finite itself: NaN passes no gate
+        with np.errstate(invalid="ignore"):  # the source itself may be none: NaN passes no gate
             shares = self.errors.sum(axis=0) / self.powers.sum(axis=0)
         return float(shares.max(initial=0.0))
 
