@@ -7,6 +7,7 @@ other need not do.
 import json
 from typing import Any
 
+from mlflow_compress.base.once import of_pairs
 from mlflow_compress.errors import shown
 
 __all__ = ["parse_json"]
@@ -26,9 +27,4 @@ def parse_json(text: str | bytes) -> Any:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a mapping whose keys stand there once."""
-    made: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in made:
-            raise ValueError(f"the key {shown(key)} stands there twice")
-        made[key] = value
-    return made
+    return of_pairs(pairs, lambda key: ValueError(f"the key {shown(key)} stands there twice"))

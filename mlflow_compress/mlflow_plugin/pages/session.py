@@ -17,6 +17,7 @@ from mlflow.server.security_utils import get_allowed_origins_from_env
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mlflow_compress.base.once import of_pairs
 from mlflow_compress.errors import CompressError, shown
 
 __all__ = [
@@ -48,8 +49,6 @@ class FieldError(CompressError):
 def fields_of(pairs: Iterable[tuple[str, str]], what: str) -> dict[str, str]:
     """Return the fields of a form or an address, each of which stands there once.
 
-    What looks at the first of two and what looks at the last would see two forms.
-
     Args:
         pairs: names and values in their order.
         what: what they are of, for the message.
@@ -57,12 +56,9 @@ def fields_of(pairs: Iterable[tuple[str, str]], what: str) -> dict[str, str]:
     Raises:
         FieldError: a field stands there twice.
     """
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name in found:
-            raise FieldError(f"{what} has the field {shown(name)} twice: send it once")
-        found[name] = value
-    return found
+    return of_pairs(
+        pairs, lambda name: FieldError(f"{what} has the field {shown(name)} twice: send it once")
+    )
 
 
 def promotion_allowed() -> bool:
