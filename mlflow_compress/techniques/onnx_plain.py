@@ -14,6 +14,7 @@ from onnx import (
     NodeProto,
     SparseTensorProto,
     TensorProto,
+    checker,
     defs,
     helper,
     numpy_helper,
@@ -45,7 +46,7 @@ def make_plain(model: ModelProto) -> None:
     """Write a model in one way; it is changed in place, and computes what it did.
 
     Raises:
-        SourceError: a sparse weight is too large to be held with its zeros.
+        SourceError: a sparse weight is broken, or too large to be held with its zeros.
     """
     _name_standard_domain(model)
     _name_functions_apart(model)
@@ -114,6 +115,11 @@ def _fill_sparse(graph: GraphProto) -> None:
 
 
 def _dense(sparse: SparseTensorProto) -> TensorProto:
+    try:
+        checker.check_sparse_tensor(sparse)
+    except checker.ValidationError as error:
+        why = " ".join(str(error).split())
+        raise SourceError(f"sparse weight {sparse.values.name!r} is broken: {why}") from error
     values, places = (numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
     size = math.prod(sparse.dims) * values.itemsize
     if size > _MOST_BYTES:

@@ -152,3 +152,14 @@ def test_sparse_weights_that_ask_for_all_memory_are_refused():
         SourceError, match=r"'w' of shape \[1048576, 1048576\] takes 4,398,046,511,"
     ):
         normalize(model_of(nodes(), but("w"), sparse=[few]))
+
+
+@pytest.mark.parametrize(("place", "dims"), [(99, [4, 4]), (-1, [4, 4]), (0, [-4, 4])])
+def test_sparse_weights_that_lie_outside_themselves_are_refused(place, dims):
+    few = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "w"),
+        numpy_helper.from_array(np.array([place]), "w_places"),
+        dims,
+    )
+    with pytest.raises(SourceError, match="sparse weight 'w' is broken: Sparse tensor"):
+        normalize(model_of(nodes(), but("w"), sparse=[few]))
