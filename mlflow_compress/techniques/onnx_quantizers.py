@@ -21,6 +21,7 @@ from onnxruntime.quantization import (
     registry,
 )
 
+from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.dynamic import DynamicSettings
 from mlflow_compress.techniques.onnx_calibration import Reader, fine_histograms
@@ -145,8 +146,8 @@ def _quantized(
 
 
 def _failed(error: Exception) -> TechniqueError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return TechniqueError(f"onnxruntime.quantization fails on this model: {first}")
+    told = ort_line(error) or type(error).__name__
+    return TechniqueError(f"onnxruntime.quantization fails on this model: {told}")
 
 
 _lock = threading.Lock()

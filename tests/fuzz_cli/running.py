@@ -115,7 +115,7 @@ class Place:
 
 def _placed(source: str, to: str) -> None:
     """Put a file of the template in its place: a link, where it is never written to in place."""
-    if source.endswith("mlflow.db"):
+    if source.endswith(("mlflow.db", ".bin")):  # external data with two names are refused
         shutil.copyfile(source, to)
     else:
         os.link(source, to)
