@@ -3,13 +3,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mlflow_compress.techniques import Context, get
+from mlflow_compress.errors import TechniqueError
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.techniques import Context, apply_recipe, get, normalize
 from mlflow_compress.techniques.fold import FoldSettings
 from mlflow_compress.techniques.onnx_fold import fold
 from mlflow_compress.techniques.onnx_names import _letters, shorten_names
 from mlflow_compress.techniques.onnx_quantize import quantize
 from mlflow_compress.techniques.onnx_run import session
 from mlflow_compress.techniques.quantize import QuantizeSettings
+from tests.techniques.graphs import ROWS, model_of, node, typed, weights
 
 
 @pytest.fixture
@@ -97,8 +100,8 @@ def test_it_is_found_by_name_and_needs_no_data():
 
 def test_short_names_leave_inputs_outputs_weights_and_results(bn, rng):
     x = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
-    for index, node in enumerate(bn.graph.node):
-        node.name = f"node {index}"
+    for index, one in enumerate(bn.graph.node):
+        one.name = f"node {index}"
     plain = fold(bn, FoldSettings(), Context()).model
     made = fold(bn, FoldSettings(names=True), Context()).model
     assert len(made.SerializeToString()) < len(plain.SerializeToString())
@@ -182,3 +185,22 @@ def test_a_bias_stays_before_a_padded_layer(unbent, rng, evaluate, arrays):
             tensor.CopyFrom(onnx.numpy_helper.from_array(wide, "w3"))
     made = fold(unbent, FoldSettings(constants=False, biases=True), Context()).model
     np.testing.assert_array_equal(arrays(made)["b1"], arrays(unbent)["b1"])
+
+
+def half_net():
+    return typed(model_of(
+        [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")],
+        {"w": weights(16, 32), "b": weights(32), "v": weights(32, 8)},
+    ), TensorProto.FLOAT16)  # fmt: skip
+
+
+def test_folding_half_numbers_leaves_weights_where_techniques_find_them():
+    """onnxruntime computes them in float32 and would hide each weight behind a Cast."""
+    recipe = Recipe((Step("fold", {}), Step("prune", {"sparsity": 0.5})), "compact")
+    rows = {"x": ROWS.astype(np.float16)}
+    made = apply_recipe(normalize(half_net()), recipe, Context(calibration=rows))
+    assert not any(n.op_type == "Cast" for n in made.model.graph.node)
+    assert "constants were not folded: onnxruntime casts" in made.notes[0]
+    with pytest.raises(TechniqueError, match=r"weight 'w' is float16 \(export the model in float"):
+        recipe = Recipe((Step("fold", {}), Step("weight_only", {})), "compact")
+        apply_recipe(normalize(half_net()), recipe, Context(calibration=rows))
