@@ -15,6 +15,8 @@ __all__ = ["is_idx", "read_idx"]
 _DEFLATE = 1032
 """Times that the algorithm can make a file smaller at the most; a header may say anything."""
 
+_MOST_AXES = 8
+
 _DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 """The third byte of an IDX file tells what it holds."""
 
@@ -65,7 +67,7 @@ def _read(path: Path) -> np.ndarray:
             head = file.read(4)
             kind, rank = (head[2], head[3]) if len(head) == 4 and head[:2] == b"\0\0" else (0, 0)
             sizes = file.read(4 * rank)
-            if kind not in _DTYPES or not rank or len(sizes) < 4 * rank:
+            if kind not in _DTYPES or not 1 <= rank <= _MOST_AXES or len(sizes) < 4 * rank:
                 raise DataError(f"data file {str(path)!r} is no IDX file")
             shape, dtype = np.frombuffer(sizes, ">u4").tolist(), np.dtype(_DTYPES[kind])
             told = math.prod(shape) * dtype.itemsize

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_compress.errors import ConfigError, DataError, nearest
+from mlflow_compress.errors import ConfigError, DataError, foreign, nearest
 from mlflow_compress.measure.metrics import Metric, MetricFamily, Rows, for_set
 from mlflow_compress.measure.metrics.reading import as_classes, is_binary, text_first
 
 __all__ = ["MLFLOW"]
-
-_FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 _DRAWS = 200
 
@@ -107,14 +105,9 @@ def _series(array: np.ndarray) -> Any:
 def _number(name: str, metric: Any, arguments: dict[str, Any], rows: Rows) -> float:
     if rows.failed.any():
         return rows.worst
-    try:
+    given = f"; predictions are output {rows.name!r}, of shape {list(rows.output.shape)}"
+    with foreign(f"metric {name!r}", given):
         found = metric.eval_fn(**arguments)
-    except _FAULTS as error:
-        said = " ".join(str(error).split())
-        raise DataError(
-            f"metric {name!r} failed with {type(error).__name__}: {said}; predictions are output "
-            f"{rows.name!r}, of shape {list(rows.output.shape)}"
-        ) from error
     if found is None:
         raise DataError(f"metric {name!r} gave nothing; MLflow's log says why")
     if isinstance(found, int | float | np.number):

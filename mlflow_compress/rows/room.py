@@ -30,7 +30,7 @@ def most_rows(model: ModelProto, rows: Rows) -> int | None:
     """
     if rows.batch is not None or not rows.count:
         return None
-    return max(1, ROOM // max(1, *bytes_of_values(model, rows).values()))
+    return max(1, ROOM // max(1, *bytes_of_values(model, rows).values(), 1))
 
 
 def bytes_of_values(model: ModelProto, rows: Rows) -> dict[str, int]:

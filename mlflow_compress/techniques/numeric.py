@@ -14,6 +14,9 @@ __all__ = ["inverse", "refuse_unfit", "ridge", "root"]
 _LARGEST = 1e15
 """Squares of a million float32 values beyond it are no float32 any more."""
 
+_LARGEST_DOUBLE = 1e150
+"""The same of doubles."""
+
 _LEAST = 1e-12
 """Where there is nothing to take a share of."""
 
@@ -29,7 +32,7 @@ def refuse_unfit(array: np.ndarray, what: str = "what a layer gets or gives") ->
         TechniqueError: they are.
     """
     largest = np.abs(array).max(initial=0)
-    if not largest < (_LARGEST if array.dtype == np.float32 else np.inf):
+    if not largest < (_LARGEST if array.dtype == np.float32 else _LARGEST_DOUBLE):
         raise TechniqueError(
             f"{what} on the calibration rows is not finite, or too large to be squared "
             f"({largest:.2g}): leave such rows out, or scale the inputs as in training"
@@ -55,8 +58,8 @@ def root(grams: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         TechniqueError: a matrix is not finite.
     """
-    added = ridge(grams, share)
     refuse_unfit(grams)
+    added = ridge(grams, share)
     try:
         return np.linalg.cholesky(_lifted(grams, added)), added
     except np.linalg.LinAlgError:

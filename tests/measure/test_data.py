@@ -271,6 +271,14 @@ def test_a_broken_idx_file_is_refused(tmp_path):
         load_dataset(str(tmp_path / "t10k-images-idx3-ubyte"))
 
 
+def test_an_idx_file_of_more_axes_than_rows_have_is_none(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte"
+    for axes in (9, 65):
+        path.write_bytes(bytes([0, 0, 8, axes]) + np.ones(axes, ">u4").tobytes() + b"1")
+        with pytest.raises(DataError, match="is no IDX file"):
+            load_dataset(str(path))
+
+
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1 << 31,) * 3])
 def test_a_compressed_idx_file_takes_no_more_memory_than_it_can_hold(tmp_path, sizes):
     path = tmp_path / "train-images-idx3-ubyte.gz"

@@ -186,6 +186,14 @@ def test_a_constant_is_infinitely_far_from_nothing_and_near_itself():
     assert judged(source * 1.01, source, "values", axis=1).measures["error"] > 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("scale", "error"), [(1e100, 1e-6), (1e200, np.inf)])
+def test_doubles_whose_squares_are_none_are_infinitely_wrong_and_no_accident(rng, scale, error):
+    source = scale * rng.normal(size=(50, 3))
+    told = judged(source * 1.001, source, "values", axis=1).measures["error"]
+    assert told == pytest.approx(error, rel=0.1)
+
+
 def test_embeddings_are_compared_by_direction_and_neighbours(rng):
     source = rng.normal(size=(300, 16))
     near = source + 0.05 * rng.normal(size=source.shape)

@@ -64,6 +64,12 @@ def test_a_graph_that_shapes_say_nothing_of_counts_by_its_inputs(heard):
     assert bytes_of_values(model, Rows({"x": heard}))["x"] == 4 * SAMPLES
 
 
+def test_a_graph_without_inputs_or_shapes_takes_no_room(heard):
+    nothing = onnx.ModelProto(ir_version=8)
+    nothing.graph.name = "nothing"
+    assert most_rows(nothing, Rows({"x": heard}).only([])) == room.ROOM
+
+
 @pytest.mark.parametrize(("bytes_", "expected"), [(1, 1), (3 * 32_000, 3), (1 << 26, 2097)])
 def test_as_many_rows_as_have_room(heard, monkeypatch, bytes_, expected):
     monkeypatch.setattr(room, "ROOM", bytes_)

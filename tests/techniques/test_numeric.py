@@ -4,7 +4,7 @@ import pytest
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe
-from mlflow_compress.techniques.numeric import inverse, root
+from mlflow_compress.techniques.numeric import inverse, refuse_unfit, root
 from tests.techniques.nets import Net
 
 
@@ -24,6 +24,16 @@ def test_the_ridge_is_a_share_of_the_diagonal_and_grows_until_there_is_a_root(rn
 def test_what_is_not_finite_is_refused_in_a_sentence(value):
     with pytest.raises(TechniqueError, match=r"not finite, or too large .*: leave such rows out"):
         root(np.full((3, 3), value), 0.01)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("dtype", "fits", "too_large"), [("f4", 1e14, 1e16), ("f8", 1e149, 1e151)])
+def test_what_is_too_large_to_be_squared_is_refused(dtype, fits, too_large):
+    refuse_unfit(np.full(3, fits, dtype))
+    with pytest.raises(TechniqueError, match="too large to be squared"):
+        refuse_unfit(np.full(3, too_large, dtype))
+    with pytest.raises(TechniqueError, match="too large to be squared"):
+        root(np.eye(3) * 1e300, 0.01)
 
 
 STEPS = {

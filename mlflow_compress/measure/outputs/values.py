@@ -91,8 +91,13 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
     return min(candidates, key=lambda axis: shape[axis], default=None)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
-    """Compare values row by row; a row of another shape is infinitely wrong."""
+    """Compare values row by row; a row of another shape is infinitely wrong.
+
+    So are all rows where the squares of doubles are beyond doubles: an infinite error is of no
+    group, and counts for all.
+    """
     blocks, left = [], 0
     for pair in pairs(variant, source):
         if pair is None:
@@ -116,8 +121,7 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
     bounds = np.stack([block[5] for block in blocks])
     probable = (bounds[..., 0].min(axis=0) >= 0) & (bounds[..., 1].max(axis=0) <= 1)
     groups = _groups(np.sqrt(np.maximum(variances, floor)), probable, spec)
-    with np.errstate(invalid="ignore"):  # an infinite error is of no group, and counts for all
-        errors, powers = errors @ groups, powers @ groups
+    errors, powers = errors @ groups, powers @ groups
     if left:
         errors = np.concatenate([errors, np.full((left, errors.shape[1]), np.inf)])
         powers = np.concatenate([powers, np.ones((left, powers.shape[1]))])
@@ -137,7 +141,7 @@ def _deviations(counts: np.ndarray, totals: np.ndarray, squares: np.ndarray) -> 
     count, total, square = (sums.sum(axis=1) for sums in (counts, totals, squares))
     size = max(float(count.sum()), 1.0)
     mean, power = float(total.sum()) / size, float(square.sum()) / size
-    around = np.maximum(square - 2 * mean * total + count * mean**2, 0)
+    around = np.maximum(square - 2 * mean * total + count * (mean * mean), 0)
     missing = _STILL * power + _TINY - float(around.sum()) / size
     return np.asarray(around + count * max(missing, 0.0))
 
