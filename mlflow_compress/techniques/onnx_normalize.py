@@ -79,7 +79,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
     kept: list[NodeProto] = []
     for node in graph.node:
         value = constant_of(node)
-        if value is None or node.output[0] in outputs:
+        if value is None or not node.output or node.output[0] in outputs:
             kept.append(node)
             continue
         graph.initializer.add().CopyFrom(value)

@@ -20,8 +20,14 @@ from onnx import (
     numpy_helper,
 )
 
-from mlflow_compress.errors import SourceError
-from mlflow_compress.techniques.onnx_graph import sort_nodes, subgraphs, unique_name, walk_graphs
+from mlflow_compress.errors import SourceError, named, shown
+from mlflow_compress.techniques.onnx_graph import (
+    node_label,
+    sort_nodes,
+    subgraphs,
+    unique_name,
+    walk_graphs,
+)
 
 __all__ = ["constant_of", "make_plain"]
 
@@ -30,6 +36,22 @@ _ALIAS = "ai.onnx"
 
 _MOST_BYTES = (1 << 31) - 1
 """Of a tensor in a message; what is said to be sparse may ask for any room in a few bytes."""
+
+_WIDEST = 8
+"""Bytes of an element at the most, but for complex numbers."""
+
+_KERNELS = ("com.microsoft", "com.ms.", "ai.onnx")
+"""How the domains begin in which onnxruntime has operators of its own."""
+
+_UNREADABLE = (
+    checker.ValidationError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+"""What onnx and numpy raise of tensors and attributes that somebody made up."""
 
 _LISTS = {
     "value_float": np.float32,
@@ -46,8 +68,10 @@ def make_plain(model: ModelProto) -> None:
     """Write a model in one way; it is changed in place, and computes what it did.
 
     Raises:
-        SourceError: a sparse weight is broken, or too large to be held with its zeros.
+        SourceError: a sparse weight is broken, has a second value, or is too large to be held with
+            its zeros.
     """
+    _refuse_wide(model)
     _name_standard_domain(model)
     _name_functions_apart(model)
     for graph in walk_graphs(model.graph):
@@ -56,17 +80,24 @@ def make_plain(model: ModelProto) -> None:
 
 
 def constant_of(node: NodeProto) -> TensorProto | None:
-    """Return what a Constant node gives as a tensor; None of other nodes."""
+    """Return what a Constant node gives as a tensor; None of other nodes.
+
+    Raises:
+        SourceError: it gives nothing that can be read.
+    """
     if node.op_type != "Constant" or node.domain:
         return None
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            return attribute.t
-        if attribute.name == "sparse_value":
-            return _dense(attribute.sparse_tensor)
-        if attribute.name in _LISTS:
-            value = helper.get_attribute_value(attribute)
-            return numpy_helper.from_array(np.array(value, _LISTS[attribute.name]))
+    try:
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                return attribute.t
+            if attribute.name == "sparse_value":
+                return _dense(attribute.sparse_tensor)
+            if attribute.name in _LISTS:
+                value = helper.get_attribute_value(attribute)
+                return numpy_helper.from_array(np.array(value, _LISTS[attribute.name]))
+    except _UNREADABLE as error:
+        raise SourceError(f"{node_label(node)} gives no value: {named(error)}") from error
     return None
 
 
@@ -78,27 +109,59 @@ def _every(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
             yield from _every(inner.node)
 
 
+def _refuse_wide(model: ModelProto) -> None:
+    """Refuse sparse weights that take more with their zeros than a model can, before any is made.
+
+    Raises:
+        SourceError: names the largest.
+    """
+    every = [sparse for graph in walk_graphs(model.graph) for sparse in graph.sparse_initializer]
+    every += [
+        a.sparse_tensor
+        for graph in walk_graphs(model.graph)
+        for node in graph.node
+        if node.op_type == "Constant"
+        for a in node.attribute
+        if a.name == "sparse_value"
+    ]
+    sizes = {i: math.prod(sparse.dims) * _WIDEST for i, sparse in enumerate(every)}
+    if sum(sizes.values()) <= _MOST_BYTES:
+        return
+    largest = every[max(sizes, key=lambda i: sizes[i])]
+    raise SourceError(
+        f"with their zeros, the sparse weights take more than {_MOST_BYTES:,} bytes, which is all "
+        f"a model holds; the largest is {largest.values.name!r} of shape {shown([*largest.dims])}: "
+        "leave out what is not used, or split the model"
+    )
+
+
 def _name_standard_domain(model: ModelProto) -> None:
     """Call the standard domain by its empty name, in functions too."""
     for holder, nodes in ((model, model.graph.node), *((f, f.node) for f in model.functions)):
         imports = [(entry.domain, entry.version) for entry in holder.opset_import]
-        named = [("" if domain == _ALIAS else domain, version) for domain, version in imports]
-        if named == imports or len({v for d, v in named if not d}) > 1:
-            continue  # of two versions a checker has to say something
-        del holder.opset_import[:]
-        holder.opset_import.extend(helper.make_opsetid(*entry) for entry in dict.fromkeys(named))
+        plain = [("" if domain == _ALIAS else domain, version) for domain, version in imports]
+        if len({version for domain, version in plain if not domain}) > 1:
+            continue  # of two versions, nobody can say which one is meant
+        if plain != imports:
+            del holder.opset_import[:]
+            entries = dict.fromkeys(plain)
+            holder.opset_import.extend(helper.make_opsetid(*entry) for entry in entries)
         for node in _every(nodes):
             if node.domain == _ALIAS:
                 node.domain = ""
 
 
 def _name_functions_apart(model: ModelProto) -> None:
-    """Give functions of the model that are called as a standard operator another name."""
+    """Give a function of the model another name where it has a standard operator's.
+
+    Not in the domains of onnxruntime's own operators: there it computes its own, whatever the
+    function's body says.
+    """
     taken = {function.name for function in model.functions}
     fresh = {
         (f.domain, f.name): unique_name(f"{f.name}_function", taken)
         for f in model.functions
-        if f.domain and defs.has(f.name)
+        if f.domain and not f.domain.startswith(_KERNELS) and defs.has(f.name)
     }
     for function in model.functions:
         function.name = fresh.get((function.domain, function.name), function.name)
@@ -109,24 +172,22 @@ def _name_functions_apart(model: ModelProto) -> None:
 
 def _fill_sparse(graph: GraphProto) -> None:
     """Store sparse initializers as all others are: packing finds the zeros by itself."""
+    held = {tensor.name for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
-        graph.initializer.add().CopyFrom(_dense(sparse))
+        name = sparse.values.name
+        if name in held:
+            raise SourceError(f"weight {name!r} has two values, one of them sparse: keep one")
+        held.add(name)
+        try:
+            graph.initializer.add().CopyFrom(_dense(sparse))
+        except _UNREADABLE as error:
+            raise SourceError(f"sparse weight {name!r} is broken: {named(error)}") from error
     del graph.sparse_initializer[:]
 
 
 def _dense(sparse: SparseTensorProto) -> TensorProto:
-    try:
-        checker.check_sparse_tensor(sparse)
-    except checker.ValidationError as error:
-        why = " ".join(str(error).split())
-        raise SourceError(f"sparse weight {sparse.values.name!r} is broken: {why}") from error
+    checker.check_sparse_tensor(sparse)
     values, places = (numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
-    size = math.prod(sparse.dims) * values.itemsize
-    if size > _MOST_BYTES:
-        raise SourceError(
-            f"sparse weight {sparse.values.name!r} of shape {list(sparse.dims)} takes {size:,} "
-            f"bytes with its zeros, and at most {_MOST_BYTES:,} can be held: split it"
-        )
     whole = np.zeros(sparse.dims, values.dtype)
     if places.ndim == 1:
         whole.ravel()[places] = values

@@ -41,6 +41,10 @@ def model_of(some, held=HELD, *, domain="", functions=(), domains=(), sparse=())
     return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9)
 
 
+def tensor_of(name):
+    return numpy_helper.from_array(HELD[name], name)
+
+
 def but(name):
     return {key: array for key, array in HELD.items() if key != name}
 
@@ -148,9 +152,7 @@ def test_sparse_weights_that_ask_for_all_memory_are_refused():
         numpy_helper.from_array(np.zeros(1, np.int64), "w_places"),
         [1 << 20, 1 << 20],
     )
-    with pytest.raises(
-        SourceError, match=r"'w' of shape \[1048576, 1048576\] takes 4,398,046,511,"
-    ):
+    with pytest.raises(SourceError, match=r"the largest is 'w' of shape \[1048576, 1048576\]"):
         normalize(model_of(nodes(), but("w"), sparse=[few]))
 
 
@@ -161,5 +163,85 @@ def test_sparse_weights_that_lie_outside_themselves_are_refused(place, dims):
         numpy_helper.from_array(np.array([place]), "w_places"),
         dims,
     )
-    with pytest.raises(SourceError, match="sparse weight 'w' is broken: Sparse tensor"):
+    with pytest.raises(SourceError, match=r"sparse weight 'w' is broken: \w+: Sparse tensor"):
+        normalize(model_of(nodes(), but("w"), sparse=[few]))
+
+
+def test_a_constant_that_names_the_standard_domain_is_a_weight_too():
+    constant = helper.make_node("Constant", [], ["w"], value=tensor_of("w"), domain="ai.onnx")
+    made = normalize(model_of([constant, *nodes()], but("w")))
+    assert "w" in {tensor.name for tensor in made.graph.initializer}
+
+
+def test_a_function_that_onnxruntime_does_not_run_is_none():
+    """Of its own operators it computes its own, whatever the body says."""
+    body = [helper.make_node("Neg", ["a"], ["b"])]
+    gelu = helper.make_function("com.microsoft", "Gelu", ["a"], ["b"], body,
+                                [helper.make_opsetid("", 17)])  # fmt: skip
+    call = helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")
+    model = helper.make_model(
+        helper.make_graph(
+            [call],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        ),
+        functions=[gelu],
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=9,
+    )
+    x = {"x": np.linspace(-2, 2, 8, dtype=np.float32).reshape(2, 4)}
+    one, two = (
+        ort.InferenceSession(each.SerializeToString()).run(None, x)[0]
+        for each in (model, normalize(model))
+    )
+    np.testing.assert_array_equal(one, two)
+
+
+def test_sparse_weights_are_counted_together_before_any_is_made():
+    def few(name):
+        return helper.make_sparse_tensor(
+            numpy_helper.from_array(np.ones(1, np.float32), name),
+            numpy_helper.from_array(np.zeros(1, np.int64), f"{name}_places"),
+            [1 << 14, 1 << 13],
+        )
+
+    normalize(model_of(nodes(), HELD, sparse=[few("s1")]))
+    with pytest.raises(SourceError, match="the sparse weights take more than 2,147,483,647 bytes"):
+        normalize(model_of(nodes(), HELD, sparse=[few(f"s{i}") for i in range(8)]))
+
+
+def test_a_weight_that_is_dense_and_sparse_is_refused():
+    with pytest.raises(SourceError, match="weight 'w' has two values, one of them sparse: keep"):
+        normalize(model_of(nodes(), HELD, sparse=[sparse_of(linear=True)]))
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        helper.make_attribute("value_floats", "abc"),
+        helper.make_attribute("value_float", "abc"),
+        helper.make_attribute("value_ints", ["a", "b"]),
+    ],
+    ids=lambda one: one.name,
+)
+def test_constants_that_give_nothing_readable_are_refused(attribute):
+    constant = helper.make_node("Constant", [], ["w"], name="odd")
+    constant.attribute.append(attribute)
+    model = model_of(nodes(), but("w"))
+    model.graph.node.insert(0, constant)
+    with pytest.raises(SourceError, match="Constant 'odd' gives no value: "):
+        normalize(model)
+
+
+def test_a_constant_without_outputs_is_no_accident():
+    model = model_of(nodes(), HELD)
+    model.graph.node.insert(0, helper.make_node("Constant", [], [], value=tensor_of("w")))
+    normalize(model)
+
+
+def test_sparse_weights_of_a_type_that_is_none_are_refused():
+    few = sparse_of(linear=True)
+    few.values.data_type = 999
+    with pytest.raises(SourceError, match="sparse weight 'w' is broken: "):
         normalize(model_of(nodes(), but("w"), sparse=[few]))
