@@ -1,6 +1,7 @@
 """Feeds calibration rows to ``onnxruntime.quantization``, which holds all that a batch gives."""
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -21,6 +22,8 @@ _BINS, _LEVELS = 2048, 256
 
 _AT_ONCE = 32
 """Rows per batch, where there is room for all that the model computes of them."""
+
+_ONE_AT_A_TIME = threading.Lock()
 
 _HELD = 1 << 28
 """Bytes of activations that histograms are made of at a time."""
@@ -78,8 +81,14 @@ def fine_histograms(method: str) -> Iterator[None]:
     ``quantize_static`` hands no number of bins on, and by default there are as many as levels: the
     whole range is then the only candidate. With more, onnxruntime takes seconds per activation.
     Batches of different shapes, the last one's included, are flattened for its histograms, which
-    it makes of all batches at once: here of as many as there is room for.
+    it makes of all batches at once: here of as many as there is room for. One thread at a time:
+    what is put back must be what was there.
     """
+    with _ONE_AT_A_TIME:
+        yield from _patched(method)
+
+
+def _patched(method: str) -> Iterator[None]:
     module, kind = vars(sys.modules[quantize_static.__module__]), calibrate.HistogramCollector
     create, search = module["create_calibrator"], kind.get_entropy_threshold
     collect, whole = kind.collect, calibrate.HistogramCalibrater

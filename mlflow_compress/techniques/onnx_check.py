@@ -6,6 +6,7 @@ onnxruntime runs graphs that the checker does not like: of a source it is the ju
 from onnx import ModelProto, checker, shape_inference
 
 from mlflow_compress.errors import TechniqueError
+from mlflow_compress.techniques.onnx_run import session
 
 __all__ = ["refuse_new_problem"]
 
@@ -22,11 +23,20 @@ def refuse_new_problem(
         strict: look at types and shapes too.
 
     Raises:
-        TechniqueError: what the checker says.
+        TechniqueError: what the checker says, or onnxruntime, where it takes the given model.
     """
     problem = _problem(made, strict)
     if problem and problem != _problem(given, strict):
         raise TechniqueError(f"{what}: {problem}")
+    if problem:  # the checker stops at the first one, and would see no other
+        try:
+            session(given, fast=True)
+        except TechniqueError:
+            return  # it runs nowhere, whatever a step does
+        try:
+            session(made, fast=True)
+        except TechniqueError as error:
+            raise TechniqueError(f"{what}: {error}") from error
 
 
 def _problem(model: ModelProto, strict: bool) -> str:

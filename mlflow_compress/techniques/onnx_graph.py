@@ -144,7 +144,7 @@ def float_weights(model: ModelProto, *, min_size: int = 1) -> list[Weight]:
             use for use in where.get(tensor.name, ()) if use.index in weight_inputs(use.node)
         )
         weight = Weight(tensor.name, tensor, roles)
-        if roles and weight.size >= min_size:
+        if roles and weight.size >= max(min_size, 1):
             found.append(weight)
     return found
 
@@ -280,5 +280,5 @@ def inferred(model: ModelProto, *, data_prop: bool = False) -> ModelProto:
     """
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
-    except (RuntimeError, onnx.shape_inference.InferenceError):
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
         return model

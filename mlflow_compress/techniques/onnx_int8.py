@@ -129,7 +129,8 @@ def unfit_nodes(model: ModelProto, values: Mapping[str, np.ndarray]) -> tuple[st
         model: the model.
         values: what :func:`observed` gives.
     """
-    unfit = {n for n, array in values.items() if array.dtype != np.float32 or _beyond(array)}
+    unfit = {n for n, array in values.items() if array.dtype != np.float32 or not array.size
+             or _beyond(array)}  # fmt: skip
     return tuple(
         node.name for node in model.graph.node if unfit.intersection((*node.input, *node.output))
     )

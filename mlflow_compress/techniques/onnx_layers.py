@@ -190,7 +190,11 @@ def linear_layers(model: ModelProto) -> Iterator[LinearLayer]:
     the batch first.
     """
     held, where = initializers(model), uses(model)
-    alone = {name for name in held if len(where[name]) == 1 and held[name].data_type in FLOATS}
+    alone = {
+        name
+        for name, tensor in held.items()
+        if len(where[name]) == 1 and tensor.data_type in FLOATS and 0 not in tensor.dims
+    }
     for node in model.graph.node:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         makers = {"Conv": _conv, "ConvTranspose": _deconv, "Gemm": _gemm, "MatMul": _matmul}

@@ -92,14 +92,20 @@ def _without_unfit(
     """
     values = observed(model, next(batches(model, calibration, size=_FEW)))
     say_types(model, values)
-    left = (*settings.exclude, *unfit_nodes(model, values))
+    left, unfit = settings.exclude, unfit_nodes(model, values)
     if settings.per_channel:
         left = (*left, *_grouped(model))
     found = {node.name for node in model.graph.node if node.op_type in TAKEN
-             and values.keys() & (*node.input, *node.output)}  # fmt: skip
-    if not found.difference(left):
+             and values.keys() & (*node.input, *node.output)}.difference(left)  # fmt: skip
+    if found and found.issubset(unfit) and not not_single(model):
+        raise TechniqueError(
+            "on the calibration rows every layer reads or gives values that int8 cannot stand for: "
+            "they are not finite, beyond 1e37, or a mask's beside small ones (mend the rows in "
+            "data.calibration, or leave this step out)"
+        )
+    if not found.difference(unfit):
         raise _nothing(model)
-    return replace(settings, exclude=tuple(dict.fromkeys(left)))
+    return replace(settings, exclude=tuple(dict.fromkeys((*left, *unfit))))
 
 
 def _grouped(model: ModelProto) -> list[str]:
@@ -208,7 +214,7 @@ def _not_dynamic(model: ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type in ("MatMul", "Gemm")
         and (weight := held.get(node.input[1])) is not None
-        and (len(weight.dims) != 2 or weight.data_type != TensorProto.FLOAT)
+        and (len(weight.dims) != 2 or 0 in weight.dims or weight.data_type != TensorProto.FLOAT)
     ]
 
 

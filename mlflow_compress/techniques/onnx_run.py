@@ -184,8 +184,9 @@ def _no_floats(output: object) -> np.ndarray:
     """Return the values of an output that are no floats in one row, as :func:`_floats` does."""
     if isinstance(output, np.ndarray):
         return output.ravel() if output.dtype.kind != "f" else np.zeros(0, bool)
-    if isinstance(output, list):
-        return np.concatenate([np.zeros(0, bool), *map(_no_floats, output)])
+    parts = list(output.values()) if isinstance(output, dict) else output
+    if isinstance(parts, list):
+        return np.concatenate([np.zeros(0, bool), *map(_no_floats, parts)])
     return np.asarray([output] if isinstance(output, int | str) else [], object)
 
 
@@ -207,14 +208,17 @@ def told_change(
     except TechniqueError as error:
         return f"by how much the outputs change is not known: {error}"
     got, rows = all_outputs(after, fed), min(_TOLD, given.count)
-    on = f"on {rows} calibration rows"
+    on = f"on {rows} calibration row{'s' if rows > 1 else ''}"
     try:
         change, share = output_change(wanted, got), share_changed(wanted, got)
     except TechniqueError as error:  # as many boxes as there are found
         return f"{error} {on}"
     told = []
-    if any(_floats(output).size for call in wanted for output in call):
+    floats = [_floats(output) for call in wanted for output in call]
+    if any(np.isfinite(array).any() for array in floats):
         told.append(f"the outputs' error {on} is {change:.3g} of their variance")
+    elif any(array.size for array in floats):
+        told.append(f"no output is finite {on}, so that its error is not known")
     if share is not None:
         told.append(f"{share:.3g} of the values that are no floats differ {on}")
     return ", and ".join(told)
@@ -228,13 +232,6 @@ def check_calibration(model: ModelProto, calibration: Mapping[str, np.ndarray] |
     """
     if not calibration:
         raise TechniqueError("needs calibration inputs, and there are none (data.calibration)")
-    wanted = [value.name for value in model.graph.input]
-    missing = [name for name in wanted if name not in calibration]
-    if missing:
-        raise TechniqueError(
-            f"the calibration data lack the model's input {missing[0]!r}; "
-            f"they have {', '.join(calibration)}"
-        )
     return as_rows(model, calibration)
 
 
@@ -242,9 +239,16 @@ def as_rows(model: ModelProto, inputs: Mapping[str, np.ndarray]) -> Rows:
     """Return the inputs that a model takes as rows, and find out how it takes plain arrays.
 
     Raises:
-        TechniqueError: it cannot be told which axis of an array are the rows, or there are none.
+        TechniqueError: one that the model needs is missing; it cannot be told which axis of an
+            array are the rows; or there are none.
     """
     wanted = declared_inputs(model)
+    missing = [name for name in wanted if name not in inputs]
+    if missing:
+        raise TechniqueError(
+            f"the calibration data lack the model's input {missing[0]!r}; "
+            f"they have {', '.join(inputs)}"
+        )
     if isinstance(inputs, Rows):
         return _some(inputs.only(list(wanted)))
     arrays = {name: inputs[name] for name in wanted}

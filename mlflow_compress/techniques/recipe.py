@@ -191,13 +191,13 @@ def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
     model, context, defaults = take_away(model, context)
     try:
         result: Result = technique.apply(model, settings, context)
+        if technique.phase > Phase.FOLD and context.calibration:
+            note = told_change(context.reference or model, result.model, context.calibration)
+            result = replace(result, notes=(*result.notes, *filter(None, [note])))
     except (CompressError, MemoryError):
         raise
     except Exception as error:
         raise TechniqueError(f"fails on this model: {named(error)}") from error
-    if technique.phase > Phase.FOLD and context.calibration:
-        note = told_change(context.reference or model, result.model, context.calibration)
-        result = replace(result, notes=(*result.notes, *filter(None, [note])))
     result = replace(result, model=give_back(result.model, defaults))
     refuse_new_problem(given, result.model, "made a model that is not valid ONNX")
     return result

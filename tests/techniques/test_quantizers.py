@@ -1,10 +1,12 @@
 """What onnxruntime's quantizers trip over is left in float by name, or it is said why."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.quantization import calibrate
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
@@ -169,3 +171,40 @@ def test_sums_that_saturate_are_told_from_rounding(evaluate, monkeypatch):
     note = next(note for note in applied(model, "quantize").notes if "saturate" in note)
     lost = re.search(r"changes the outputs by (\S+) of their variance: reduce_range avoids", note)
     assert float(lost[1]) == pytest.approx(error, abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_several_threads_quantize_at_once_and_leave_the_library_as_it_was(method):
+    before = vars(calibrate.HistogramCalibrater)["collect_data"]
+    model = normalize(both_ways())
+    recipe = Recipe((Step("quantize", {"method": method}),), "compact")
+
+    def quantized(_):
+        return apply_recipe(model, recipe, Context(calibration={"x": ROWS})).model
+
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(quantized, range(6)))
+    assert all(one == made[0] for one in made)
+    assert vars(calibrate.HistogramCalibrater)["collect_data"] is before
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
+def test_rows_that_no_range_fits_are_blamed_and_not_the_model(broken):
+    rows = np.full_like(ROWS, broken)
+    recipe = Recipe((Step("quantize", {}),), "compact")
+    with pytest.raises(TechniqueError, match=r"values that int8 cannot stand for: .*mend the rows"):
+        apply_recipe(normalize(both_ways()), recipe, Context(calibration={"x": rows}))
+
+
+@pytest.mark.parametrize("technique", ["quantize", "dynamic", "prune", "prune repair", "share"])
+def test_weights_without_values_are_no_weights(technique, capfd):
+    nothing = [node("MatMul", "x e", "none"), node("MatMul", "none f", "h"),
+               node("Add", "h x", "s"), node("MatMul", "s w", "y")]  # fmt: skip
+    held = {
+        "e": np.zeros((16, 0), np.float32),
+        "f": np.zeros((0, 16), np.float32),
+        "w": weights(16, 8),
+    }
+    made = applied(model_of(nothing, held), *technique.split())
+    assert made.model.graph.node
+    assert "DPOTRI" not in "".join(capfd.readouterr())

@@ -3,10 +3,14 @@
 import re
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from mlflow_compress.errors import TechniqueError
+from mlflow_compress.records import Recipe, Step
+from mlflow_compress.techniques import Context, Result, apply_recipe, normalize
+from mlflow_compress.techniques.onnx_run import share_changed
 from tests.techniques.graphs import ROWS, applied, graph_of, model_of, node, weights
 
 
@@ -128,3 +132,51 @@ def test_an_accident_in_a_technique_is_one_line(monkeypatch):
     assert str(caught.value) == (
         "step 1 'share': fails on this model: LinAlgError: Singular matrix"
     )
+
+
+def test_rows_on_which_no_output_is_finite_tell_no_error():
+    model = tail_of(node("Relu", "h", "y"), output="y", kind=MATRIX)
+    recipe = Recipe((Step("share", {"clusters": 16}),), "compact")
+    rows = {"x": np.full_like(ROWS, np.nan)}
+    (note,) = apply_recipe(normalize(model), recipe, Context(calibration=rows)).notes
+    assert "no output is finite on 32 calibration rows" in note
+
+
+def test_maps_of_whole_numbers_are_compared_too():
+    assert share_changed([[[{"a": 1, "b": 2}]]], [[[{"a": 1, "b": 3}]]]) == 0.5
+
+
+def test_one_row_is_one_row():
+    model = tail_of(node("Relu", "h", "y"), output="y", kind=MATRIX)
+    recipe = Recipe((Step("share", {"clusters": 16}),), "compact")
+    made = apply_recipe(normalize(model), recipe, Context(calibration={"x": ROWS[:1]}))
+    assert "on 1 calibration row is" in made.notes[0]
+
+
+@pytest.mark.parametrize("technique", ["fold", "dynamic", "prune", "share", "quantize"])
+def test_an_input_that_the_rows_lack_is_named(technique):
+    model = model_of([node("MatMul", "x w", "y")], {"w": weights(16, 8)})
+    recipe = Recipe((Step(technique, {}),), "compact")
+    says = "the calibration data lack the model's input 'x'; they have z"
+    try:
+        made = apply_recipe(normalize(model), recipe, Context(calibration={"z": ROWS}))
+    except TechniqueError as error:
+        assert technique in ("fold", "quantize") and says in str(error)
+    else:  # it needs no rows, but to tell what it did
+        assert f"by how much the outputs change is not known: {says}" in made.notes[-1]
+
+
+def test_what_the_checker_has_against_the_source_hides_nothing_that_a_step_does(monkeypatch):
+    model = model_of([node("MatMul", "x w", "y")], {"w": weights(16, 8)})
+    model.graph.name = ""  # which the checker refuses, and onnxruntime runs
+    applied(model, "share", clusters=16)
+
+    def breaking(given, *_):
+        made = onnx.ModelProto.FromString(given.SerializeToString())
+        made.graph.node[0].input[0] = "nowhere"
+        return Result(made)
+
+    monkeypatch.setattr("mlflow_compress.techniques.onnx_share.share", breaking)
+    recipe = Recipe((Step("share", {"clusters": 16}),), "compact")
+    with pytest.raises(TechniqueError, match="made a model that is not valid ONNX: onnxruntime"):
+        apply_recipe(normalize(model), recipe, Context())
