@@ -260,7 +260,8 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; the console script's entry point."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer characters than names
-            stream.reconfigure(errors="backslashreplace")
-    cli.main(args=None if args is None else list(args), prog_name="mlflow-compress")
+    with _one_line():
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal may know few characters
+                stream.reconfigure(errors="backslashreplace")
+        cli.main(args=None if args is None else list(args), prog_name="mlflow-compress")

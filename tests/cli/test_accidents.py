@@ -224,6 +224,14 @@ def test_ctrl_c_while_options_are_read_is_ctrl_c(model, monkeypatch):
     assert (done.exit_code, done.output) == (130, "error: stopped by Ctrl-C; nothing was written\n")
 
 
+def test_ctrl_c_before_click_is_asked_is_ctrl_c(monkeypatch, capsys):
+    monkeypatch.setattr(module.cli, "main", failing(KeyboardInterrupt()))
+    with pytest.raises(SystemExit) as left:
+        module.main(["schema"])
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "error: stopped by Ctrl-C; nothing was written\n"
+
+
 def test_a_long_value_leaves_room_for_the_remedy(model):
     done = CliRunner().invoke(cli, ["pack", model, "-o", f"{'x/' * 1500}out.onnx"])
     assert len(done.output) < 2100

@@ -74,11 +74,14 @@ def test_a_metric_of_ones_own(tmp_path, monkeypatch):
         score(outputs, data([1.5, 1.0]), "my_metric:bad")
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("labels", "metric", "message"),
     [
         ([0, 1, 3, 1], "accuracy", r"labels go from 0 to 3, the model has 3 classes \(0 to 2\)"),
         ([0.5, 1, 2, 1], "accuracy", "not whole numbers; use a metric such as rmse or mae"),
+        ([1e30, 1, 2, 1], "accuracy", "not whole numbers"),
+        (np.array([2**63 + 1, 1, 2, 1], np.uint64), "accuracy", "not whole numbers"),
         (list("abab"), "accuracy", "2 different text labels, the model tells 3 classes apart"),
         ([0, 1, 2, 1], "rmse", r"labels of shape \[4\] .* do not match the output's shape \[4, 3"),
         ([0, 1, 2, 1], "top-3", "more than 3 classes"),

@@ -64,10 +64,14 @@ def test_the_source_s_map_is_the_label(maps):
     assert compared(from_source("iou"), scores, scores, count=4).value == 1
 
 
+@pytest.mark.filterwarnings("error")
 def test_maps_that_do_not_fit_are_refused(maps):
     labels, scores = maps
     with pytest.raises(DataError, match=r"labels of shape \[4, 8, 7\] do not match the map of out"):
         scored("iou", scores, labels[..., :7])
+    for odd in (0.5, 1e30):
+        with pytest.raises(DataError, match="a class number per position is needed"):
+            scored("iou", scores, np.where(labels == 1, odd, labels))
     with pytest.raises(DataError, match=r"go up to 5, the map of output 'y' has 3 classes"):
         scored("iou", scores, labels + 3)
 
@@ -169,6 +173,7 @@ def test_boxes_of_a_variant(rng):
         (np.zeros((2, 3, 5), np.float32), np.zeros((2, 3, 5)), r"the model gives 'y' \[2, 3, 5\]"),
         (np.zeros((2, 3, 6), np.float32), np.zeros((2, 3)), r"labels\.boxes of \[rows, boxes, 4\]"),
         (np.zeros((2, 3, 6), np.float32), np.full((2, 3, 5), -1), "the labels have no boxes"),
+        (np.zeros((2, 3, 6), np.float32), np.full((2, 3, 5), 1.5), "other numbers than whole ones"),
     ],
 )
 def test_what_are_no_boxes_is_refused(output, labels, message):

@@ -10,6 +10,7 @@ import numpy as np
 from mlflow_compress.base.modules import require_modules
 from mlflow_compress.errors import DataError
 from mlflow_compress.measure.metrics.base import Arrays, Metric, Rows, Scores
+from mlflow_compress.measure.metrics.reading import whole_numbers
 
 __all__ = ["COCO_MAP", "Detections", "detections"]
 
@@ -112,7 +113,10 @@ def _labels(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
             f"labels.boxes of {list(boxes.shape)} and labels.classes of {list(classes.shape)} do "
             f"not match: expected [rows, boxes, 4] and [rows, boxes]"
         )
-    return boxes.astype(np.float64), classes.astype(np.int64)
+    numbers = whole_numbers(classes)
+    if numbers is None:
+        raise DataError("labels.classes hold other numbers than whole ones")
+    return boxes.astype(np.float64), numbers
 
 
 def _from_source(outputs: Arrays) -> Arrays:

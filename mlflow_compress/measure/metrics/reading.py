@@ -16,6 +16,7 @@ __all__ = [
     "only_scores",
     "predicted_and_wanted",
     "text_first",
+    "whole_numbers",
 ]
 
 NO_CLASS = -1
@@ -143,15 +144,24 @@ def class_labels(labels: np.ndarray, classes: int) -> np.ndarray:
         labels = labels[:, 0]
     if not labels.size:
         raise DataError(f"labels of shape {list(labels.shape)} name no classes")
-    numbers = labels.astype(np.int64)
-    if (numbers != labels).any():
+    whole = whole_numbers(labels)
+    if whole is None:
         raise DataError("the labels are not whole numbers; use a metric such as rmse or mae")
-    if numbers.min() < 0 or numbers.max() >= classes:
+    if whole.min() < 0 or whole.max() >= classes:
         raise DataError(
-            f"labels go from {numbers.min()} to {numbers.max()}, the model has {classes} classes "
+            f"labels go from {whole.min()} to {whole.max()}, the model has {classes} classes "
             f"(0 to {classes - 1})"
         )
-    return numbers
+    return whole
+
+
+def whole_numbers(array: np.ndarray) -> np.ndarray | None:
+    """Return an array of whole numbers as int64; None where it holds anything else."""
+    if array.dtype.kind not in "biuf":
+        return None
+    with np.errstate(invalid="ignore"):  # what int64 cannot hold becomes another number
+        numbers = array.astype(np.int64)
+    return numbers if (numbers == array).all() else None
 
 
 def _is_one_hot(labels: np.ndarray) -> bool:

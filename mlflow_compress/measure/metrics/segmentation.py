@@ -9,6 +9,7 @@ from mlflow_compress.measure.metrics.reading import (
     class_axis,
     floats_first,
     is_probability,
+    whole_numbers,
 )
 
 __all__ = ["DICE", "IOU"]
@@ -23,8 +24,9 @@ def _overlaps(rows: Rows) -> np.ndarray:
     that do not count.
     """
     output, labels = rows.output, rows.wanted
-    if labels.dtype.kind not in "biu":
-        labels = _whole(labels)
+    whole = whole_numbers(labels)
+    if whole is None:
+        raise DataError("a class number per position is needed as label, got other numbers")
     given, classes = _classes(output, rows.telling)
     if labels.size != given.size:
         raise DataError(
@@ -32,7 +34,7 @@ def _overlaps(rows: Rows) -> np.ndarray:
             f"of shape {list(given.shape)}"
         )
     given = given.reshape(rows.count, -1)
-    wanted = labels.reshape(rows.count, -1).astype(np.int64)
+    wanted = whole.reshape(rows.count, -1)
     if classes is None:
         classes = int(max(given.max(initial=0), wanted.max(initial=0))) + 1
     elif wanted.max(initial=0) >= max(classes, 2):
@@ -62,12 +64,6 @@ def _classes(output: np.ndarray, telling: np.ndarray) -> tuple[np.ndarray, int |
         above = output > (0.5 if is_probability(telling) else 0.0)
         return np.where(np.isnan(output), _BACKGROUND, above), 1
     return best_class(output, axis), output.shape[axis]
-
-
-def _whole(labels: np.ndarray) -> np.ndarray:
-    if labels.dtype.kind != "f" or (labels != np.round(labels)).any():
-        raise DataError("a class number per position is needed as label, got other numbers")
-    return labels.astype(np.int64)
 
 
 def _mean_iou(overlaps: np.ndarray) -> float:
