@@ -256,6 +256,7 @@ def cli() -> None:
         levels = ", ".join(logging.getLevelNamesMapping())
         raise ConfigError(f"MLFLOW_LOGGING_LEVEL must be one of {levels}, got {shown(level)}")
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would write files, send, and warn
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -30,7 +30,7 @@ from mlflow_compress.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from mlflow_compress.mlflow_plugin.about import plugin_version
+from mlflow_compress.mlflow_plugin.about import no_project, plugin_version
 from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.packed.container import open_packed
 from mlflow_compress.packed.outside import inside, outside_files
@@ -160,7 +160,7 @@ def save_model(
         # What onnxruntime loads by itself, MLflow's own flavor loads too.
         model.add_flavor("onnx", onnx_version=version("onnx"), data=stored, providers=providers)
     bundled = [*(code_paths or ()), *([str(Path(__file__).parents[1])] if bundle_code else [])]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), no_project():
         # The signature is read from the model itself, and is right without an example.
         warnings.filterwarnings("ignore", ".*input example was not provided.*")
         named = Path(folder) / MODEL_FILE

@@ -9,6 +9,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
+from mlflow_compress.mlflow_plugin.about import no_project
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
 from mlflow_compress.mlflow_plugin.earlier import KIND
 from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
@@ -151,16 +152,17 @@ class NasRuns:
                     run_id=run_id,
                     model_id=logged.model_id,
                 )
-                mlflow.pytorch.save_model(
-                    module,
-                    str(path),
-                    mlflow_model=record,
-                    signature=signature,
-                    input_example=example[:2],
-                    extra_files=[str(beside)],
-                    pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-                    serialization_format="pt2",
-                )
+                with no_project():
+                    mlflow.pytorch.save_model(
+                        module,
+                        str(path),
+                        mlflow_model=record,
+                        signature=signature,
+                        input_example=example[:2],
+                        extra_files=[str(beside)],
+                        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+                        serialization_format="pt2",
+                    )
 
             target = Path(folder) / "model"
             target.mkdir()

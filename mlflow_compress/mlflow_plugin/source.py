@@ -1,10 +1,9 @@
 """The source model: found wherever its URI points, with its version resolved."""
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +17,12 @@ from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.modules import require_modules
+from mlflow_compress.base.variables import variable
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.packed.outside import inside, load_model, outside_files
 from mlflow_compress.registry.known import hint
+from mlflow_compress.registry.listing import version_number
 from mlflow_compress.registry.retry import is_lasting, is_transient, one_line, patiently
 from mlflow_compress.registry.tags import quoted
 from mlflow_compress.registry.variants import using_tracking_uri
@@ -274,7 +275,7 @@ def fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
         if wanted not in aliases:
             told = hint(wanted, aliases, "aliases")
             raise SourceNotFoundError(f"source {uri!r}: {name!r} has no alias {wanted!r} ({told})")
-        version = int(aliases[wanted])
+        version = version_number(aliases[wanted])
     elif numbered and numbered.group(2) != "latest":
         name, version = numbered.group(1), int(numbered.group(2))
         _or_missing(uri, lambda: client.get_model_version(name, str(version)))
@@ -284,7 +285,7 @@ def fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
         versions = client.search_model_versions(f"name = {quoted(name)}", max_results=10000)
         if not versions:
             raise SourceNotFoundError(f"source {uri!r}: {name!r} has no version")
-        version = max(int(one.version) for one in versions)
+        version = max(version_number(one.version) for one in versions)
     else:
         raise SourceNotFoundError(
             f"source {uri!r}: must be models:/name@alias, models:/name/3 or models:/m-…"
@@ -325,26 +326,14 @@ def _load_onnx(path: Path | None, uri: str) -> onnx.ModelProto:
     return model
 
 
-@contextmanager
-def _without_pickles() -> Iterator[None]:
-    """Have MLflow refuse what in a model is a pickle, a ``.pt2`` archive's parts too."""
-    name = MLFLOW_ALLOW_PICKLE_DESERIALIZATION.name
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-
 def _load_pytorch(folder: Path | None, uri: str, trust: bool) -> Any:
     require_modules({"torch": "mlflow-compress[torch]"}, f"source {uri!r}, a PyTorch model,")
     import torch
 
+    # has MLflow refuse what in a model is a pickle, a .pt2 archive's parts too
+    safely = variable(MLFLOW_ALLOW_PICKLE_DESERIALIZATION.name, "false")
     try:
-        with nullcontext() if trust else _without_pickles():
+        with nullcontext() if trust else safely:
             module = mlflow.pytorch.load_model(str(folder), map_location=torch.device("cpu"))
     except ImportError as error:
         # The module's own code was neither logged with it nor installed here.

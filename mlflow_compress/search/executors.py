@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mlflow_compress.base.bounds import most_processes
+from mlflow_compress.base.variables import put_back, variable
 from mlflow_compress.errors import CompressError, ConfigError, nearest
 
 __all__ = [
@@ -243,23 +244,13 @@ def own_modules() -> Iterator[None]:
     ``tempfile.py`` that lies there would run. What this process imports is unchanged, and workers
     look where it looks.
     """
-    before = os.environ.get(_SAFE_PATH)
-    os.environ[_SAFE_PATH] = "1"
-    try:
+    with variable(_SAFE_PATH, "1"):
         yield
-    finally:
-        _restore(before)
-
-
-def _restore(before: str | None) -> None:
-    os.environ.pop(_SAFE_PATH, None)
-    if before is not None:
-        os.environ[_SAFE_PATH] = before
 
 
 def _begin(parent: int, safe_path: str | None) -> None:
     """Begin as a worker: programs that functions of the user start are started as ever."""
-    _restore(safe_path)
+    put_back(_SAFE_PATH, safe_path)
     _end_with(parent)
 
 

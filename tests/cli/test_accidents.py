@@ -224,6 +224,15 @@ def test_ctrl_c_while_options_are_read_is_ctrl_c(model, monkeypatch):
     assert (done.exit_code, done.output) == (130, "error: stopped by Ctrl-C; nothing was written\n")
 
 
+def test_onnxruntime_sends_nothing_unless_somebody_says_so(monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    CliRunner().invoke(cli, ["schema"])
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    CliRunner().invoke(cli, ["schema"])
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
+
+
 def test_ctrl_c_before_click_is_asked_is_ctrl_c(monkeypatch, capsys):
     monkeypatch.setattr(module.cli, "main", failing(KeyboardInterrupt()))
     with pytest.raises(SystemExit) as left:

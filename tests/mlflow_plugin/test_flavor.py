@@ -35,6 +35,22 @@ def test_pyfunc_says_what_the_variant_says(tmp_path, packed_file, images, profil
     np.testing.assert_array_equal(loaded.predict({"image": images}), want)
 
 
+def test_the_project_of_the_current_folder_is_none_of_the_model_s(
+    tmp_path, packed_file, monkeypatch
+):
+    """MLflow would log its files, and build serving environments from them."""
+    path, project = packed_file(), tmp_path / "project"
+    project.mkdir()
+    for name in ("uv.lock", "pyproject.toml", ".python-version"):
+        (project / name).write_text("")
+    monkeypatch.chdir(project)
+    flavor.save_model(path, tmp_path / "model")
+    logged = {file.name for file in (tmp_path / "model").iterdir()}
+    assert "requirements.txt" in logged
+    assert not logged & {file.name for file in project.iterdir()}
+    assert "MLFLOW_UV_AUTO_DETECT" not in os.environ
+
+
 def test_several_outputs_come_by_name(tmp_path, packed_file, images):
     path = packed_file(outputs=("logits", "classes"))
     flavor.save_model(path, tmp_path / "model")
@@ -222,7 +238,7 @@ numpy.save("out.npy", model.predict(numpy.load("images.npy")))
 import mlflow_compress; print(mlflow_compress.__file__)
 # What is imported beyond these rooms needs packages that a model does not require.
 mine = [name.removeprefix("mlflow_compress.") for name in sys.modules if "mlflow_compress." in name]
-rooms = ("errors", "files", "packed", "mlflow_plugin")
+rooms = ("base", "errors", "files", "packed", "mlflow_plugin")
 assert not [name for name in mine if name.split(".")[0] not in rooms], mine
 assert not {"tenacity", "optuna", "rich", "loky", "torch"} & set(sys.modules)
 """
