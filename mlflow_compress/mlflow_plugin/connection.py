@@ -23,6 +23,8 @@ _SQLITE = "sqlite:///"
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # A server may ask to wait for a day; how long to wait is said here.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     # Its bars for single small files would write over this project's own.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # It prints a link for each run that ends, into what a job says on stdout.

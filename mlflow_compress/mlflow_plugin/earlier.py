@@ -10,6 +10,7 @@ from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.mlflow_plugin.artifacts import read_small
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import Trial, from_dict
+from mlflow_compress.registry.listing import every
 from mlflow_compress.registry.retry import is_transient
 
 __all__ = [
@@ -71,17 +72,15 @@ class Earlier:
         query = f"tags.`{KIND}` = 'trial' AND attributes.status = 'FINISHED'"
         newest = ["attributes.start_time DESC"]
         found: dict[str, list[str]] = {}
-        token = None
-        while True:
-            page = client.search_runs(
+        runs = every(
+            lambda token: client.search_runs(
                 [experiment], query, max_results=_PAGE, order_by=newest, page_token=token
             )
-            for run in page:
-                if DROPPED not in run.data.tags and KEY in run.data.tags:
-                    found.setdefault(run.data.tags[KEY], []).append(run.info.run_id)
-            token = page.token
-            if not token:
-                return found
+        )
+        for run in runs:
+            if DROPPED not in run.data.tags and KEY in run.data.tags:
+                found.setdefault(run.data.tags[KEY], []).append(run.info.run_id)
+        return found
 
     def _read(self, key: str, run_id: str) -> Trial | None:
         trial = read_trial(self._runs.client, run_id)

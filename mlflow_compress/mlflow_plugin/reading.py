@@ -12,6 +12,7 @@ from mlflow_compress.errors import SourceNotFoundError
 from mlflow_compress.mlflow_plugin.artifacts import read_small
 from mlflow_compress.mlflow_plugin.earlier import KIND, SENSITIVITY_FILE, read_trial
 from mlflow_compress.records import Trial
+from mlflow_compress.registry.listing import every
 from mlflow_compress.registry.retry import PATIENCE, is_transient, patiently
 from mlflow_compress.registry.tags import read_number
 from mlflow_compress.report.page import DecisionLine
@@ -121,16 +122,12 @@ def _search_run(client: MlflowClient, run_id: str) -> Any:
 
 
 def _all(client: MlflowClient, experiment: str, query: str) -> Sequence[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment], query, order_by=["attributes.start_time DESC"], page_token=token
+    newest = ["attributes.start_time DESC"]
+    return list(
+        every(
+            lambda token: client.search_runs([experiment], query, order_by=newest, page_token=token)
         )
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
+    )
 
 
 def _decision(run: Any) -> DecisionLine:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
+from mlflow_compress.registry.listing import up_to
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.places import experiments_of, name_experiment
 from mlflow_compress.registry.tags import quoted, read_number
@@ -282,21 +283,19 @@ class DecisionLog:
         if running:
             query += " AND attributes.status = 'RUNNING'"
         experiments = self._experiments()
-        found: list[LoggedDecision] = []
-        token = None
-        while experiments and len(found) < limit:
-            page = self._client.search_runs(
+        if not experiments:
+            return []
+        runs = up_to(
+            limit,
+            lambda token: self._client.search_runs(
                 experiments,
                 query,
                 max_results=min(limit, 1000),
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
-            )
-            found.extend(_logged(run) for run in page)
-            token = page.token
-            if not token:
-                break
-        return found[:limit]
+            ),
+        )
+        return [_logged(run) for run in runs]
 
     def waiting_targets(self) -> set[str]:
         """Return the targets for which a promotion was asked for and not settled."""

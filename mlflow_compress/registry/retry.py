@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import tenacity
+from google.protobuf.json_format import ParseError
 
 from mlflow_compress.errors import CompressError, UnreachableError
 
@@ -129,6 +130,9 @@ def patiently(
         raise
     except OSError as error:
         raise UnreachableError(f"cannot {what}: {_cause(error)}") from error
+    except ParseError as error:
+        text = f"cannot {what}: the answer is not MLflow's: {one_line(error)}"
+        raise UnreachableError(text) from error
     except Exception as error:
         if getattr(error, "error_code", None) is None:
             raise

@@ -12,8 +12,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.records import Variant
+from mlflow_compress.registry.listing import every, version_number
 from mlflow_compress.registry.order import generation
 from mlflow_compress.registry.policy import best_for, gap_text
 from mlflow_compress.registry.retry import PATIENCE, patiently
@@ -144,7 +145,7 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
     for found in _versions(client, f"name = {quoted(name)}"):
         if not found.tags.keys() & {KEY, DIGEST} or found.status != "READY":
             continue
-        number = int(found.version)
+        number = version_number(found.version)
         all_tags[number] = with_quarantines(found.tags, model.tags)
         descriptions[number] = found.description or ""
         try:
@@ -162,7 +163,7 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
     return RegistryState(
         name=name,
         variants=tuple(sorted(variants.values(), key=lambda one: one.version or 0)),
-        aliases={alias: int(version) for alias, version in model.aliases.items()},
+        aliases={alias: version_number(version) for alias, version in model.aliases.items()},
         problems=tuple(problems),
         tags=dict(model.tags),
         version_tags=all_tags,
@@ -173,14 +174,10 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
 
 def _versions(client: MlflowClient, query: str) -> list[Any]:
     """Return all matching versions, oldest first."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_model_versions(query, max_results=_PAGE, page_token=token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda version: int(version.version))
+    found = every(
+        lambda token: client.search_model_versions(query, max_results=_PAGE, page_token=token)
+    )
+    return sorted(found, key=lambda version: version_number(version.version))
 
 
 def register_variants(
@@ -253,7 +250,7 @@ def register_model(
                     name, source=uri, run_id=run_id, tags=dict(tags), model_id=model_id
                 )
             found = _versions(client, query)
-        return int(found[0].version)
+        return version_number(_first(found, name).version)
 
     return patiently(f"register {name}", register)
 
@@ -293,11 +290,11 @@ def _ensure_version(
     whole = [one for one in found if _problem(one) is None]
     if not whole:
         # Someone edited the tags; reading reports that, and registering does not overwrite it.
-        return replace(variant, version=int(found[0].version))
+        return replace(variant, version=version_number(_first(found, name).version))
     oldest, *younger = whole
     if younger:
-        _drop_duplicates(client, name, [int(version.version) for version in younger])
-    version = int(oldest.version)
+        _drop_duplicates(client, name, [version_number(version.version) for version in younger])
+    version = version_number(oldest.version)
     known = from_tags(with_quarantines(oldest.tags, of_model), version)
     # What is there stays; what was measured on devices since it was registered is added. When the
     # same source was registered again, its variants are the newer version's as well.
@@ -312,10 +309,16 @@ def _ensure_version(
     return replace(variant, version=version, quarantined=known.quarantined)
 
 
+def _first(found: Sequence[Any], name: str) -> Any:
+    if not found:
+        raise UnreachableError(f"the server took a version of {name!r}, and lists none")
+    return found[0]
+
+
 def _problem(found: Any) -> str | None:
     """Say why a version cannot be read, or None when it can."""
     try:
-        from_tags(found.tags, int(found.version))
+        from_tags(found.tags, version_number(found.version))
     except ValueError as error:
         return str(error)
     return None
@@ -324,7 +327,7 @@ def _problem(found: Any) -> str | None:
 def _drop_duplicates(client: MlflowClient, name: str, versions: Sequence[int]) -> None:
     """Delete younger versions of one variant, unless an alias is on them."""
     aliases = client.get_registered_model(name).aliases
-    held = {int(version) for version in aliases.values()}
+    held = {version_number(version) for version in aliases.values()}
     for version in versions:
         if version in held:
             continue

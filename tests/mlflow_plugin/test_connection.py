@@ -1,4 +1,5 @@
 import itertools
+import json
 import socket
 import threading
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import pytest
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin import answers, connect, connection
 from mlflow_compress.mlflow_plugin.connection import ensure_experiment
+from mlflow_compress.registry import read_state
 
 
 def test_a_store_that_answers(store_uri):
@@ -62,13 +64,13 @@ def test_an_experiment_in_the_trash(client):
 
 
 @contextmanager
-def server_of(body, headers=()):
+def server_of(body, headers=(), status=200):
     """A server that is healthy, and answers everything else with a body given in parts."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(200)
+            self.send_response(status if self.path != "/health" else 200)
             for name, value in headers:
                 self.send_header(name, value)
             self.end_headers()
@@ -118,6 +120,45 @@ def test_an_answer_that_is_cut_is_one_line():
     with cut as (uri, _), pytest.raises(UnreachableError, match="IncompleteRead") as caught:
         connect(uri, patience=0.1)
     assert "\n" not in str(caught.value)
+
+
+def says(answer):
+    body = json.dumps(answer).encode()
+    return server_of(lambda: [body], [("Content-Length", str(len(body)))])
+
+
+@pytest.mark.parametrize("answer", [{"experiments": 5}, {"experiments": [{"tags": "x"}]}, [1], "x"])
+def test_an_answer_that_is_not_mlflow_s_is_one_line(answer):
+    with says(answer) as (uri, _), pytest.raises(UnreachableError) as caught:
+        connect(uri, patience=0.1)
+    assert "cannot open tracking store" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["", "x", None])
+def test_a_version_that_is_no_number_is_one_line(version):
+    answer = {"registered_model": {"name": "toy"}, "model_versions": [{"name": "toy"}]}
+    if version is not None:
+        answer["model_versions"][0]["version"] = version
+    with says(answer) as (uri, _):
+        client = connect(uri, patience=0.1)
+        with pytest.raises(UnreachableError, match=r"names version '.*', which is no number"):
+            read_state(client, "toy", patience=0.1)
+
+
+def test_pages_without_end_are_one_line():
+    answer = {"registered_model": {"name": "toy"}, "next_page_token": "again"}
+    with says(answer) as (uri, _):
+        client = connect(uri, patience=0.1)
+        with pytest.raises(UnreachableError, match="lists pages without end"):
+            read_state(client, "toy", patience=0.1)
+
+
+def test_a_server_that_says_to_wait_for_a_day_is_not_waited_for(monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", raising=False)
+    headers = [("Retry-After", "86400"), ("Content-Length", "4")]
+    busy = server_of(lambda: [b"wait"], headers, status=429)
+    with busy as (uri, _), pytest.raises(UnreachableError):
+        connect(uri, patience=0.1)
 
 
 def test_a_health_without_end_is_not_read():

@@ -23,6 +23,7 @@ from mlflow_compress.records import (
     Variant,
     from_dict,
 )
+from mlflow_compress.registry.listing import up_to
 
 __all__ = ["trials_behind"]
 
@@ -62,21 +63,16 @@ def trials_behind(
 
 
 def _runs(client: MlflowClient, experiment_id: str, query: str, most: int) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while len(found) < most:
-        page = client.search_runs(
+    return up_to(
+        most,
+        lambda token: client.search_runs(
             [experiment_id],
             query,
             max_results=_PAGE,
             order_by=["attributes.start_time DESC"],
             page_token=token,
-        )
-        found.extend(page)
-        token = page.token
-        if not token:
-            break
-    return found
+        ),
+    )
 
 
 def _trial(run: Any) -> Trial | None:

@@ -10,6 +10,7 @@ from mlflow_compress.errors import CompressError, ConfigError, SourceNotFoundErr
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.mlflow_plugin.webhook.signature import Secret
 from mlflow_compress.mlflow_plugin.webhook.watched import EVENTS
+from mlflow_compress.registry.listing import every
 from mlflow_compress.registry.retry import patiently
 
 __all__ = ["Answer", "register", "server_of", "try_out"]
@@ -110,18 +111,12 @@ def try_out(client: MlflowClient, name: str) -> Answer:
 
 
 def _find(client: MlflowClient, name: str) -> Webhook | None:
-    found: list[Webhook] = []
-    token: str | None = None
-    while True:
-        page = patiently(
-            "list webhooks",
-            lambda token=token: client.list_webhooks(100, token),  # type: ignore[misc]
-            _PATIENCE,
-        )
-        found += [one for one in page if one.name == name]
-        token = page.token
-        if not token:
-            break
+    hooks = patiently(
+        "list webhooks",
+        lambda: list(every(lambda token: client.list_webhooks(100, token))),
+        _PATIENCE,
+    )
+    found = [one for one in hooks if one.name == name]
     if len(found) > 1:
         ids = ", ".join(one.webhook_id for one in found)
         raise ConfigError(
