@@ -129,7 +129,9 @@ def _plain(value: float, report: Report) -> str:
 def _change(value: float, report: Report) -> str:
     """Return a drop in the unit of the report's metric."""
     unit = "share" if report.accuracy is None else report.accuracy.unit
-    return f"{shown_change(value, unit):.4g} {change_unit(unit)}".rstrip()
+    change = shown_change(value, unit)
+    shown = round(change, 3) + 0 if unit == "share" else change  # of a point in a hundred
+    return f"{shown:.4g} {change_unit(unit)}".rstrip()
 
 
 def _score(value: float, unit: str) -> str:

@@ -180,6 +180,17 @@ def test_dead_units_among_many_do_not_decide(rng):
     assert judged(variant, source, "values", axis=1).measures["error"] < 1e-4
 
 
+@pytest.mark.parametrize("each", [True, False])
+def test_a_unit_that_is_dead_on_all_rows_counts_as_a_usual_one(rng, each):
+    source = rng.normal(size=(50, 16))
+    source[:, :3] = 0
+    noise = rng.normal(size=source.shape)
+    little = judged(source + 1e-3 * noise, source, "values", axis=1, each=each)
+    assert little.measures["error"] == pytest.approx(1e-6, rel=0.9)
+    revived = source + noise * (np.arange(16) < 1)
+    assert judged(revived, source, "values", axis=1, each=each).measures["error"] > 0.03
+
+
 def test_a_constant_is_infinitely_far_from_nothing_and_near_itself():
     source = np.full((10, 2), 3.0)
     assert judged(source.copy(), source, "values", axis=1).measures["error"] == 0

@@ -115,7 +115,7 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
     variances = np.maximum(mean_power - means**2, 0)
     # sum over a row's places of (x - mean)^2, from its sums
     powers = squares - 2 * means * totals + counts * means**2
-    floor = _CONSTANT * mean_power + _TINY
+    floor = _floor(mean_power, variances)
     powers = np.maximum(powers, 0) + counts * np.maximum(floor - variances, 0)
     deviations = _deviations(counts, totals, squares)
     bounds = np.stack([block[5] for block in blocks])
@@ -128,6 +128,17 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
         broken = np.concatenate([broken, np.zeros(left, bool)])
         deviations = np.concatenate([deviations, np.ones(left)])
     return ValueRows(errors, powers, broken, deviations)
+
+
+def _floor(power: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Return the least variance that each channel counts with, [channels].
+
+    A channel that gives nothing but zeros, such as a dead unit, has no scale of its own: an error
+    in it counts as in a usual channel of the output.
+    """
+    silent = power == 0
+    usual = float(np.median(variances[~silent])) if not silent.all() else 0.0
+    return np.where(silent, usual, _CONSTANT * power) + _TINY
 
 
 def _deviations(counts: np.ndarray, totals: np.ndarray, squares: np.ndarray) -> np.ndarray:
