@@ -278,7 +278,8 @@ def split_rows(
     if calibration.rows < _LEAST_ROWS:
         raise DataError(
             f"data {calibration.name!r}: {calibration.rows} rows are too few to keep some aside "
-            f"for the gate: give at least {_LEAST_ROWS}, or --evaluation"
+            f"for the gate: give at least {_LEAST_ROWS}, or --evaluation; where rows are along "
+            "another axis, say so with --input NAME=axis:K"
         )
     kept = measure.held_back(calibration, 2)
     seen = np.setdiff1d(np.arange(calibration.rows), kept)

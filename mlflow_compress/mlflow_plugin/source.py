@@ -20,7 +20,7 @@ from mlflow_compress.base.modules import require_modules
 from mlflow_compress.base.variables import variable
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
-from mlflow_compress.packed.outside import inside, load_model, outside_files
+from mlflow_compress.packed.outside import inside, load_model, outside_files, plain_file
 from mlflow_compress.registry.known import hint
 from mlflow_compress.registry.listing import version_number
 from mlflow_compress.registry.retry import is_lasting, is_transient, one_line, patiently
@@ -132,8 +132,7 @@ def resolve(
             f"source {uri!r}: use models:/name@alias, models:/name/3, runs:/…, or a path"
         )
     path = Path(uri)
-    if not path.is_file():
-        raise SourceNotFoundError(f"source {uri!r}: no such file")
+    plain_file(path, f"source {uri!r}")
     _load_onnx(path, uri)
     return ResolvedSource(uri=uri, name=_slug(path.stem), kind="onnx", onnx_path=path)
 
@@ -166,8 +165,7 @@ def identify(uri: str, client: MlflowClient) -> tuple[str, str]:
         fixed = patiently(f"find source {uri}", lambda: fix_version(uri, client))[0]
         return fixed, fixed
     path = Path(uri)
-    if not path.is_file():
-        raise SourceNotFoundError(f"source {uri!r}: no such file")
+    plain_file(path, f"source {uri!r}")
     try:
         model = onnx.load(uri, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:

@@ -14,12 +14,11 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_tensor
 
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.packed import tensors
 from mlflow_compress.packed.format import bits_of, decoded_bytes
-from mlflow_compress.packed.outside import outside_files, plain_file, read_outside
+from mlflow_compress.packed.outside import load_outside, outside_files, plain_file, read_outside
 
 __all__ = ["Lean", "copy", "read"]
 
@@ -143,7 +142,7 @@ def _data_beside(source: Path, there: TensorProto) -> Callable[[], bytes]:
         tensor = TensorProto()
         tensor.CopyFrom(there)
         try:
-            load_external_data_for_tensor(tensor, os.fspath(source.parent))
+            load_outside(tensor, source.parent)
         except _UNREADABLE as error:
             raise SourceNotFoundError(
                 f"'{source}': the external data of tensor '{there.name}' cannot be read"

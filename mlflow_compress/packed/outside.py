@@ -7,6 +7,7 @@ a plain file in the model's own folder, and nowhere else.
 
 import os
 import stat
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 
@@ -17,7 +18,7 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 
-__all__ = ["inside", "load_model", "outside_files", "plain_file", "read_outside"]
+__all__ = ["inside", "load_model", "load_outside", "outside_files", "plain_file", "read_outside"]
 
 _UNREADABLE = (DecodeError, OSError, ValueError, onnx.checker.ValidationError)
 
@@ -36,11 +37,16 @@ def plain_file(path: Path, what: str) -> Path:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "no such file"
-        raise SourceNotFoundError(f"{what}: {path}: {why}") from None
+        why = (getattr(error, "strerror", None) or "no such file").lower()
+        raise SourceNotFoundError(f"{_of(what, path)}: {why}") from None
     if not stat.S_ISREG(mode):
-        raise SourceError(f"{what}: {path} is no plain file")
+        raise SourceError(f"{_of(what, path)} is no plain file")
     return path
+
+
+def _of(what: str, path: Path) -> str:
+    """Name a path and what names it, which may say the path itself."""
+    return what if str(path) in what else f"{what}: {path}"
 
 
 def inside(folder: Path, name: object, what: str) -> Path:
@@ -113,6 +119,13 @@ def load_model(path: Path, what: str) -> ModelProto:
     return model
 
 
+def load_outside(tensor: TensorProto, folder: Path) -> None:
+    """Read a tensor's external data as onnx does, without what it says of keys that it ignores."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*unknown external data key.*")
+        load_external_data_for_tensor(tensor, os.fspath(folder))
+
+
 def read_outside(model: ModelProto, folder: Path) -> None:
     """Read what lies outside into a model, also that of functions, which onnx leaves where it is.
 
@@ -122,7 +135,7 @@ def read_outside(model: ModelProto, folder: Path) -> None:
     """
     for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            load_external_data_for_tensor(tensor, os.fspath(folder))
+            load_outside(tensor, folder)
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
 

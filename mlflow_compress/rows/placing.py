@@ -284,11 +284,15 @@ class _Placing:
         problem = f"{name!r} has shape {list(array.shape)}, the model takes {shown(dims)}"
         if array.ndim == len(dims) + 1:
             return self._unsaid(f"{problem}; it may take one row at a time", name, {"axis": "none"})
+        along = [axis for axis, size in enumerate(array.shape) if size == self.count]
+        entry: dict[str, object] = {"axis": along[0] if along else "none"}
+        if not along and 1 in array.shape:  # as a state that begins the same for every row has
+            entry = self._advice(name)
         return self._unsaid(
             f"{problem}, and the data have {self.count} rows: it cannot be told which axis they "
             "are along (none: the same for every row)",
             name,
-            self._advice(name),
+            entry,
         )
 
     def _advice(self, name: str) -> dict[str, object]:
