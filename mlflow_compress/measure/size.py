@@ -60,6 +60,8 @@ def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 def _node_tensors(node: onnx.NodeProto) -> Iterator[TensorProto]:
     for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            continue  # the call gives the value, and holds it
         if attribute.type == AttributeProto.TENSOR:
             yield attribute.t
         elif attribute.type == AttributeProto.GRAPH:

@@ -22,7 +22,8 @@ class EntropyShareSettings(Training):
         feedback: let the weights not yet rounded make up for the error of those that are, and
             refit each layer to the changed inputs it gets; needs calibration inputs.
         rows: at most so many calibration rows are used.
-        biases: whether biases are rounded to 8 significant bits.
+        biases: whether biases are rounded to 8 significant bits, but for those that are large
+            beside what they are added to.
         exclude: names of tensors to leave alone.
         values: when training, at most so many values per tensor, zero included.
     """

@@ -22,6 +22,7 @@ from mlflow_compress.techniques.onnx_graph import (
     subgraphs,
     unique_name,
     uses,
+    value_names,
 )
 
 __all__ = [
@@ -200,6 +201,7 @@ def find_channels(model: ModelProto, handlers: Mapping[str, Handler]) -> Channel
         handlers: what to do at each operator of the standard domain.
     """
     tracker = Tracker(initializers(model), _shapes(model), opset(model))
+    read = set(uses(model)) | {value.name for value in model.graph.output}
     for node in model.graph.node:
         outputs: Made = f"{node_label(node)} is not followed"
         if any(True for _ in subgraphs(node)):
@@ -207,6 +209,10 @@ def find_channels(model: ModelProto, handlers: Mapping[str, Handler]) -> Channel
             outputs = f"{node_label(node)} holds a subgraph"
         elif node.domain in ("", "ai.onnx") and node.op_type in handlers:
             outputs = handlers[node.op_type](tracker, node)
+            # such as a Dropout's mask and a pool's indices; of numbers alone nothing is followed
+            beyond = [name for name in node.output[1:] if name in read and name not in outputs]
+            if outputs and beyond and not isinstance(outputs, str):
+                outputs = f"{node_label(node)} gives {beyond[0]!r} too, which is not followed"
         if isinstance(outputs, str):
             for name in node.input:
                 tracker.freeze_value(name, outputs)
@@ -227,7 +233,7 @@ def own_tensors(model: ModelProto) -> None:
     Biases that happen to be equal are stored once; their layers have nothing else in common.
     """
     held, where = initializers(model), uses(model)
-    taken = set(held) | set(where) | {name for node in model.graph.node for name in node.output}
+    taken = value_names(model)
     direct = {_key(node) for node in model.graph.node}
     for name, tensor in held.items():
         size = int(np.prod(tensor.dims, dtype=np.int64))

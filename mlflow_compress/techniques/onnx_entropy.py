@@ -20,13 +20,14 @@ from mlflow_compress.techniques.onnx_graph import (
     float_weights,
     initializers,
     set_initializer,
-    significant,
+    why_no_weights,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_repair import refit_offsets
+from mlflow_compress.techniques.onnx_rounding import round_biases
 from mlflow_compress.techniques.onnx_run import check_calibration
 from mlflow_compress.techniques.onnx_scores import input_grams, sensitivity
-from mlflow_compress.techniques.onnx_share import bias_tensors, embedding_tensors
+from mlflow_compress.techniques.onnx_share import bias_tensors, embedding_tensors, odd_embeddings
 from mlflow_compress.techniques.rate import (
     Spread,
     choose_grid,
@@ -90,10 +91,12 @@ def entropy_share(model: ModelProto, settings: EntropyShareSettings, context: Co
         price = _next_price(tries, settings.bits)
     _, made, _, bits = min(tries, key=lambda one: one[0])
     if settings.biases:
-        for tensor in bias_tensors(made):
-            if tensor.name not in settings.exclude:
-                set_initializer(tensor, significant(numpy_helper.to_array(tensor)))
-    return Result(made, notes=(f"the weights' entropy is {bits:.3f} bits each",))
+        names = [tensor.name for tensor in bias_tensors(made)]
+        round_biases(made, [name for name in names if name not in settings.exclude], inputs)
+    left = tuple(
+        f"{name} has values that are not finite, and stays" for name in odd_embeddings(model)
+    )
+    return Result(made, notes=(f"the weights' entropy is {bits:.3f} bits each", *left))
 
 
 def _sample(entry: _Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +172,7 @@ def _tensors(
     if not held:
         raise TechniqueError(
             "there is nothing to share: no float weights of Conv, Gemm, MatMul, LSTM, GRU or "
-            "Gather (is the model quantized already?)"
+            f"Gather ({why_no_weights(model)})"
         )
     names = [tensor.name for tensor in held]
     for name in settings.exclude:

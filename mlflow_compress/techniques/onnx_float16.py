@@ -11,6 +11,7 @@ from mlflow_compress.techniques.onnx_graph import (
     initializers,
     prepend_nodes,
     unique_name,
+    value_names,
     walk_graphs,
 )
 
@@ -33,7 +34,7 @@ def float16(model: ModelProto, settings: Float16Settings, context: Context) -> R
     for name in settings.exclude:
         if name not in known:
             raise ConfigError(f"float16.exclude: there is no tensor {name!r}{closest(name, known)}")
-    taken = set(known) | {name for node in model.graph.node for name in node.output}
+    taken = value_names(model)
     outputs = {value.name for graph in walk_graphs(model.graph) for value in graph.output}
     origin: dict[str, str] = {}
     nodes, tensors, notes = [], [], []

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from mlflow_compress.techniques.onnx_graph import clone, unique_name
+from mlflow_compress.techniques.onnx_graph import clone, unique_name, value_names
 from mlflow_compress.techniques.onnx_layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.onnx_run import run, session
 
@@ -190,7 +190,7 @@ def _with_indices(
     """
     names = {weight: pool.output[0] for weight, pool in pools.items()}
     model = clone(model)
-    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    taken = value_names(model)
     nodes = {node.output[0]: node for node in model.graph.node if node.op_type in _POOLS}
     wanted = {}
     for weight, name in names.items():

@@ -1,7 +1,7 @@
 """Small helpers on ONNX graphs that the techniques share."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +34,16 @@ __all__ = [
     "prepend_nodes",
     "refuse_broken_weights",
     "set_initializer",
-    "significant",
     "sort_nodes",
     "subgraphs",
     "unique_name",
     "uses",
+    "value_names",
     "walk_graphs",
     "walk_nodes",
     "weight_inputs",
+    "why_no_weights",
+    "with_nested",
 ]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -114,6 +116,14 @@ def walk_nodes(graph: GraphProto) -> Iterator[NodeProto]:
         yield from inner.node
 
 
+def with_nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yield nodes, those of a function for example, each before those of the graphs in it."""
+    for node in nodes:
+        yield node
+        for inner in subgraphs(node):
+            yield from with_nested(inner.node)
+
+
 def initializers(model: ModelProto) -> dict[str, TensorProto]:
     """Return the main graph's initializers by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
@@ -174,6 +184,13 @@ def not_single(model: ModelProto) -> str:
     return ""
 
 
+def why_no_weights(model: ModelProto) -> str:
+    """Say why a model may have no weights of the wanted kind, and what to do."""
+    if model.functions:
+        return "functions of the model hold them: let step fold come first"
+    return "is the model quantized already?"
+
+
 def weight_inputs(node: NodeProto) -> tuple[int, ...]:
     """Return which inputs of a node are its weights when they are initializers."""
     return _WEIGHT_INPUTS.get(node.op_type, ())
@@ -183,12 +200,6 @@ def set_initializer(tensor: TensorProto, array: np.ndarray) -> None:
     """Overwrite a tensor's values in place; the dtype it has is kept."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array, dtype), tensor.name))
-
-
-def significant(array: np.ndarray, bits: int = 8) -> np.ndarray:
-    """Round to so many significant bits; the low bytes of float32 then cost next to nothing."""
-    mantissa, exponent = np.frexp(array.astype(np.float64))
-    return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
 
 
 def sort_nodes(graph: GraphProto) -> None:
@@ -250,6 +261,23 @@ def prepend_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
     rest.node.extend(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest.node])
+
+
+def value_names(model: ModelProto) -> set[str]:
+    """Return the names of all values, those of inputs and of nested graphs too.
+
+    A name that is made up must be none of them: an initializer with an input's name is its
+    default, and a value of a nested graph hides, or is refused beside, one of the same name.
+    """
+    names = {""}
+    for graph in walk_graphs(model.graph):
+        names.update(value.name for value in (*graph.input, *graph.output))
+        names.update(tensor.name for tensor in graph.initializer)
+        names.update(sparse.values.name for sparse in graph.sparse_initializer)
+        for node in graph.node:
+            names.update(node.input)
+            names.update(node.output)
+    return names
 
 
 def unique_name(wanted: str, taken: set[str]) -> str:

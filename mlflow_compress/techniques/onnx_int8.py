@@ -6,27 +6,28 @@ model has, and let a mask of infinities set a range.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mlflow_compress.techniques.onnx_graph import (
     FLOATS,
     Use,
     attributes_of,
     captured_reads,
-    clone,
     initializers,
     set_initializer,
     subgraphs,
     unique_name,
     uses,
+    value_names,
     walk_graphs,
     walk_nodes,
 )
+from mlflow_compress.techniques.onnx_inline import inline_functions
 from mlflow_compress.techniques.onnx_opset import raise_opset
 from mlflow_compress.techniques.onnx_repair import tapped
 from mlflow_compress.techniques.onnx_run import run, session
@@ -72,9 +73,9 @@ def prepared(model: ModelProto) -> Prepared:
     Raises:
         TechniqueError: its operators are too old, and onnx cannot convert them.
     """
-    model = inliner.inline_local_functions(model) if model.functions else clone(model)
+    model = inline_functions(model)
     model = raise_opset(model, _MIN_OPSET)
-    taken = {name for graph in walk_graphs(model.graph) for name in _names(graph)}
+    taken = value_names(model)
     names: set[str] = set()
     for index, node in enumerate(walk_nodes(model.graph)):
         node.name = unique_name(node.name or f"{node.op_type}_{index}", names)
@@ -85,7 +86,7 @@ def prepared(model: ModelProto) -> Prepared:
     left += [node.name for node in model.graph.node if node.op_type == "Gemm" and not _plain(
         model, node, taken, origin)]  # fmt: skip
     left += [node.name for node in model.graph.node if node.domain not in _STANDARD]
-    _keep_what_branches_read(model, taken, names)
+    _keep_outside(model, taken, names)
     return Prepared(model, origin, tuple(left))
 
 
@@ -147,53 +148,44 @@ def _beyond(array: np.ndarray) -> bool:
     return most >= _LARGE and most >= _TOO_WIDE * float(np.quantile(sizes, 0.1))
 
 
-def _names(graph: GraphProto) -> Iterator[str]:
-    for value in (*graph.input, *graph.output):
-        yield value.name
-    for tensor in graph.initializer:
-        yield tensor.name
-    for node in graph.node:
-        yield from (name for name in (*node.input, *node.output) if name)
-
-
 def _rename_clashes(model: ModelProto, taken: set[str]) -> dict[str, str]:
-    """Rename initializers of which a quantizer would make names that there are.
+    """Rename all weights and values of which a quantizer would make names that there are.
 
     Returns:
-        The old name of each new one.
+        The old name of each new initializer.
     """
-    origin = {}
-    outside = {value.name for value in (*model.graph.input, *model.graph.output)}
-    for tensor in model.graph.initializer:
-        old = tensor.name
-        if old in outside or not any(f"{old}_{end}" in taken for end in _MADE_UP):
-            continue
-        tensor.name = unique_name(f"{old}_own", taken)
-        origin[tensor.name] = old
-        for node in walk_nodes(model.graph):
-            node.input[:] = [tensor.name if name == old else name for name in node.input]
-    _rename_values(model, taken, outside)
-    return origin
-
-
-def _rename_values(model: ModelProto, taken: set[str], outside: set[str]) -> None:
-    """Rename values that are called as a quantizer would call what it makes of another."""
-    made = {name for node in model.graph.node for name in node.output if name} - outside
-    known = frozenset(taken)
+    graph = model.graph
+    outside = {value.name for value in (*graph.input, *graph.output)}
+    held = [tensor.name for tensor in graph.initializer]
+    made = [name for node in graph.node for name in node.output]
     fresh = {
-        name: unique_name(f"{name}_own", taken)
-        for name in sorted(made)
-        if any(name.endswith(f"_{end}") and name.removesuffix(f"_{end}") in known
-               for end in _MADE_UP)
-    }  # fmt: skip
+        name: _own_name(name, taken)
+        for name in dict.fromkeys((*held, *made))
+        if name and name not in outside and _clashes(name, taken)
+    }
     if not fresh:
-        return
-    for node in walk_nodes(model.graph):
+        return {}
+    for tensor in graph.initializer:
+        tensor.name = fresh.get(tensor.name, tensor.name)
+    for node in walk_nodes(graph):
         node.input[:] = [fresh.get(name, name) for name in node.input]
         node.output[:] = [fresh.get(name, name) for name in node.output]
-    for graph in walk_graphs(model.graph):
-        for value in (*graph.output, *graph.value_info):
+    for inner in walk_graphs(graph):
+        for value in (*inner.output, *inner.value_info):
             value.name = fresh.get(value.name, value.name)
+    return {fresh[name]: name for name in held if name in fresh}
+
+
+def _clashes(name: str, taken: set[str]) -> bool:
+    return any(f"{name}_{end}" in taken for end in _MADE_UP)
+
+
+def _own_name(name: str, taken: set[str]) -> str:
+    """Return a new name like the given one, of which a quantizer may make others; takes it."""
+    own = unique_name(f"{name}_own", taken)
+    while _clashes(own, taken):
+        own = unique_name(f"{name}_own", taken)
+    return own
 
 
 def _role(use: Use) -> tuple[str, int]:
@@ -229,7 +221,7 @@ def _own_weights(model: ModelProto, taken: set[str], origin: dict[str, str]) -> 
 def _copied(
     model: ModelProto, tensor: TensorProto, taken: set[str], origin: dict[str, str]
 ) -> TensorProto:
-    name = unique_name(f"{tensor.name}_own", taken)
+    name = _own_name(tensor.name, taken)
     origin[name] = origin.get(tensor.name, tensor.name)
     copy = model.graph.initializer.add()
     copy.CopyFrom(tensor)
@@ -297,23 +289,37 @@ def _plain(model: ModelProto, node: NodeProto, taken: set[str], origin: dict[str
     return True
 
 
-def _keep_what_branches_read(model: ModelProto, taken: set[str], names: set[str]) -> None:
-    """Put an Identity behind each value that a nested graph reads: a quantizer does not see it."""
+def _keep_outside(model: ModelProto, taken: set[str], names: set[str]) -> None:
+    """Put an Identity between the graph's values and what is outside it, in place.
+
+    A quantizer does not see what nested graphs read; it narrows what only a Relu or a Clip reads to
+    what these give, be it an output of the graph; and inputs and outputs cannot be renamed, of
+    whose names it would make some that there are.
+    """
     graph = model.graph
-    read = {
-        name for node in graph.node if any(subgraphs(node)) for name in captured_reads(node)
-    } - {name for node in graph.node if any(subgraphs(node)) for name in node.input}
-    nodes = []
-    for node in graph.node:
-        behind = []
-        for index, name in enumerate(node.output):
-            if name in read:
-                node.output[index] = unique_name(f"{name}_own", taken)
-                label = unique_name(f"{name}_kept", names)
-                behind.append(helper.make_node("Identity", [node.output[index]], [name], label))
-        nodes += [node, *behind]
-    if len(nodes) == len(graph.node):
+    nests = [node for node in graph.node if any(subgraphs(node))]
+    inside = {name for node in graph.node for name in node.input}
+    read = {name for node in nests for name in captured_reads(node)}
+    read -= {name for node in nests for name in node.input}
+    outputs = {value.name for value in graph.output}
+    read |= {name for name in outputs if name in inside or _clashes(name, taken)}
+    held = initializers(model)
+    given = [value.name for value in graph.input
+             if value.name not in held and _clashes(value.name, taken)]  # fmt: skip
+    made = [name for node in graph.node for name in node.output if name in read]
+    own = {name: _own_name(name, taken) for name in (*given, *made)}
+    if not own:
         return
+
+    def identity(one: str, other: str) -> NodeProto:
+        return helper.make_node("Identity", [one], [other], unique_name(f"{one}_kept", names))
+
+    nodes = [identity(name, own[name]) for name in given]
+    for node in graph.node:
+        node.input[:] = [own.get(name, name) for name in node.input]
+        behind = [identity(own[name], name) for name in node.output if name in own]
+        node.output[:] = [own.get(name, name) for name in node.output]
+        nodes += [node, *behind]
     fresh = GraphProto(node=nodes)
     del graph.node[:]
     graph.node.extend(fresh.node)

@@ -9,9 +9,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from mlflow_compress.techniques.onnx_graph import (
     attributes_of,
     clone,
-    initializers,
     prepend_nodes,
     unique_name,
+    value_names,
 )
 from mlflow_compress.techniques.onnx_opset import raise_opset
 
@@ -122,7 +122,7 @@ def write_integers(
     Returns:
         A new model, and the weight that each new initializer comes from.
     """
-    taken = set(initializers(model)) | {n for node in model.graph.node for n in node.output}
+    taken = value_names(model)
     origin: dict[str, str] = {}
     nodes: list[NodeProto] = []
     tensors: list[TensorProto] = []

@@ -20,6 +20,7 @@ from mlflow_compress.techniques.onnx_graph import (
     node_label,
     unique_name,
     uses,
+    value_names,
 )
 
 __all__ = ["LinearLayer", "add_biases", "linear_layers"]
@@ -213,7 +214,7 @@ def add_biases(model: ModelProto, weights: Container[str]) -> dict[str, str]:
         The weight of each new bias.
     """
     held = initializers(model)
-    taken = set(held) | {name for node in model.graph.node for name in (*node.input, *node.output)}
+    taken = value_names(model)
     origin = {}
     for layer in list(linear_layers(model)):
         node, weight = layer.node, layer.weight

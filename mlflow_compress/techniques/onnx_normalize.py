@@ -21,6 +21,7 @@ from mlflow_compress.techniques.onnx_graph import (
     inferred,
     subgraphs,
     unique_name,
+    value_names,
     walk_graphs,
     walk_nodes,
 )
@@ -89,9 +90,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
 
 def _hoist_initializers(model: ModelProto) -> None:
     """Move the initializers of nested graphs to the main graph, renamed where names clash."""
-    taken = {name for node in walk_nodes(model.graph) for name in (*node.input, *node.output)}
-    for graph in walk_graphs(model.graph):
-        taken |= {value.name for value in (*graph.input, *graph.output)}
+    taken = value_names(model)
     seen = {tensor.name for tensor in model.graph.initializer}
     for graph in list(walk_graphs(model.graph))[1:]:
         outputs = {value.name for value in graph.output}

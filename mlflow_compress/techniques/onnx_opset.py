@@ -11,7 +11,6 @@ from onnx import (
     NodeProto,
     checker,
     helper,
-    inliner,
     numpy_helper,
     shape_inference,
     version_converter,
@@ -27,6 +26,7 @@ from mlflow_compress.techniques.onnx_graph import (
     walk_graphs,
     walk_nodes,
 )
+from mlflow_compress.techniques.onnx_inline import inline_functions
 from mlflow_compress.techniques.onnx_run import largest_change, probe, run, session
 
 __all__ = ["raise_opset"]
@@ -74,9 +74,7 @@ def raise_opset(
     if version >= least:
         return model
     try:
-        plain = clone(model)
-        if model.functions:
-            plain = inliner.inline_local_functions(model, convert_version=True)
+        plain = inline_functions(model, convert_version=True)
         plain.ir_version = max(plain.ir_version, _WITHOUT_INPUTS)
         made = version_converter.convert_version(plain, least)
         _keep_resizing(plain, made)

@@ -5,7 +5,6 @@ after those whose values it reads.
 """
 
 import math
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 from onnx import (
@@ -24,9 +23,9 @@ from mlflow_compress.errors import SourceError, named, shown
 from mlflow_compress.techniques.onnx_graph import (
     node_label,
     sort_nodes,
-    subgraphs,
     unique_name,
     walk_graphs,
+    with_nested,
 )
 
 __all__ = ["constant_of", "make_plain"]
@@ -101,14 +100,6 @@ def constant_of(node: NodeProto) -> TensorProto | None:
     return None
 
 
-def _every(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield nodes and those of the graphs nested in them."""
-    for node in nodes:
-        yield node
-        for inner in subgraphs(node):
-            yield from _every(inner.node)
-
-
 def _refuse_wide(model: ModelProto) -> None:
     """Refuse sparse weights that take more with their zeros than a model can, before any is made.
 
@@ -146,7 +137,7 @@ def _name_standard_domain(model: ModelProto) -> None:
             del holder.opset_import[:]
             entries = dict.fromkeys(plain)
             holder.opset_import.extend(helper.make_opsetid(*entry) for entry in entries)
-        for node in _every(nodes):
+        for node in with_nested(nodes):
             if node.domain == _ALIAS:
                 node.domain = ""
 
@@ -166,7 +157,7 @@ def _name_functions_apart(model: ModelProto) -> None:
     for function in model.functions:
         function.name = fresh.get((function.domain, function.name), function.name)
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in _every(nodes):
+        for node in with_nested(nodes):
             node.op_type = fresh.get((node.domain, node.op_type), node.op_type)
 
 

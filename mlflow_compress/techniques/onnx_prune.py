@@ -11,7 +11,13 @@ from onnx import ModelProto, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
-from mlflow_compress.techniques.onnx_graph import Weight, clone, float_weights, set_initializer
+from mlflow_compress.techniques.onnx_graph import (
+    Weight,
+    clone,
+    float_weights,
+    set_initializer,
+    why_no_weights,
+)
 from mlflow_compress.techniques.onnx_layers import linear_layers
 from mlflow_compress.techniques.onnx_repair import repair
 from mlflow_compress.techniques.onnx_run import check_calibration
@@ -128,7 +134,7 @@ def prunable(model: ModelProto, exclude: Sequence[str] = ()) -> list[Weight]:
     if not weights:
         raise TechniqueError(
             f"there is nothing to prune: no float weights of Conv, Gemm, MatMul, LSTM or GRU with "
-            f"at least {_TINY} elements (is the model quantized already?)"
+            f"at least {_TINY} elements ({why_no_weights(model)})"
         )
     return weights
 

@@ -7,7 +7,7 @@ source's than before is undone.
 from collections.abc import Callable
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.rows import Rows
@@ -16,10 +16,9 @@ from mlflow_compress.techniques.onnx_codebooks import refit_weights
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     initializers,
-    set_initializer,
-    significant,
 )
 from mlflow_compress.techniques.onnx_repair import Pair
+from mlflow_compress.techniques.onnx_rounding import round_biases
 from mlflow_compress.techniques.onnx_run import (
     all_outputs,
     batches,
@@ -67,7 +66,7 @@ def restore(model: ModelProto, settings: RepairSettings, context: Context) -> Re
         notes += more
         if not count:
             continue
-        _round_biases(made, tried)
+        _round_biases(made, tried, seen)
         after = output_change(wanted, all_outputs(tried, judge))
         if after < before:
             made, before = tried, after
@@ -83,16 +82,11 @@ def restore(model: ModelProto, settings: RepairSettings, context: Context) -> Re
     return Result(made, notes=tuple(notes))
 
 
-def _round_biases(before: ModelProto, after: ModelProto) -> None:
-    """Round the float biases that changed to 8 significant bits, in place.
-
-    The low bytes of float32 then cost next to nothing.
-    """
+def _round_biases(before: ModelProto, after: ModelProto, rows: Rows) -> None:
+    """Round the float biases that changed, in place."""
     old, new = initializers(before), initializers(after)
-    for offset in offsets(after):
-        tensor = new[offset.tensor]
-        if offset.scale is None and tensor != old[offset.tensor]:
-            set_initializer(tensor, significant(numpy_helper.to_array(tensor)))
+    floats = [offset.tensor for offset in offsets(after) if offset.scale is None]
+    round_biases(after, [name for name in floats if new[name] != old[name]], rows)
 
 
 def _split(inputs: Rows, rows: int) -> tuple[Rows, Rows]:

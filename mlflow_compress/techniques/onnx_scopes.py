@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from onnx import GraphProto, ModelProto
 
-from mlflow_compress.techniques.onnx_graph import subgraphs, unique_name, walk_graphs
+from mlflow_compress.techniques.onnx_graph import subgraphs, unique_name, value_names
 
 __all__ = ["name_apart"]
 
@@ -19,7 +19,7 @@ def name_apart(model: ModelProto) -> None:
 
     Values of the main graph keep theirs. The model is changed in place.
     """
-    taken = {name for graph in walk_graphs(model.graph) for name in _defined(graph)}
+    taken = value_names(model)
     used = set(_defined(model.graph))
     for node in model.graph.node:
         for inner in subgraphs(node):

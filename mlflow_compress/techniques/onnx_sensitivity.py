@@ -19,6 +19,7 @@ from mlflow_compress.techniques.onnx_graph import (
     sort_nodes,
     unique_name,
     uses,
+    value_names,
 )
 from mlflow_compress.techniques.onnx_layers import LinearLayer, add_biases, linear_layers
 from mlflow_compress.techniques.onnx_repair import tapped
@@ -168,7 +169,7 @@ def _quantized_alone(
     made = clone(model)
     held = initializers(made)
     set_initializer(held[layer.weight], weight)
-    taken = set(held) | {n for node in made.graph.node for n in (*node.input, *node.output)}
+    taken = value_names(made)
     scale = max(high - low, 1e-12) / 255
     zero = int(np.clip(np.rint(-low / scale), 0, 255))
     names = [unique_name(f"{layer.source}_{part}", taken) for part in ("s", "z", "q", "dq")]

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
-from mlflow_compress.techniques.onnx_graph import clone, initializers, unique_name
+from mlflow_compress.techniques.onnx_graph import clone, initializers, unique_name, value_names
 from mlflow_compress.techniques.onnx_layers import LinearLayer, add_biases, linear_layers
 from mlflow_compress.techniques.onnx_repair import (
     MAX_INPUTS,
@@ -190,8 +190,7 @@ def _centred(moments: tuple[Moments, Moments]) -> tuple[np.ndarray, np.ndarray]:
 def _replaced(model: ModelProto, done: Sequence[_Rewritten]) -> tuple[ModelProto, list[_Rewritten]]:
     """Return the model with the rewritten layers, and these with the names of their weights."""
     made = clone(model)
-    taken = {name for node in made.graph.node for name in (*node.input, *node.output)}
-    taken |= set(initializers(made))
+    taken = value_names(made)
     by_output = {one.layer.node.output[0]: one for one in done}
     nodes: list[NodeProto] = []
     named: list[_Rewritten] = []

@@ -17,10 +17,11 @@ from mlflow_compress.techniques.onnx_graph import (
     float_weights,
     set_initializer,
     uses,
+    why_no_weights,
 )
 from mlflow_compress.techniques.share import ShareSettings
 
-__all__ = ["bias_tensors", "embedding_tensors", "share", "share_array"]
+__all__ = ["bias_tensors", "embedding_tensors", "odd_embeddings", "share", "share_array"]
 
 _ZERO_APART = 0.01
 """From this share of exact zeros on, a tensor counts as pruned and zero gets its own cluster."""
@@ -47,7 +48,8 @@ def share(model: ModelProto, settings: ShareSettings, context: Context) -> Resul
         if name not in settings.exclude:
             array = numpy_helper.to_array(tensor)
             set_initializer(tensor, share_array(array, clusters, settings.start))
-    return Result(model)
+    left = (f"{name} has values that are not finite, and stays" for name in odd_embeddings(model))
+    return Result(model, notes=tuple(left))
 
 
 def share_array(array: np.ndarray, clusters: int, start: str = "auto") -> np.ndarray:
@@ -66,13 +68,34 @@ def share_array(array: np.ndarray, clusters: int, start: str = "auto") -> np.nda
 
 
 def embedding_tensors(model: ModelProto) -> list[TensorProto]:
-    """Return the float tables of two dimensions that Gather nodes look rows up in."""
+    """Return the float tables of two dimensions that Gather nodes look rows up in.
+
+    Not those of :func:`odd_embeddings`.
+    """
+    odd = odd_embeddings(model)
+    return [tensor for tensor in _embeddings(model) if tensor.name not in odd]
+
+
+def odd_embeddings(model: ModelProto) -> list[str]:
+    """Return the embeddings with values that are not finite, in rows that may never be read.
+
+    Clustered or on one grid with them, no other value would stay what it is.
+    """
+    return [
+        tensor.name
+        for tensor in _embeddings(model)
+        if not np.isfinite(numpy_helper.to_array(tensor).astype(np.float64)).all()
+    ]
+
+
+def _embeddings(model: ModelProto) -> list[TensorProto]:
     where = uses(model)
     return [
         tensor
         for tensor in model.graph.initializer
         if tensor.data_type in FLOATS
         and len(tensor.dims) == 2
+        and 0 not in tensor.dims
         and any(u.node.op_type == "Gather" and u.index == 0 for u in where.get(tensor.name, ()))
     ]
 
@@ -99,7 +122,7 @@ def _tensors(
     if not weights:
         raise TechniqueError(
             "there is nothing to share: no float weights of Conv, Gemm, MatMul, LSTM, GRU or "
-            "Gather (is the model quantized already?)"
+            f"Gather ({why_no_weights(model)})"
         )
     for tensor in weights:
         yield tensor.name, (tensor, settings.clusters)

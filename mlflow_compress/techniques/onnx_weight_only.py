@@ -19,6 +19,7 @@ from mlflow_compress.techniques.onnx_graph import (
     initializers,
     not_single,
     set_initializer,
+    why_no_weights,
 )
 from mlflow_compress.techniques.onnx_integers import (
     Integers,
@@ -229,6 +230,6 @@ def _chosen(model: ModelProto, settings: WeightOnlySettings) -> dict[str, Weight
         raise TechniqueError(
             "there is nothing to quantize: "
             + (not_single(model) or f"no float32 weights of Conv, Gemm, MatMul, LSTM or GRU with "
-               f"at least {_TINY} elements (is the model quantized already?)")
+               f"at least {_TINY} elements ({why_no_weights(model)})")
         )  # fmt: skip
     return chosen

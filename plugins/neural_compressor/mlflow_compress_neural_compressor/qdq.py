@@ -17,6 +17,7 @@ from mlflow_compress.techniques.onnx_graph import (
     sort_nodes,
     unique_name,
     uses,
+    value_names,
 )
 from mlflow_compress.techniques.onnx_run import batches, run, session
 
@@ -61,7 +62,7 @@ def _layers(model: ModelProto) -> Iterator[tuple[NodeProto, NodeProto, NodeProto
 
 def _integer_biases(model: ModelProto) -> dict[str, str]:
     """Store biases as int32, in the unit of the products that they are added to."""
-    held, taken = initializers(model), set(initializers(model))
+    held, taken = initializers(model), value_names(model)
     origin: dict[str, str] = {}
     nodes = []
     for node, x, weight in list(_layers(model)):
@@ -103,8 +104,7 @@ def _quantize_outputs(
 ) -> None:
     """Put a QuantizeLinear and a DequantizeLinear behind layers, in place."""
     names = [node.output[0] for node in layers]
-    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
-    taken |= set(initializers(model))
+    taken = value_names(model)
     for (low, high), node in zip(_ranges(model, names, inputs, rows), layers, strict=True):
         scale = (high - low) / 255 or 1.0
         constants = [unique_name(f"{node.output[0]}_{part}", taken) for part in ("scale", "zero")]
