@@ -4,6 +4,7 @@ It loads each subcommand when it is used, and turns errors into one line on stde
 exit code, here and nowhere else.
 """
 
+import _thread
 import errno
 import importlib
 import io
@@ -11,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -129,6 +131,9 @@ _MLFLOWS = re.compile(r"\bMLFLOW_[A-Z_]+\b")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_TEXT = "surrogates not allowed"
 """What Python says of bytes of a name that are no text, and that it cannot write as text."""
+
+_SOON = 0.02
+"""Seconds until a Ctrl-C that was ignored comes again."""
 
 _DEBUG = "MLFLOW_COMPRESS_DEBUG"
 
@@ -259,9 +264,18 @@ def cli() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would write files, send, and warn
 
 
+def _not_lost(raised: "sys.UnraisableHookArgs") -> None:
+    """Raise a Ctrl-C again that came where Python ignores errors, as while it frees an object."""
+    if issubclass(raised.exc_type, KeyboardInterrupt):
+        threading.Timer(_SOON, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(raised)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; the console script's entry point."""
     with _one_line():
+        sys.unraisablehook = _not_lost
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal may know few characters
                 stream.reconfigure(errors="backslashreplace")

@@ -9,7 +9,8 @@ import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin.answers import bound_answers
@@ -18,6 +19,15 @@ from mlflow_compress.registry.retry import PATIENCE, one_line, patiently, withou
 __all__ = ["connect", "ensure_experiment"]
 
 _SQLITE = "sqlite:///"
+_DATABASES = ("postgresql", "mysql")
+# What PostgreSQL and MySQL say where waiting does not help.
+_REFUSED = (
+    "authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "Access denied",
+    "Unknown database",
+)
 # MLflow retries each HTTP request 7 times over minutes. This project retries what it does as a
 # whole, for a bounded time; a setting that the user made stays.
 _DEFAULTS = {
@@ -56,6 +66,13 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
         except UnreachableError as error:
             advice = "start it, or name another one with MLFLOW_TRACKING_URI or tracking_uri"
             raise UnreachableError(f"{error}: {advice}") from error
+    if uri.startswith(_DATABASES):
+        what = f"reach tracking store {without_password(uri)}"
+        try:
+            patiently(what, lambda: _check_database(uri), patience)
+        except UnreachableError as error:
+            advice = "start it, or mend MLFLOW_TRACKING_URI or tracking_uri"
+            raise UnreachableError(f"{without_password(str(error))}: {advice}") from error
     client = _opened(
         f"tracking store {without_password(uri)}",
         lambda: MlflowClient(uri),
@@ -92,6 +109,27 @@ def _check_health(uri: str) -> None:
     with requests.get(f"{uri.rstrip('/')}/health", timeout=5, stream=True) as answer:
         if answer.status_code >= 500:  # what it says beside is not read
             raise requests.HTTPError(f"/health answers {answer.status_code}")
+
+
+def _check_database(uri: str) -> None:
+    """Connect once: MLflow would try ten times, for more than a minute and without a word.
+
+    Raises:
+        ConnectionError: the database does not answer.
+        UnreachableError: it refuses this user or does not have this database.
+    """
+    try:
+        engine = create_engine(uri, poolclass=NullPool, connect_args={"connect_timeout": 10})
+    except (ImportError, SQLAlchemyError):
+        return  # which MLflow says better
+    try:
+        with engine.connect():
+            pass
+    except DBAPIError as error:
+        text = one_line(error.orig or error)
+        if any(words in text for words in _REFUSED):
+            raise UnreachableError(f"cannot open the database: {text}") from error
+        raise ConnectionError(text) from error
 
 
 def _check_writable(uri: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -235,6 +236,23 @@ def test_onnxruntime_sends_nothing_unless_somebody_says_so(monkeypatch):
 
 def test_ctrl_c_before_click_is_asked_is_ctrl_c(monkeypatch, capsys):
     monkeypatch.setattr(module.cli, "main", failing(KeyboardInterrupt()))
+    with pytest.raises(SystemExit) as left:
+        module.main(["schema"])
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "error: stopped by Ctrl-C; nothing was written\n"
+
+
+def test_ctrl_c_where_python_ignores_errors_is_not_lost(monkeypatch, capsys):
+    class Freed:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def running(**_):
+        Freed()
+        time.sleep(30)
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # it is put back
+    monkeypatch.setattr(module.cli, "main", running)
     with pytest.raises(SystemExit) as left:
         module.main(["schema"])
     assert left.value.code == 130

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin import answers, connect, connection
@@ -32,6 +33,38 @@ def test_a_dead_server(dead_port):
     assert str(caught.value).startswith(f"cannot reach tracking server {uri}: {told}")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("kind", ["postgresql+psycopg2", "mysql+pymysql"])
+def test_a_dead_database_is_not_tried_ten_times(dead_port, kind):
+    pytest.importorskip(kind.partition("+")[2])
+    uri = f"{kind}://user:secret@127.0.0.1:{dead_port}/mlflow"
+    with pytest.raises(UnreachableError, match=r"refused.*: start it, or mend") as caught:
+        connect(uri, patience=0.2)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'FATAL:  password authentication failed for user "user"',
+        'FATAL:  database "mlflow" does not exist',
+        "(1045, \"Access denied for user 'user'\")",
+        "(1049, \"Unknown database 'mlflow'\")",
+    ],
+)
+def test_a_database_that_refuses_is_asked_once(monkeypatch, said):
+    asked = []
+
+    class Engine:
+        def connect(self):
+            asked.append(1)
+            raise OperationalError("connect", {}, RuntimeError(said))
+
+    monkeypatch.setattr(connection, "create_engine", lambda *_, **__: Engine())
+    with pytest.raises(UnreachableError, match=r"cannot open the database: .*: start it, or mend"):
+        connect("postgresql://user:secret@127.0.0.1/mlflow", patience=30)
+    assert asked == [1]
 
 
 def test_a_store_in_a_place_that_cannot_be_written(tmp_path):

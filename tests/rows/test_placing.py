@@ -82,6 +82,25 @@ def test_an_input_with_fewer_rows_is_no_input_for_every_row():
     assert shared.fed.example(2)["b"].shape == (2, 4)
 
 
+def test_the_advice_for_an_input_of_another_number_works():
+    """As the prompts are to which a model compares images."""
+    model = made.build(
+        [
+            made.helper.make_node("Transpose", ["prompts"], ["t"]),
+            made.helper.make_node("MatMul", ["images", "t"], ["y"]),
+        ],
+        [("images", made.FLOAT, ["i", 4]), ("prompts", made.FLOAT, ["p", 4])],
+        [("y", made.FLOAT, ["i", "p"])],
+        {},
+    )
+    data = {"images": zeros(9, 4), "prompts": zeros(3, 4)}
+    with pytest.raises(UnsaidError) as asked:
+        fit(model, data)
+    assert asked.value.lines == "data:\n  inputs:\n    prompts: {axis: none}"
+    fitted = fit(model, data, {"prompts": InputSpec(axis="none")})
+    assert fitted.rows == 9 and fitted.fed.example(2)["prompts"].shape == (3, 4)
+
+
 def test_an_ordinary_model_has_no_layout_to_speak_of():
     data = fit(made.images(), {"image": zeros(4, 3, 8, 8)})
     assert (data.layout.unusual, data.shared, data.stream) == ({}, {}, None)
