@@ -4,13 +4,13 @@ It loads each subcommand when it is used, and turns errors into one line on stde
 exit code, here and nowhere else.
 """
 
-import _thread
 import errno
 import importlib
 import io
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -267,7 +267,8 @@ def cli() -> None:
 def _not_lost(raised: "sys.UnraisableHookArgs") -> None:
     """Raise a Ctrl-C again that came where Python ignores errors, as while it frees an object."""
     if issubclass(raised.exc_type, KeyboardInterrupt):
-        threading.Timer(_SOON, _thread.interrupt_main).start()
+        main_thread = threading.main_thread().ident
+        threading.Timer(_SOON, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(raised)
 

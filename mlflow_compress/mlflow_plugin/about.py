@@ -1,11 +1,8 @@
-"""Which version of this plugin is at work, and whose project a logged model is of."""
+"""Which version of this plugin is at work."""
 
-from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 
-from mlflow_compress.base.variables import variable
-
-__all__ = ["no_project", "plugin_version"]
+__all__ = ["plugin_version"]
 
 
 def plugin_version() -> str:
@@ -14,12 +11,3 @@ def plugin_version() -> str:
         return version("mlflow-compress")
     except PackageNotFoundError:
         return "unknown"
-
-
-def no_project() -> AbstractContextManager[None]:
-    """Have MLflow log a model with its own requirements alone.
-
-    Where the current folder is a uv project, MLflow would add its ``uv.lock`` and
-    ``pyproject.toml`` to the model, and build serving environments from them.
-    """
-    return variable("MLFLOW_UV_AUTO_DETECT", "false")

@@ -30,8 +30,9 @@ from mlflow_compress.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from mlflow_compress.mlflow_plugin.about import no_project, plugin_version
+from mlflow_compress.mlflow_plugin.about import plugin_version
 from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
+from mlflow_compress.mlflow_plugin.projects import no_project
 from mlflow_compress.packed.container import open_packed
 from mlflow_compress.packed.outside import inside, outside_files
 

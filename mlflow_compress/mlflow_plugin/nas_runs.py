@@ -9,9 +9,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
-from mlflow_compress.mlflow_plugin.about import no_project
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
 from mlflow_compress.mlflow_plugin.earlier import KIND
+from mlflow_compress.mlflow_plugin.projects import no_project
 from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
 from mlflow_compress.records import DatasetRef
 from mlflow_compress.registry.owner import OWNER, owner

@@ -249,7 +249,7 @@ def test_ctrl_c_where_python_ignores_errors_is_not_lost(monkeypatch, capsys):
 
     def running(**_):
         Freed()
-        time.sleep(30)
+        time.sleep(600)
 
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # it is put back
     monkeypatch.setattr(module.cli, "main", running)

@@ -7,6 +7,7 @@ Every finding is printed once, with how often it was seen; what led to it is kep
 import argparse
 import collections
 import multiprocessing
+import os
 import pickle
 import re
 import shutil
@@ -61,6 +62,9 @@ def _try(count: int, number: int, out: Path) -> None:
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(examples(place.artifacts, place.folder / "template"))
     def attempt(example: Example) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # it was killed, and waits for nothing
+            os._exit(1)
         found, done = findings(example, place)
         codes[done.code] += 1
         words[" ".join(example.argv[:1])] += 1
