@@ -13,17 +13,20 @@ _HELD: dict[tuple[str, str], tuple[int, str | None]] = {}
 
 
 @contextmanager
-def variable(name: str, value: str) -> Iterator[None]:
+def variable(name: str, value: str) -> Iterator[str | None]:
     """Set a variable, and put back what it was when the last thread leaves.
 
     All threads see it: for what libraries take from nowhere else.
+
+    Yields:
+        What it was before.
     """
     with _LOCK:
         holders, before = _HELD.get((name, value), (0, os.environ.get(name)))
         _HELD[name, value] = holders + 1, before
         os.environ[name] = value
     try:
-        yield
+        yield before
     finally:
         with _LOCK:
             holders, before = _HELD.pop((name, value))

@@ -9,7 +9,7 @@ import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from sqlalchemy import NullPool, create_engine
+from mlflow.store.db.utils import create_sqlalchemy_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mlflow_compress.errors import CompressError, UnreachableError
@@ -112,24 +112,24 @@ def _check_health(uri: str) -> None:
 
 
 def _check_database(uri: str) -> None:
-    """Connect once: MLflow would try ten times, for more than a minute and without a word.
+    """Connect once as MLflow does, which would try ten times, without a word.
 
     Raises:
         ConnectionError: the database does not answer.
         UnreachableError: it refuses this user or does not have this database.
     """
     try:
-        engine = create_engine(uri, poolclass=NullPool, connect_args={"connect_timeout": 10})
-    except (ImportError, SQLAlchemyError):
-        return  # which MLflow says better
-    try:
+        engine = create_sqlalchemy_engine(uri)
         with engine.connect():
             pass
+        engine.dispose()
     except DBAPIError as error:
         text = one_line(error.orig or error)
         if any(words in text for words in _REFUSED):
             raise UnreachableError(f"cannot open the database: {text}") from error
         raise ConnectionError(text) from error
+    except (ImportError, SQLAlchemyError, TypeError, ValueError):
+        return  # a driver that is missing, an address that is none: MLflow says it itself
 
 
 def _check_writable(uri: str) -> None:

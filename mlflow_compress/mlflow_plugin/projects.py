@@ -7,7 +7,7 @@ from mlflow_compress.base.variables import variable
 __all__ = ["no_project"]
 
 
-def no_project() -> AbstractContextManager[None]:
+def no_project() -> AbstractContextManager[str | None]:
     """Have MLflow log a model with its own requirements alone.
 
     Where the current folder is a uv project, MLflow would add its ``uv.lock`` and

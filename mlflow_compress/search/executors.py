@@ -193,8 +193,7 @@ class Process(Executor):
 
         # of one that was idle while the others trained: loky starts another, nothing is lost
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
-        told = os.environ.get(_SAFE_PATH)
-        with own_modules():
+        with own_modules() as told:
             resource_tracker.ensure_running()  # else the first worker starts it, later
             self._pool = get_reusable_executor(
                 max_workers=self.workers,
@@ -237,15 +236,15 @@ class Process(Executor):
 
 
 @contextmanager
-def own_modules() -> Iterator[None]:
+def own_modules() -> Iterator[str | None]:
     """Start processes that take no modules from the current folder before they are told to.
 
     ``python -c`` and ``python -m`` look there first, and with them what pools start: a
     ``tempfile.py`` that lies there would run. What this process imports is unchanged, and workers
     look where it looks.
     """
-    with variable(_SAFE_PATH, "1"):
-        yield
+    with variable(_SAFE_PATH, "1") as before:
+        yield before
 
 
 def _begin(parent: int, safe_path: str | None) -> None:

@@ -27,7 +27,12 @@ from mlflow_compress.techniques.onnx_repair import refit_offsets
 from mlflow_compress.techniques.onnx_rounding import round_biases
 from mlflow_compress.techniques.onnx_run import check_calibration
 from mlflow_compress.techniques.onnx_scores import input_grams, sensitivity
-from mlflow_compress.techniques.onnx_share import bias_tensors, embedding_tensors, odd_embeddings
+from mlflow_compress.techniques.onnx_share import (
+    bias_tensors,
+    embedding_tensors,
+    odd_embeddings,
+    stays,
+)
 from mlflow_compress.techniques.rate import (
     Spread,
     choose_grid,
@@ -93,10 +98,9 @@ def entropy_share(model: ModelProto, settings: EntropyShareSettings, context: Co
     if settings.biases:
         names = [tensor.name for tensor in bias_tensors(made)]
         round_biases(made, [name for name in names if name not in settings.exclude], inputs)
-    left = tuple(
-        f"{name} has values that are not finite, and stays" for name in odd_embeddings(model)
-    )
-    return Result(made, notes=(f"the weights' entropy is {bits:.3f} bits each", *left))
+    left = [name for name in odd_embeddings(model) if name not in settings.exclude]
+    bits_said = f"the weights' entropy is {bits:.3f} bits each"
+    return Result(made, notes=(bits_said, *map(stays, left)))
 
 
 def _sample(entry: _Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +178,7 @@ def _tensors(
             "there is nothing to share: no float weights of Conv, Gemm, MatMul, LSTM, GRU or "
             f"Gather ({why_no_weights(model)})"
         )
-    names = [tensor.name for tensor in held]
+    names = [*(tensor.name for tensor in held), *odd_embeddings(model)]
     for name in settings.exclude:
         if name not in names:
             raise ConfigError(

@@ -26,6 +26,7 @@ from mlflow_compress.techniques.onnx_graph import (
     value_names,
     walk_graphs,
     walk_nodes,
+    weight_inputs,
 )
 from mlflow_compress.techniques.onnx_inline import inline_functions
 from mlflow_compress.techniques.onnx_opset import raise_opset
@@ -130,10 +131,15 @@ def unfit_nodes(model: ModelProto, values: Mapping[str, np.ndarray]) -> tuple[st
         model: the model.
         values: what :func:`observed` gives.
     """
-    unfit = {n for n, array in values.items() if array.dtype != np.float32 or not array.size
-             or _beyond(array)}  # fmt: skip
+    unfit = {n for n, array in values.items() if array.dtype != np.float32 or _beyond(array)}
+    empty = {name for name, array in values.items() if not array.size}
+    given = empty & initializers(model).keys()  # an old Resize has one that says nothing
     return tuple(
-        node.name for node in model.graph.node if unfit.intersection((*node.input, *node.output))
+        node.name
+        for node in model.graph.node
+        if (unfit | (empty if weight_inputs(node) else empty - given)).intersection(
+            (*node.input, *node.output)
+        )
     )
 
 
@@ -300,12 +306,13 @@ def _keep_outside(model: ModelProto, taken: set[str], names: set[str]) -> None:
     nests = [node for node in graph.node if any(subgraphs(node))]
     inside = {name for node in graph.node for name in node.input}
     read = {name for node in nests for name in captured_reads(node)}
-    read -= {name for node in nests for name in node.input}
-    outputs = {value.name for value in graph.output}
+    read -= {"", *(name for node in nests for name in node.input)}
+    outputs = {value.name for value in graph.output if value.type.HasField("tensor_type")}
     read |= {name for name in outputs if name in inside or _clashes(name, taken)}
     held = initializers(model)
     given = [value.name for value in graph.input
-             if value.name not in held and _clashes(value.name, taken)]  # fmt: skip
+             if value.name not in held and value.type.HasField("tensor_type")
+             and _clashes(value.name, taken)]  # fmt: skip
     made = [name for node in graph.node for name in node.output if name in read]
     own = {name: _own_name(name, taken) for name in (*given, *made)}
     if not own:

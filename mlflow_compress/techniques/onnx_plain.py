@@ -37,7 +37,7 @@ _MOST_BYTES = (1 << 31) - 1
 """Of a tensor in a message; what is said to be sparse may ask for any room in a few bytes."""
 
 _WIDEST = 8
-"""Bytes of an element at the most, but for complex numbers."""
+"""Bytes of an element whose type is none."""
 
 _KERNELS = ("com.microsoft", "com.ms.", "ai.onnx")
 """How the domains begin in which onnxruntime has operators of its own."""
@@ -115,7 +115,7 @@ def _refuse_wide(model: ModelProto) -> None:
         for a in node.attribute
         if a.name == "sparse_value"
     ]
-    sizes = {i: math.prod(sparse.dims) * _WIDEST for i, sparse in enumerate(every)}
+    sizes = {i: max(math.prod(sparse.dims), 0) * _width(sparse) for i, sparse in enumerate(every)}
     if sum(sizes.values()) <= _MOST_BYTES:
         return
     largest = every[max(sizes, key=lambda i: sizes[i])]
@@ -124,6 +124,14 @@ def _refuse_wide(model: ModelProto) -> None:
         f"a model holds; the largest is {largest.values.name!r} of shape {shown([*largest.dims])}: "
         "leave out what is not used, or split the model"
     )
+
+
+def _width(sparse: SparseTensorProto) -> int:
+    """Return the bytes of an element."""
+    try:
+        return helper.tensor_dtype_to_np_dtype(sparse.values.data_type).itemsize
+    except _UNREADABLE:
+        return _WIDEST
 
 
 def _name_standard_domain(model: ModelProto) -> None:

@@ -1,11 +1,12 @@
 """Rounds biases, so that the low bytes of float32 cost next to nothing."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from mlflow_compress.techniques.onnx_graph import initializers, set_initializer, uses
+from mlflow_compress.techniques.onnx_graph import Use, initializers, set_initializer, uses
 from mlflow_compress.techniques.onnx_repair import tapped
 from mlflow_compress.techniques.onnx_run import batches, run, session
 
@@ -19,6 +20,8 @@ _SEEN = 1e-4
 
 _ROWS, _AT_ONCE = 8, 8
 
+_ADDING = ("Add", "Conv", "ConvTranspose", "Gemm")
+
 
 def round_biases(
     model: ModelProto, names: Collection[str], calibration: Mapping[str, np.ndarray]
@@ -31,14 +34,16 @@ def round_biases(
     Args:
         model: the model.
         names: its initializers that are biases of layers, or vectors that are added.
-        calibration: rows on which to see what they are added to; without any, biases are rounded
-            to 16 bits.
+        calibration: rows on which to see what they are added to; without any, and where a nested
+            graph adds them, biases are rounded to 16 bits.
     """
     held, where = initializers(model), uses(model)
-    spread = _spreads(model, names, calibration) if calibration else {}
+    inside = {node.output[0]: node for node in model.graph.node if node.output}
+    spread = _spreads(model, _adding(names, where, inside), calibration) if calibration else {}
     for name in names:
         array = numpy_helper.to_array(held[name])
-        rounded = _significant(array, _BITS if calibration else _CAREFUL_BITS)
+        known = calibration and all(use.node.output[0] in inside for use in where[name])
+        rounded = _significant(array, _BITS if known else _CAREFUL_BITS)
         error = (rounded - array) ** 2
         seen = np.zeros(array.shape, bool)
         for use in where[name]:
@@ -48,32 +53,42 @@ def round_biases(
         set_initializer(held[name], np.where(seen, array, rounded))
 
 
+def _adding(
+    names: Iterable[str], where: Mapping[str, Sequence[Use]], inside: Mapping[str, NodeProto]
+) -> dict[str, NodeProto]:
+    """Return the main graph's nodes that add one of these biases, by their output."""
+    return {
+        use.node.output[0]: use.node
+        for name in names
+        for use in where[name]
+        if use.node.op_type in _ADDING and use.node.output[0] in inside
+    }
+
+
 def _spreads(
-    model: ModelProto, names: Collection[str], calibration: Mapping[str, np.ndarray]
+    model: ModelProto, made: Mapping[str, NodeProto], calibration: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return the variance over rows and places of each value that a bias is added to.
 
     Per place of the last axis, or of the second one behind a convolution.
     """
-    where = uses(model)
-    made = {
-        use.node.output[0]: use.node
-        for name in names
-        for use in where[name]
-        if use.node.op_type in ("Add", "Conv", "ConvTranspose", "Gemm")
-    }
-    fed = next(batches(model, calibration, size=_ROWS), None)
+    fed = list(islice(batches(model, calibration, size=_ROWS, rows=_ROWS), _ROWS))
     found: dict[str, np.ndarray] = {}
-    values = [name for name in made if name]
-    for first in range(0, len(values) if fed is not None else 0, _AT_ONCE):
+    values = list(made)
+    for first in range(0, len(values) if fed else 0, _AT_ONCE):
         some = values[first : first + _AT_ONCE]
-        arrays = run(session(tapped(model, some)), some, fed or {})
-        for name, array in zip(some, arrays, strict=True):
-            if made[name].op_type in ("Conv", "ConvTranspose"):
-                array = np.moveaxis(array, 1, -1)
-            flat = array.astype(np.float64).reshape(-1, array.shape[-1] if array.ndim else 1)
-            found[name] = _variance(flat)
+        opened = session(tapped(model, some))
+        calls = [run(opened, some, batch) for batch in fed]
+        for name, arrays in zip(some, zip(*calls, strict=True), strict=True):
+            found[name] = _variance(np.concatenate([_flat(a, made[name]) for a in arrays]))
     return found
+
+
+def _flat(array: np.ndarray, node: NodeProto) -> np.ndarray:
+    """Return values as [places, channels]."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        array = np.moveaxis(array, 1, -1)
+    return array.astype(np.float64).reshape(-1, array.shape[-1] if array.ndim else 1)
 
 
 def _variance(flat: np.ndarray) -> np.ndarray:

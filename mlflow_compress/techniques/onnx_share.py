@@ -21,7 +21,7 @@ from mlflow_compress.techniques.onnx_graph import (
 )
 from mlflow_compress.techniques.share import ShareSettings
 
-__all__ = ["bias_tensors", "embedding_tensors", "odd_embeddings", "share", "share_array"]
+__all__ = ["bias_tensors", "embedding_tensors", "odd_embeddings", "share", "share_array", "stays"]
 
 _ZERO_APART = 0.01
 """From this share of exact zeros on, a tensor counts as pruned and zero gets its own cluster."""
@@ -41,15 +41,16 @@ def share(model: ModelProto, settings: ShareSettings, context: Context) -> Resul
     """
     model = clone(model)
     todo = dict(_tensors(model, settings))
+    odd = odd_embeddings(model)
     for name in settings.exclude:
-        if name not in todo:
+        if name not in todo and name not in odd:
             raise ConfigError(f"share.exclude: {name!r} is no weight tensor{closest(name, todo)}")
     for name, (tensor, clusters) in todo.items():
         if name not in settings.exclude:
             array = numpy_helper.to_array(tensor)
             set_initializer(tensor, share_array(array, clusters, settings.start))
-    left = (f"{name} has values that are not finite, and stays" for name in odd_embeddings(model))
-    return Result(model, notes=tuple(left))
+    left = [name for name in odd if name not in settings.exclude]
+    return Result(model, notes=tuple(map(stays, left)))
 
 
 def share_array(array: np.ndarray, clusters: int, start: str = "auto") -> np.ndarray:
@@ -86,6 +87,11 @@ def odd_embeddings(model: ModelProto) -> list[str]:
         for tensor in _embeddings(model)
         if not np.isfinite(numpy_helper.to_array(tensor).astype(np.float64)).all()
     ]
+
+
+def stays(name: str) -> str:
+    """Return the note of such an embedding."""
+    return f"{name} has values that are not finite, and stays"
 
 
 def _embeddings(model: ModelProto) -> list[TensorProto]:

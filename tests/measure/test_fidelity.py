@@ -191,6 +191,13 @@ def test_a_unit_that_is_dead_on_all_rows_counts_as_a_usual_one(rng, each):
     assert judged(revived, source, "values", axis=1, each=each).measures["error"] > 0.03
 
 
+def test_dead_units_make_no_errors_of_others_small(rng):
+    source, variant = (np.zeros((50, 1000)) for _ in range(2))
+    source[:, :10] = rng.uniform(0.8, 0.9, (50, 10))
+    variant[:, :10] = rng.uniform(0.8, 0.9, (50, 10))
+    assert judged(variant, source, "values", axis=1).measures["error"] > 1
+
+
 def test_a_constant_is_infinitely_far_from_nothing_and_near_itself():
     source = np.full((10, 2), 3.0)
     assert judged(source.copy(), source, "values", axis=1).measures["error"] == 0

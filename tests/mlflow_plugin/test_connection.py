@@ -61,7 +61,7 @@ def test_a_database_that_refuses_is_asked_once(monkeypatch, said):
             asked.append(1)
             raise OperationalError("connect", {}, RuntimeError(said))
 
-    monkeypatch.setattr(connection, "create_engine", lambda *_, **__: Engine())
+    monkeypatch.setattr(connection, "create_sqlalchemy_engine", lambda _: Engine())
     with pytest.raises(UnreachableError, match=r"cannot open the database: .*: start it, or mend"):
         connect("postgresql://user:secret@127.0.0.1/mlflow", patience=30)
     assert asked == [1]

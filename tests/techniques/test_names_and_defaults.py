@@ -198,12 +198,73 @@ def test_a_large_mean_that_is_added_last_is_not_rounded_away(feedback):
     assert (((before - after) ** 2).mean(axis=0) / before.var(axis=0)).max() < 1e-3
 
 
-def test_biases_of_layers_are_still_rounded():
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_biases_of_layers_are_still_rounded(batch):
     nodes = [node("Gemm", "x w b", "y")]
-    model = model_of(nodes, {"w": weights(16, 16), "b": weights(16)})
+    held = {"w": weights(16, 16), "b": weights(16)}
+    model = model_of(nodes, held, inputs=(("x", [batch, 16]),))
     made = applied(model, "entropy_share", bits=8.0).model
     bias = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}["b"]
     assert not (bias.view(np.uint32) & 0xFFFF).any()
+
+
+def test_biases_that_a_branch_adds_are_rounded_with_care():
+    branch = graph_of([node("Add", "h b", "o")], {}, "o", ())
+    nodes = [
+        LAYERS[0],
+        node("ReduceMean", "h", "m", keepdims=0),
+        node("Greater", "m zero", "c"),
+        node("If", "c", "y", then_branch=branch, else_branch=branch),
+    ]
+    held = {"zero": np.float32(0), "w": weights(16, 16), "b": 1000 + weights(16)}
+    made = applied(model_of(nodes, held), "entropy_share", bits=8.0).model
+    bias = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}["b"]
+    np.testing.assert_allclose(bias, held["b"], rtol=2e-5)
+    assert not (bias.view(np.uint32) & 0xFF).any()
+
+
+@pytest.mark.parametrize("technique", ["share", "entropy_share"])
+def test_an_embedding_that_stays_may_be_excluded(technique):
+    table = weights(32, 16)
+    table[7] = np.nan
+    graph = graph_of([node("Gather", "table i", "e"), node("MatMul", "e w", "y")],
+                     {"table": table, "w": weights(16, 8)}, inputs=())  # fmt: skip
+    graph.input.append(helper.make_tensor_value_info("i", TensorProto.INT64, ["n"]))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    settings = {"exclude": ["table"], **({"bits": 5.0} if technique == "entropy_share" else {})}
+    recipe = Recipe((Step(technique, settings),), "compact")
+    made = apply_recipe(normalize(model), recipe, Context(calibration={"i": np.arange(64) % 7}))
+    assert not any("not finite, and stays" in note for note in made.notes)
+
+
+def test_values_that_are_no_tensors_and_names_that_are_none_stay():
+    """Identity takes no sequences before opset 14; an LSTM may give its last state alone."""
+    clipped = graph_of([helper.make_node("Clip", ["y", "", "high"], ["o"])], {}, "o", ())
+    rectified = graph_of([node("Relu", "y", "o")], {}, "o", ())
+    nodes = [
+        node("MatMul", "x w", "h"),
+        helper.make_node("Unsqueeze", ["h", "first"], ["u"]),
+        helper.make_node("LSTM", ["u", "lw", "lr"], ["", "state"], hidden_size=4),
+        node("Squeeze", "state first", "s"),
+        node("MatMul", "s v", "y"),
+        helper.make_node("SplitToSequence", ["y", "one"], ["parts"], axis=0),
+        helper.make_node("ReduceMean", ["y"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "zero"], ["c"]),
+        node("If", "c", "z", then_branch=clipped, else_branch=rectified),
+    ]  # fmt: skip
+    held = {"w": weights(16, 16), "first": np.array([0]), "lw": weights(1, 16, 16),
+            "lr": weights(1, 16, 4), "v": weights(4, 8), "one": np.array(1),
+            "zero": np.float32(0), "high": np.float32(0.1)}  # fmt: skip
+    graph = graph_of(nodes, held, output="z")
+    parts = helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+    graph.output.append(parts)
+    graph.node.append(helper.make_node("SequenceLength", ["parts"], ["count"]))
+    graph.output.append(helper.make_tensor_value_info("count", TensorProto.INT64, []))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    made = applied(model, "quantize", reduce_range=True).model
+    before, after = run(model, {"x": ROWS}), run(made, {"x": ROWS})
+    assert len(before[1]) == len(after[1]) == before[2] == after[2] == len(ROWS)
+    assert ((before[0] - after[0]) ** 2).mean() < 0.05 * before[0].var()
 
 
 def test_the_model_is_valid_onnx():

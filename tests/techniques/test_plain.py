@@ -211,6 +211,19 @@ def test_sparse_weights_are_counted_together_before_any_is_made():
         normalize(model_of(nodes(), HELD, sparse=[few(f"s{i}") for i in range(8)]))
 
 
+def test_sizes_that_are_less_than_none_hide_no_others():
+    wide, odd = (
+        helper.make_sparse_tensor(
+            numpy_helper.from_array(np.ones(1, np.float32), name),
+            numpy_helper.from_array(np.zeros(1, np.int64), f"{name}_places"),
+            [size],
+        )
+        for name, size in (("s", 1 << 50), ("t", -(1 << 50)))
+    )
+    with pytest.raises(SourceError, match="the largest is 's' of shape"):
+        normalize(model_of(nodes(), HELD, sparse=[wide, odd]))
+
+
 def test_a_weight_that_is_dense_and_sparse_is_refused():
     with pytest.raises(SourceError, match="weight 'w' has two values, one of them sparse: keep"):
         normalize(model_of(nodes(), HELD, sparse=[sparse_of(linear=True)]))

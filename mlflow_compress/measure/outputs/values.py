@@ -121,6 +121,8 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
     bounds = np.stack([block[5] for block in blocks])
     probable = (bounds[..., 0].min(axis=0) >= 0) & (bounds[..., 1].max(axis=0) <= 1)
     groups = _groups(np.sqrt(np.maximum(variances, floor)), probable, spec)
+    if groups.shape[1] < len(floor):  # by themselves, they would make little of errors in others
+        groups = _apart(groups, mean_power == 0)
     errors, powers = errors @ groups, powers @ groups
     if left:
         errors = np.concatenate([errors, np.full((left, errors.shape[1]), np.inf)])
@@ -128,6 +130,12 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
         broken = np.concatenate([broken, np.zeros(left, bool)])
         deviations = np.concatenate([deviations, np.ones(left)])
     return ValueRows(errors, powers, broken, deviations)
+
+
+def _apart(groups: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    """Put the channels that give nothing but zeros into a group of their own."""
+    split = np.concatenate([groups * ~silent[:, None], silent[:, None]], axis=1, dtype=float)
+    return split[:, split.any(axis=0)]
 
 
 def _floor(power: np.ndarray, variances: np.ndarray) -> np.ndarray:
