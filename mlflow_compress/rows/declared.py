@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from mlflow_compress.errors import SourceError
 from mlflow_compress.rows.ragged import Array
 
 __all__ = [
@@ -54,13 +55,21 @@ class Declared:
 
 
 def declared_inputs(model: onnx.ModelProto) -> dict[str, Declared]:
-    """Return what a model says of its inputs that have to be given, by name."""
+    """Return what a model says of its inputs that have to be given, by name.
+
+    Raises:
+        SourceError: an input has a type that ONNX does not have.
+    """
     held = {tensor.name for tensor in model.graph.initializer}
     return {v.name: _declared(v) for v in model.graph.input if v.name not in held}
 
 
 def declared_outputs(model: onnx.ModelProto) -> dict[str, Declared]:
-    """Return what a model says of its outputs that are tensors, by name."""
+    """Return what a model says of its outputs that are tensors, by name.
+
+    Raises:
+        SourceError: one has a type that ONNX does not have.
+    """
     return {value.name: _declared(value) for value in model.graph.output
             if value.type.HasField("tensor_type")}  # fmt: skip
 
@@ -71,9 +80,15 @@ def _declared(value: onnx.ValueInfoProto) -> Declared:
     if kind.HasField("shape"):
         dims = tuple(d.dim_value if d.dim_value > 0 else d.dim_param or None
                      for d in kind.shape.dim)  # fmt: skip
-    text = kind.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
-    return Declared(value.name, dims, None if text else helper.tensor_dtype_to_np_dtype(
-        kind.elem_type))  # fmt: skip
+    if kind.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        return Declared(value.name, dims, None)
+    try:
+        return Declared(value.name, dims, helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    except KeyError:
+        raise SourceError(
+            f"{value.name!r} has elements of type {kind.elem_type}, which ONNX does not have: "
+            "mend the model's declaration"
+        ) from None
 
 
 def _tensor_of(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:

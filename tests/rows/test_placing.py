@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlflow_compress.errors import DataError, UnsaidError
+from mlflow_compress.errors import DataError, SourceError, UnsaidError
 from mlflow_compress.measure import check_fits, dataset_of, load_dataset
 from mlflow_compress.records import InputLayout, InputSpec
 from mlflow_compress.rows import Ragged
@@ -99,6 +99,14 @@ def test_the_advice_for_an_input_of_another_number_works():
     assert asked.value.lines == "data:\n  inputs:\n    prompts: {axis: none}"
     fitted = fit(model, data, {"prompts": InputSpec(axis="none")})
     assert fitted.rows == 9 and fitted.fed.example(2)["prompts"].shape == (3, 4)
+
+
+@pytest.mark.parametrize("where", ["input", "output"])
+def test_a_type_that_onnx_does_not_have_is_said(where):
+    model = made.images()
+    getattr(model.graph, where)[0].type.tensor_type.elem_type = 1 << 20
+    with pytest.raises(SourceError, match="has elements of type 1048576, which ONNX does not have"):
+        fit(model, {"x": zeros(9, 3, 8, 8)})
 
 
 def test_an_ordinary_model_has_no_layout_to_speak_of():
