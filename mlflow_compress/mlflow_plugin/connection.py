@@ -14,12 +14,18 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin.answers import bound_answers
-from mlflow_compress.registry.retry import PATIENCE, one_line, patiently, without_password
+from mlflow_compress.registry.retry import (
+    PATIENCE,
+    is_lasting,
+    one_line,
+    patiently,
+    without_password,
+)
 
 __all__ = ["connect", "ensure_experiment"]
 
 _SQLITE = "sqlite:///"
-_DATABASES = ("postgresql", "mysql")
+_DATABASES = ("postgresql", "mysql", "sqlite")
 # What PostgreSQL and MySQL say where waiting does not help.
 _REFUSED = (
     "authentication failed",
@@ -71,7 +77,8 @@ def connect(tracking_uri: str | None = None, *, patience: float = 10.0) -> Mlflo
         try:
             patiently(what, lambda: _check_database(uri), patience)
         except UnreachableError as error:
-            advice = "start it, or mend MLFLOW_TRACKING_URI or tracking_uri"
+            start = "" if uri.startswith(_SQLITE) else "start it, or "
+            advice = f"{start}mend MLFLOW_TRACKING_URI or tracking_uri"
             raise UnreachableError(f"{without_password(str(error))}: {advice}") from error
     client = _opened(
         f"tracking store {without_password(uri)}",
@@ -125,7 +132,7 @@ def _check_database(uri: str) -> None:
         engine.dispose()
     except DBAPIError as error:
         text = one_line(error.orig or error)
-        if any(words in text for words in _REFUSED):
+        if is_lasting(error) or any(words in text for words in _REFUSED):
             raise UnreachableError(f"cannot open the database: {text}") from error
         raise ConnectionError(text) from error
     except (ImportError, SQLAlchemyError, TypeError, ValueError):

@@ -49,6 +49,7 @@ _LASTING_TEXTS = (
     "database disk image is malformed",
     "No space left on device",
     "File too large",
+    "Too many open files",
     "Disk quota exceeded",
     "Read-only file system",
 )

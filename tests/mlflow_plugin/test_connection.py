@@ -51,9 +51,10 @@ def test_a_dead_database_is_not_tried_ten_times(dead_port, kind):
         'FATAL:  database "mlflow" does not exist',
         "(1045, \"Access denied for user 'user'\")",
         "(1049, \"Unknown database 'mlflow'\")",
+        "unable to open database file",  # as where no file handle is left
     ],
 )
-def test_a_database_that_refuses_is_asked_once(monkeypatch, said):
+def test_a_database_that_refuses_is_asked_once(monkeypatch, said, tmp_path):
     asked = []
 
     class Engine:
@@ -64,7 +65,9 @@ def test_a_database_that_refuses_is_asked_once(monkeypatch, said):
     monkeypatch.setattr(connection, "create_sqlalchemy_engine", lambda _: Engine())
     with pytest.raises(UnreachableError, match=r"cannot open the database: .*: start it, or mend"):
         connect("postgresql://user:secret@127.0.0.1/mlflow", patience=30)
-    assert asked == [1]
+    with pytest.raises(UnreachableError, match="cannot open the database"):
+        connect(f"sqlite:///{tmp_path}/mlflow.db", patience=30)
+    assert asked == [1, 1]
 
 
 def test_a_store_in_a_place_that_cannot_be_written(tmp_path):
