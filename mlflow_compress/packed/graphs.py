@@ -4,13 +4,13 @@ The order is the main graph first, then the graphs in attributes of its nodes, n
 with its own inner graphs. ``docs/format.md``, sections 2 and 3.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mlflow_compress.errors import PackedFormatError, SourceError
 from mlflow_compress.packed import tensors
@@ -50,6 +50,15 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
             elif attribute.type == AttributeProto.GRAPHS:
                 for inner in attribute.graphs:
                     yield from graphs(inner)
+
+
+def with_nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yield nodes, those of a function for example, each before those of the graphs in it."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from with_nested(inner.node)
 
 
 def refuse_twins(model: ModelProto) -> None:

@@ -26,11 +26,12 @@ def computed_types(model: Any) -> Iterator[tuple[str, int]]:
         ValueError: onnx cannot infer the model's types.
     """
     from google.protobuf.message import Error
-    from onnx import inliner
     from onnx.shape_inference import InferenceError
 
+    from mlflow_compress.packed.inlining import inline_functions
+
     try:
-        light = inliner.inline_local_functions(_without_weights(model))
+        light = inline_functions(_without_weights(model))
         weights = {one.name for one in model.graph.initializer}
         data = {one.name for one in model.graph.input} - weights
         yield from _of_graph(light.graph, light, {}, data)

@@ -1,7 +1,7 @@
 """Small helpers on ONNX graphs that the techniques share."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,6 @@ __all__ = [
     "walk_nodes",
     "weight_inputs",
     "why_no_weights",
-    "with_nested",
 ]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -114,14 +113,6 @@ def walk_nodes(graph: GraphProto) -> Iterator[NodeProto]:
     """Yield every node of a graph and of the graphs nested in it."""
     for inner in walk_graphs(graph):
         yield from inner.node
-
-
-def with_nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield nodes, those of a function for example, each before those of the graphs in it."""
-    for node in nodes:
-        yield node
-        for inner in subgraphs(node):
-            yield from with_nested(inner.node)
 
 
 def initializers(model: ModelProto) -> dict[str, TensorProto]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from mlflow_compress.packed.inlining import inline_functions
 from mlflow_compress.techniques.onnx_graph import (
     FLOATS,
     Use,
@@ -28,7 +29,6 @@ from mlflow_compress.techniques.onnx_graph import (
     walk_nodes,
     weight_inputs,
 )
-from mlflow_compress.techniques.onnx_inline import inline_functions
 from mlflow_compress.techniques.onnx_opset import raise_opset
 from mlflow_compress.techniques.onnx_repair import tapped
 from mlflow_compress.techniques.onnx_run import run, session

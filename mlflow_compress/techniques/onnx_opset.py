@@ -17,6 +17,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import TechniqueError
+from mlflow_compress.packed.inlining import inline_functions
 from mlflow_compress.techniques.onnx_check import refuse_new_problem
 from mlflow_compress.techniques.onnx_graph import (
     clone,
@@ -26,7 +27,6 @@ from mlflow_compress.techniques.onnx_graph import (
     walk_graphs,
     walk_nodes,
 )
-from mlflow_compress.techniques.onnx_inline import inline_functions
 from mlflow_compress.techniques.onnx_run import largest_change, probe, run, session
 
 __all__ = ["raise_opset"]

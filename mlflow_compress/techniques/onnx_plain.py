@@ -20,12 +20,12 @@ from onnx import (
 )
 
 from mlflow_compress.errors import SourceError, named, shown
+from mlflow_compress.packed.graphs import with_nested
 from mlflow_compress.techniques.onnx_graph import (
     node_label,
     sort_nodes,
     unique_name,
     walk_graphs,
-    with_nested,
 )
 
 __all__ = ["constant_of", "make_plain"]

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mlflow_compress import packed
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.targets import AccuracyLimits, Execution, Target, load_target, shipped_names
+from mlflow_compress.targets.computed import computed_types
 from mlflow_compress.targets.runnable import DTYPES, _types, needs_of, why_not
 from tests.packed.portable_models import KINDS, chain
 
@@ -242,3 +243,26 @@ def test_types_that_cannot_be_found_are_taken_by_no_target_that_names_its_types(
 def test_no_shipped_profile_names_types():
     """One that does has to be tried on ordinary models of every kind first."""
     assert not any(load_target(name).execution.dtypes for name in shipped_names())
+
+
+def test_types_that_a_function_has_by_default_count():
+    """onnx's inliner leaves the default out, and with it the type."""
+    cast = helper.make_node("Cast", ["a"], ["o"])
+    cast.attribute.append(
+        onnx.AttributeProto(name="to", type=onnx.AttributeProto.INT, ref_attr_name="to")
+    )
+    function = helper.make_function(
+        "own", "Narrow", ["a"], ["o"], [cast], [helper.make_opsetid("", 17)],
+        attribute_protos=[helper.make_attribute("to", TensorProto.FLOAT16)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Narrow", ["x"], ["h"], domain="own"),
+        helper.make_node("Cast", ["h"], ["y"], to=TensorProto.FLOAT),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:]),
+        functions=[function],
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)],
+    )
+    assert ("output 'h' of node 'h'", TensorProto.FLOAT16) in list(computed_types(model))

@@ -2,7 +2,7 @@
 
 from onnx import ModelProto, inliner
 
-from mlflow_compress.techniques.onnx_graph import clone, with_nested
+from mlflow_compress.packed.graphs import with_nested
 
 __all__ = ["inline_functions"]
 
@@ -20,7 +20,8 @@ def inline_functions(model: ModelProto, *, convert_version: bool = False) -> Mod
     Raises:
         RuntimeError, onnx's own: a function cannot be converted.
     """
-    made = clone(model)
+    made = ModelProto()
+    made.CopyFrom(model)
     if not made.functions:
         return made
     defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in made.functions}
