@@ -22,10 +22,12 @@ from mlflow_compress.packed.format import (
     TYPED_DATA,
     Entry,
 )
+from mlflow_compress.packed.outside import check_text
 
 SMALL_INTEGERS = {TensorProto.INT64, TensorProto.INT32}
 SHAPE_ELEMENTS = 64
 _WITH_DEFAULTS = 4
+_LAST_VERSION = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,16 @@ def with_nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
                 yield from with_nested(inner.node)
 
 
-def refuse_twins(model: ModelProto) -> None:
-    """Refuse two values of one name in a graph, of which a reader would find one.
+def refuse_malformed(model: ModelProto) -> None:
+    """Refuse what a reader would take for another model, or for none.
 
     Raises:
-        SourceError: names the graph and the value.
+        SourceError: two values of a graph have one name, a text is none, or the IR version is no
+            version.
     """
+    check_text(model, "the model")
+    if not 0 <= model.ir_version <= _LAST_VERSION:
+        raise SourceError(f"the model says IR version {model.ir_version}, which is none: mend it")
     for graph in graphs(model.graph):
         seen: set[str] = set()
         made = (name for node in graph.node for name in node.output)

@@ -123,6 +123,8 @@ def _raw_infos(graph: GraphProto) -> tuple[list[TensorInfo], int]:
         raw = tensors.raw_data(tensor) if bits_of(tensor.data_type) is not None else None
         data = np.frombuffer(raw[0] if raw else b"", np.uint8)
         spent = tensor.ByteSize()
+        if isinstance(name, bytes):  # of another writer: no text
+            name = name.decode(errors="backslashreplace")
         infos.append(_info(name, tuple(tensor.dims), tensor.data_type, "raw", data, spent))
         total += len(data)
     return infos, total

@@ -18,7 +18,13 @@ from onnx import ModelProto, TensorProto
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.packed import tensors
 from mlflow_compress.packed.format import bits_of, decoded_bytes
-from mlflow_compress.packed.outside import load_outside, outside_files, plain_file, read_outside
+from mlflow_compress.packed.outside import (
+    check_text,
+    load_outside,
+    outside_files,
+    plain_file,
+    read_outside,
+)
 
 __all__ = ["Lean", "copy", "read"]
 
@@ -109,6 +115,7 @@ def read(path: str | os.PathLike[str]) -> Lean:
         model = onnx.load(source, load_external_data=False)
     except DecodeError as error:
         raise SourceError(f"'{source}' is not an ONNX model") from error
+    check_text(model, f"'{source}'")
     outside_files(model, source.parent, f"'{source}'")
     data: dict[int, Callable[[], bytes]] = {}
     left = 0

@@ -12,15 +12,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from mlflow_compress.errors import SourceError, SourceNotFoundError
+from mlflow_compress.errors import SourceError, SourceNotFoundError, shown
 
-__all__ = ["inside", "load_model", "load_outside", "outside_files", "plain_file", "read_outside"]
+__all__ = [
+    "check_text",
+    "inside",
+    "load_model",
+    "load_outside",
+    "outside_files",
+    "plain_file",
+    "read_outside",
+]
 
 _UNREADABLE = (DecodeError, OSError, ValueError, onnx.checker.ValidationError)
+
+_FREE = {("NodeProto", "name"), ("NodeProto", "doc_string"), ("ValueInfoProto", "doc_string"),
+         ("TensorProto", "doc_string"), ("AttributeProto", "doc_string")}  # fmt: skip
 
 
 def plain_file(path: Path, what: str) -> Path:
@@ -111,12 +122,39 @@ def load_model(path: Path, what: str) -> ModelProto:
     plain_file(path, what)
     try:
         model = onnx.load(os.fspath(path), load_external_data=False)
+        check_text(model, what)
         outside_files(model, path.parent, what)
         read_outside(model, path.parent)
     except _UNREADABLE as error:
         text = " ".join(str(error).split())[:120]
         raise SourceError(f"{what} is not an ONNX model: {text}") from error
     return model
+
+
+def check_text(message: Message, what: str) -> None:
+    """Refuse texts that are none: protobuf hands them over as bytes, which nothing takes for names.
+
+    Names of nodes and comments stay as they are: they are handed on, and stand for nothing.
+
+    Args:
+        message: the model, or a part of it.
+        what: what it is, for the message.
+
+    Raises:
+        SourceError: names the field.
+    """
+    kind = message.DESCRIPTOR.name
+    for item, value in message.ListFields():
+        if item.type not in (item.TYPE_STRING, item.TYPE_MESSAGE) or (kind, item.name) in _FREE:
+            continue
+        for one in [value] if isinstance(value, str | bytes | Message) else value:
+            if isinstance(one, Message):
+                check_text(one, what)
+            elif not isinstance(one, str):
+                raise SourceError(
+                    f"{what}: {item.name} in a {kind} is {shown(one)}, and texts of ONNX are "
+                    "UTF-8: export it with other names"
+                )
 
 
 def load_outside(tensor: TensorProto, folder: Path) -> None:

@@ -70,7 +70,7 @@ def pack(
                     f"tensor '{tensor.name}': its external data are not loaded "
                     "(load the model with onnx.load from its folder)"
                 )
-    graphs.refuse_twins(model)
+    graphs.refuse_malformed(model)
     if profile == "portable":
         packed = ModelProto()
         packed.CopyFrom(model)
@@ -107,7 +107,7 @@ def pack_file(
         SourceNotFoundError: if the source or its external data cannot be read.
     """
     plain = lean.read(source)
-    graphs.refuse_twins(plain.model)
+    graphs.refuse_malformed(plain.model)
     if profile == "compact" and not is_packed_model(plain.model):
         save_parts(_pack_compact(plain), target, largest=largest)
     else:

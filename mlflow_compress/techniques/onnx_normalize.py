@@ -15,7 +15,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed.graphs import default_inputs, refuse_twins
+from mlflow_compress.packed.graphs import default_inputs, refuse_malformed
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     inferred,
@@ -50,7 +50,7 @@ def normalize(model: ModelProto) -> ModelProto:
     model = clone(model)
     defaults = default_inputs(model)
     _refuse_external(model)
-    refuse_twins(model)
+    refuse_malformed(model)
     make_plain(model)
     name_apart(model)
     for graph in walk_graphs(model.graph):

@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from mlflow_compress import packed
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.source import identify
 from mlflow_compress.packed.outside import inside, load_model, outside_files
+from mlflow_compress.techniques import normalize
 from tests.tiny import tiny_model
 
 
@@ -181,3 +183,75 @@ def test_a_model_is_no_device(tmp_path):
         load_model(Path("/dev/zero"), "source '/dev/zero'")
     done = CliRunner().invoke(cli, ["verify", "/dev/zero"])
     assert (done.exit_code, "is no plain file" in done.stderr) == (2, True)
+
+
+TEXTS = {
+    "an initializer": "w1",
+    "an input": "x",
+    "an output": "y",
+    "a value": "h",
+    "an operator": "Relu",
+    "a graph": "tiny",
+    "a size": "rows",
+    "an attribute": "note_name",
+    "metadata": "note_key",
+    "a function": "Own",
+}
+
+
+def with_bytes(text):
+    """The model, with bytes that are no text in the place of one."""
+    model = tiny_model()
+    model.graph.node[1].name, model.graph.node[1].doc_string = "node_name", "node_text"
+    model.graph.node[1].attribute.append(helper.make_attribute("note_name", 1))
+    model.metadata_props.add(key="note_key", value="v")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
+    model.functions.append(
+        helper.make_function("own", "Own", ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])],
+                             [helper.make_opsetid("", 20)])
+    )  # fmt: skip
+    old = model.SerializeToString()
+    new = old.replace(text.encode(), b"\xff" * len(text))
+    assert new != old
+    return new
+
+
+@pytest.mark.parametrize("what", TEXTS)
+@pytest.mark.parametrize("command", ["pack", "portable", "compress", "normalize"])
+def test_texts_that_are_none_are_one_line(tmp_path, what, command):
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(with_bytes(TEXTS[what]))
+    if command == "normalize":
+        with pytest.raises(SourceError, match="and texts of ONNX are UTF-8"):
+            normalize(onnx.load(path))
+        return
+    np.savez(tmp_path / "rows.npz", x=np.zeros((64, 16), np.float32))
+    more = {
+        "pack": ["pack"],
+        "portable": ["pack", "--profile", "portable"],
+        "compress": ["compress", "--calibration", str(tmp_path / "rows.npz")],
+    }[command]
+    done = CliRunner().invoke(cli, [*more, str(path), "-o", str(tmp_path / "out.onnx")])
+    assert done.exit_code == 2, done.output
+    assert "and texts of ONNX are UTF-8" in done.output and done.output.count("\n") == 1
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("text", ["node_name", "node_text"])
+@pytest.mark.parametrize("profile", ["compact", "portable"])
+def test_names_of_nodes_and_comments_come_back_as_they_are(tmp_path, text, profile):
+    path, small, back = (str(tmp_path / name) for name in ("odd.onnx", "small.onnx", "back.onnx"))
+    Path(path).write_bytes(with_bytes(text).replace(b"note_name", b"alpha_two"))
+    packed.pack_file(path, small, profile)
+    packed.unpack_file(small, back)
+    one, other = (onnx.load(name).SerializeToString(deterministic=True) for name in (path, back))
+    assert one == other
+
+
+@pytest.mark.parametrize("version", [-1, 1 << 40])
+@pytest.mark.parametrize("profile", ["compact", "portable"])
+def test_an_ir_version_that_is_none_is_refused(version, profile):
+    model = tiny_model()
+    model.ir_version = version
+    with pytest.raises(SourceError, match=f"IR version {version}, which is none"):
+        packed.pack(model, profile)
