@@ -127,9 +127,10 @@ def _check_database(uri: str) -> None:
     """
     try:
         engine = create_sqlalchemy_engine(uri)
-        with engine.connect():
-            pass
-        engine.dispose()
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
     except DBAPIError as error:
         text = one_line(error.orig or error)
         if is_lasting(error) or any(words in text for words in _REFUSED):

@@ -22,6 +22,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.errors import UnreachableError
 from mlflow_compress.records import DatasetRef
 from mlflow_compress.registry.retry import PATIENCE, patiently
 
@@ -31,6 +32,9 @@ Result = TypeVar("Result")
 
 # MLflow keeps 36 characters of a dataset's digest; the whole sha256 goes into an input tag.
 DIGEST_LENGTH = 36
+
+_AGAIN = 5.0
+"""Seconds to wait for a server that was waited for in vain."""
 
 _TOKEN = "compress.token"
 _TABLES = "mlflow.loggedArtifacts"
@@ -86,11 +90,21 @@ class RunWriter:
         self.client = client
         self.experiment_id = experiment_id
         self._tags = dict(tags)
-        self._patience = patience
+        self._patience = self._left = patience
 
     def do(self, what: str, call: Callable[[], Result]) -> Result:
-        """Call with patience; ``call`` must be safe to repeat."""
-        return patiently(what, call, self._patience)
+        """Call with patience; ``call`` must be safe to repeat.
+
+        Once a server was waited for in vain, it is not waited for as long again until it answers:
+        a run that ends has several calls to make.
+        """
+        try:
+            result = patiently(what, call, self._left)
+        except UnreachableError:
+            self._left = min(self._left, _AGAIN)
+            raise
+        self._left = self._patience
+        return result
 
     def create_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Create one run, also when the answer to the first try was lost; return its id."""

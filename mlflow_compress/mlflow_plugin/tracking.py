@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from mlflow.models import Model
 from mlflow.tracking.context.registry import resolve_tags
 
 from mlflow_compress import report as reporting
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
 from mlflow_compress.mlflow_plugin.earlier import (
@@ -254,7 +255,8 @@ class Tracker:
             if status == "FINISHED":
                 self._summarise(trials)
         except BaseException:
-            self._runs.close(self._search_id, "FAILED")
+            with suppress(UnreachableError):  # what came first says more
+                self._runs.close(self._search_id, "FAILED")
             raise
         self._runs.close(self._search_id, status)
 

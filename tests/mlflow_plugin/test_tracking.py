@@ -18,6 +18,7 @@ from mlflow_compress.errors import UnreachableError
 from mlflow_compress.mlflow_plugin import Tracker
 from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import DatasetRef, Recipe, StageReport, Step, Trial
+from mlflow_compress.registry.retry import patiently
 from mlflow_compress.search.observer import SearchInfo
 
 CALIBRATION = DatasetRef("digits-train", "ef" * 32, 200)
@@ -350,3 +351,39 @@ def test_a_run_whose_making_was_broken_off_is_not_left_running(client, monkeypat
         runs.create_run("r", {})
     (left,) = client.search_runs([runs.experiment_id])
     assert left.info.status == "KILLED"
+
+
+def test_a_server_that_was_waited_for_in_vain_is_not_waited_for_as_long_again(client, monkeypatch):
+    waits = []
+
+    def waiting(what, call, seconds):
+        waits.append(seconds)
+        return patiently(what, call, 0)
+
+    monkeypatch.setattr("mlflow_compress.mlflow_plugin.runs.patiently", waiting)
+    runs = RunWriter(client, client.create_experiment("e"), {}, patience=60)
+
+    def down():
+        raise ConnectionError("refused")
+
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            runs.do("end the run", down)
+    runs.do("end the run", lambda: None)
+    runs.do("end the run", lambda: None)
+    assert waits == [60, 5, 5, 60]
+
+
+def test_what_a_search_ended_of_is_said_and_not_what_ending_it_met(tracker, monkeypatch):
+    tracker.search_started(INFO)
+
+    def refused(what):
+        def call(*_, **__):
+            raise UnreachableError(what)
+
+        return call
+
+    monkeypatch.setattr(tracker, "_summarise", refused("the summary"))
+    monkeypatch.setattr(RunWriter, "close", refused("the end"))
+    with pytest.raises(UnreachableError, match="the summary"):
+        tracker.search_finished([], "FINISHED")
