@@ -309,19 +309,18 @@ def _keep_outside(model: ModelProto, taken: set[str], names: set[str]) -> None:
     read -= {"", *(name for node in nests for name in node.input)}
     outputs = {value.name for value in graph.output if value.type.HasField("tensor_type")}
     read |= {name for name in outputs if name in inside or _clashes(name, taken)}
-    held = initializers(model)
-    given = [value.name for value in graph.input
-             if value.name not in held and value.type.HasField("tensor_type")
-             and _clashes(value.name, taken)]  # fmt: skip
+    held = initializers(model).keys()
+    given = {v.name for v in graph.input if v.type.HasField("tensor_type")} - held
+    given = {name for name in given | (held & outputs) if _clashes(name, taken)}
     made = [name for node in graph.node for name in node.output if name in read]
-    own = {name: _own_name(name, taken) for name in (*given, *made)}
+    own = {name: _own_name(name, taken) for name in (*sorted(given), *made)}
     if not own:
         return
 
     def identity(one: str, other: str) -> NodeProto:
         return helper.make_node("Identity", [one], [other], unique_name(f"{one}_kept", names))
 
-    nodes = [identity(name, own[name]) for name in given]
+    nodes = [identity(name, own[name]) for name in sorted(given)]
     for node in graph.node:
         node.input[:] = [own.get(name, name) for name in node.input]
         behind = [identity(own[name], name) for name in node.output if name in own]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from onnx import ModelProto
 
-from mlflow_compress.techniques.onnx_graph import clone, walk_graphs, walk_nodes
+from mlflow_compress.techniques.onnx_graph import clone, value_names, walk_graphs, walk_nodes
 
 __all__ = ["shorten_names", "shorten_weights"]
 
@@ -20,7 +20,7 @@ def shorten_names(model: ModelProto) -> ModelProto:
     graph = model.graph
     kept = {value.name for value in graph.output}
     made = [name for node in graph.node for name in node.output if name and name not in kept]
-    _rename(model, _short(made, _taken(model)))
+    _rename(model, _short(made, value_names(model)))
     for node in walk_nodes(graph):
         node.name = ""
     return model
@@ -34,24 +34,11 @@ def shorten_weights(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
     model = clone(model)
     kept = {value.name for value in (*model.graph.input, *model.graph.output)}
     held = [tensor.name for tensor in model.graph.initializer if tensor.name not in kept]
-    short = _short(held, _taken(model) - set(held))
+    short = _short(held, value_names(model) - set(held))
     _rename(model, short)
     for tensor in model.graph.initializer:
         tensor.name = short.get(tensor.name, tensor.name)
     return model, {new: old for old, new in short.items() if new != old}
-
-
-def _taken(model: ModelProto) -> set[str]:
-    """Return all names that are in use."""
-    graph = model.graph
-    taken = {value.name for value in (*graph.input, *graph.output)}
-    for inner in walk_graphs(graph):
-        taken |= {tensor.name for tensor in inner.initializer}
-        taken |= {value.name for value in (*inner.input, *inner.output)}
-        taken |= {tensor.values.name for tensor in inner.sparse_initializer}
-    for node in walk_nodes(graph):
-        taken |= {name for name in node.output if name}
-    return taken
 
 
 def _short(names: Iterable[str], taken: set[str]) -> dict[str, str]:

@@ -53,6 +53,14 @@ def clashing_names():
     return model_of(nodes, held | {"b": weights(16)})
 
 
+def weight_that_is_an_output():
+    """It keeps its name, of which a quantizer makes one that there is."""
+    nodes = [node("MatMul", "x w", "w_quantized"), node("MatMul", "w_quantized v", "y")]
+    model = model_of(nodes, {"w": weights(16, 16), "v": weights(16, 8)})
+    model.graph.output.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [16, 16]))
+    return model
+
+
 def function_named_like_an_operator():
     """``own.MatMul`` adds."""
     opsets = [helper.make_opsetid("", 17)]
@@ -88,6 +96,7 @@ GRAPHS = {
     "lowest number as a mask": lambda: attention(np.finfo(np.float32).min),
     "one weight both ways": both_ways,
     "names that a tool makes": clashing_names,
+    "such a name for an output's": weight_that_is_an_output,
     "function called as an operator": function_named_like_an_operator,
     "stacked weights": stacked,
 }
