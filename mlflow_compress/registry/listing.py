@@ -8,7 +8,7 @@ from mlflow_compress.errors import UnreachableError, shown
 
 __all__ = ["every", "up_to", "version_number"]
 
-_MOST_PAGES = 10_000
+_MOST_PAGES = 1_000
 
 
 def every(page_at: Callable[[str | None], Any]) -> Iterator[Any]:

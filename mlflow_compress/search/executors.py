@@ -10,9 +10,9 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from multiprocessing import resource_tracker
@@ -235,16 +235,14 @@ class Process(Executor):
             self._pool = None
 
 
-@contextmanager
-def own_modules() -> Iterator[str | None]:
+def own_modules() -> AbstractContextManager[str | None]:
     """Start processes that take no modules from the current folder before they are told to.
 
     ``python -c`` and ``python -m`` look there first, and with them what pools start: a
     ``tempfile.py`` that lies there would run. What this process imports is unchanged, and workers
-    look where it looks.
+    look where it looks. It gives what the variable was before.
     """
-    with variable(_SAFE_PATH, "1") as before:
-        yield before
+    return variable(_SAFE_PATH, "1")
 
 
 def _begin(parent: int, safe_path: str | None) -> None:

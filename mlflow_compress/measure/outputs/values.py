@@ -115,14 +115,15 @@ def compare_values(spec: Output, variant: Array, source: Array) -> ValueRows:
     variances = np.maximum(mean_power - means**2, 0)
     # sum over a row's places of (x - mean)^2, from its sums
     powers = squares - 2 * means * totals + counts * means**2
-    floor = _floor(mean_power, variances)
+    silent = mean_power == 0
+    floor = np.where(silent, _usual(variances[~silent]), _CONSTANT * mean_power) + _TINY
     powers = np.maximum(powers, 0) + counts * np.maximum(floor - variances, 0)
     deviations = _deviations(counts, totals, squares)
     bounds = np.stack([block[5] for block in blocks])
     probable = (bounds[..., 0].min(axis=0) >= 0) & (bounds[..., 1].max(axis=0) <= 1)
     groups = _groups(np.sqrt(np.maximum(variances, floor)), probable, spec)
     if groups.shape[1] < len(floor):  # by themselves, they would make little of errors in others
-        groups = _apart(groups, mean_power == 0)
+        groups = _apart(groups, silent)
     errors, powers = errors @ groups, powers @ groups
     if left:
         errors = np.concatenate([errors, np.full((left, errors.shape[1]), np.inf)])
@@ -138,15 +139,12 @@ def _apart(groups: np.ndarray, silent: np.ndarray) -> np.ndarray:
     return split[:, split.any(axis=0)]
 
 
-def _floor(power: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """Return the least variance that each channel counts with, [channels].
+def _usual(variances: np.ndarray) -> float:
+    """Return the variance that a channel counts with which gives nothing but zeros.
 
-    A channel that gives nothing but zeros, such as a dead unit, has no scale of its own: an error
-    in it counts as in a usual channel of the output.
+    A dead unit has no scale of its own: an error in it counts as in a usual channel.
     """
-    silent = power == 0
-    usual = float(np.median(variances[~silent])) if not silent.all() else 0.0
-    return np.where(silent, usual, _CONSTANT * power) + _TINY
+    return float(np.median(variances)) if variances.size else 0.0
 
 
 def _deviations(counts: np.ndarray, totals: np.ndarray, squares: np.ndarray) -> np.ndarray:
