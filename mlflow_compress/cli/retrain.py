@@ -87,7 +87,7 @@ def _show_skipped(result: "Result") -> None:
 def _terminated_as_interrupted() -> Iterator[None]:
     """End on SIGTERM, which schedulers send, as cleanly as on Ctrl-C."""
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)

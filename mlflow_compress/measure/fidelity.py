@@ -159,7 +159,7 @@ def _share_interval(missed: np.ndarray, level: float) -> Interval:
 
 
 def _values(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, _others: Outputs
 ) -> OutputFidelity:
     given, wanted = variant[output.name], source[output.name]
     measures, rows = _errors(output, given, wanted)
@@ -176,7 +176,7 @@ def _values(
 
 
 def _embedding(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, _others: Outputs
 ) -> OutputFidelity:
     given, wanted = variant[output.name], source[output.name]
     cosines, broken, vectors = compare_embeddings(output, given, wanted)
@@ -199,7 +199,7 @@ def _embedding(
 
 
 def _boxes(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, _others: Outputs
 ) -> OutputFidelity:
     rows = compare_boxes(output, variant, source)
     same, given, wanted = rows.hits.sum(axis=0)
@@ -223,7 +223,7 @@ def _boxes(
 
 
 def _sequence(
-    output: Output, variant: Outputs, source: Outputs, level: float | None, others: Outputs
+    output: Output, variant: Outputs, source: Outputs, level: float | None, _others: Outputs
 ) -> OutputFidelity:
     given, wanted = variant[output.name], source[output.name]
     rows, broken = compare_sequences(output, given, wanted)

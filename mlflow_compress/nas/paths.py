@@ -95,7 +95,7 @@ class _Gated(torch.autograd.Function):
     """Runs the active candidate; gives each rival's gate the gradient of its output's share."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gates: Tensor, choice: Choice) -> Tensor:
+    def forward(ctx: Any, x: Tensor, _gates: Tensor, choice: Choice) -> Tensor:
         with torch.enable_grad():
             inside = x.detach().requires_grad_()
             made = choice.candidates[choice.active](inside)

@@ -295,7 +295,7 @@ class Candidate:
         Returns:
             The coded weight, and the longest code in bits (0 where no function counts levels).
         """
-        writer = _Writer(self.dtype, step, joint, names)
+        writer = _Writer(step, joint, names)
         attributes: dict[str, list[int]] = {"shape": list(self.dims)}
         if kind == "Fixed":
             attributes["weights"] = self._write_fixed(writer)
@@ -337,7 +337,7 @@ class Candidate:
 class _Writer:
     """Collects what one node reads, and where its symbols are among those of all streams."""
 
-    def __init__(self, dtype: int, step: int, joint: Joint, names: Iterator[str]) -> None:
+    def __init__(self, step: int, joint: Joint, names: Iterator[str]) -> None:
         self.step, self.joint, self.names, self.depth = step, joint, names, 0
         self.tensors: list[TensorProto] = []
         self.places: list[int] = []

@@ -75,7 +75,7 @@ def rollback(
     open_ones = do(lambda: log.read_open(target))
     begun = next((one for one in open_ones if one.outcome == ROLLED_BACK), None)
     if begun is None:
-        begun = do(lambda: _begin_rollback(client, log, state, target, to, why))
+        begun = do(lambda: _begin_rollback(log, state, target, to, why))
     else:
         begun = do(lambda one=begun: log.take_over(one))  # type: ignore[misc]
     bad, goal = begun.incumbent, begun.version
@@ -146,7 +146,6 @@ def _describe(
 
 
 def _begin_rollback(
-    client: Any,
     log: DecisionLog,
     state: RegistryState,
     target: str,

@@ -66,7 +66,7 @@ def breed(space: Space, history: Sequence[Tried], rng: np.random.Generator) -> P
         return draw(space, rng, alike=True)
     point = _tournament(parents, rng).point
     if rng.random() < _CROSSED:
-        point = cross(space, point, _tournament(parents, rng).point, rng)
+        point = cross(point, _tournament(parents, rng).point, rng)
     return mutate(space, point, rng)
 
 

@@ -55,7 +55,7 @@ def _accuracy(value: float, variant: Variant) -> float:
     return told_quality(value - (accuracy.source_score if accuracy is not None else 1.0))
 
 
-def _speed(value: float, variant: Variant) -> float:
+def _speed(value: float, _variant: Variant) -> float:
     return _compressed(math.log10(2 / -value)) if value < 0 else math.nan
 
 

@@ -113,7 +113,7 @@ def mutate(space: Space, point: Point, rng: np.random.Generator, *, changes: flo
     return made
 
 
-def cross(space: Space, one: Point, other: Point, rng: np.random.Generator) -> Point:
+def cross(one: Point, other: Point, rng: np.random.Generator) -> Point:
     """Return a point with each setting from one of two parents.
 
     Parents of different alternatives have no settings in common: the first is returned.

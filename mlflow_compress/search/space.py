@@ -294,14 +294,14 @@ def _alternative(recipe: Any, where: str, prefix: str) -> Alternative:
             if isinstance(value, Choice | Range):
                 dimensions[at] = value
             if isinstance(value, PerLayer):
-                _check_per_layer(name, key, parsed, f"{where}[{index}]")
+                _check_per_layer(name, key, f"{where}[{index}]")
                 open_ones = {p: v for p, v in value.values.items() if isinstance(v, Choice | Range)}
                 dimensions |= {f"{at}[{pattern}]": one for pattern, one in open_ones.items()}
         steps.append((name, parsed))
     return Alternative(tuple(steps), profile, dimensions)
 
 
-def _check_per_layer(name: str, key: str, settings: Mapping[str, Any], where: str) -> None:
+def _check_per_layer(name: str, key: str, where: str) -> None:
     """Refuse layers where no technique takes a value for each."""
     if _PER_LAYER.get(name) != key:
         known = ", ".join(f"{technique}.{setting}" for technique, setting in _PER_LAYER.items())

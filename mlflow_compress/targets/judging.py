@@ -254,7 +254,7 @@ def _kind_of(output: OutputFidelity, bound: _Bound, is_named: bool) -> LimitKind
     )
 
 
-def _read_unjudged(report: Report, target: Target, rows: str | None) -> Reading:
+def _read_unjudged(report: Report, _target: Target, rows: str | None) -> Reading:
     reading = read_fidelity_score(report, rows)
     # A score alone says nothing of an output.
     return reading if reading.value is None else Reading(None, "no output was judged")

@@ -122,7 +122,7 @@ def metric_problem(
     return ""
 
 
-def _plain(value: float, report: Report) -> str:
+def _plain(value: float, _report: Report) -> str:
     return f"{value:.4g}"
 
 
@@ -183,7 +183,7 @@ def _own_size(bound: float) -> float:
     return max(bound, _LEAST_SCALE)
 
 
-def _quality(bound: float) -> float:
+def _quality(_bound: float) -> float:
     return QUALITY_SCALE
 
 

@@ -38,7 +38,7 @@ class Float16(Technique[Float16Settings]):
         """See :func:`mlflow_compress.techniques.onnx_float16.float16`."""
         from mlflow_compress.techniques.onnx_float16 import float16
 
-        return float16(model, settings, context)
+        return float16(model, settings)
 
 
 TECHNIQUE = Float16()

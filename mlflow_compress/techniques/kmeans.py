@@ -169,7 +169,7 @@ def _binned(points: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return moment[held] / total[held], total[held]
 
 
-def _linear(points: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
+def _linear(points: np.ndarray, _mass: np.ndarray, k: int) -> np.ndarray:
     return np.linspace(points[0], points[-1], k)
 
 

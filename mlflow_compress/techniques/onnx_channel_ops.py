@@ -309,7 +309,7 @@ def _gather(t: Tracker, node: NodeProto) -> Made:
     return {node.output[0]: {k if k < along else k + indices - 1: n for k, n in axes.items()}}
 
 
-def _numbers_only(t: Tracker, node: NodeProto) -> Made:
+def _numbers_only(_t: Tracker, _node: NodeProto) -> Made:
     return {}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques.base import Context, Result, closest
+from mlflow_compress.techniques.base import Result, closest
 from mlflow_compress.techniques.float16 import Float16Settings
 from mlflow_compress.techniques.onnx_graph import (
     clone,
@@ -21,7 +21,7 @@ _TINY = 64
 """Below so many elements a Cast node takes more bytes than it saves."""
 
 
-def float16(model: ModelProto, settings: Float16Settings, context: Context) -> Result:
+def float16(model: ModelProto, settings: Float16Settings) -> Result:
     """Store float32 tensors as float16, each behind a Cast to float32.
 
     A tensor with a value beyond float16's range stays as it is, with a note.

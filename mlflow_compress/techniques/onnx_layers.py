@@ -5,7 +5,7 @@ MatMul and the matrices inside LSTM, GRU and RNN alike.
 """
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,15 +196,9 @@ def linear_layers(model: ModelProto) -> Iterator[LinearLayer]:
         for name, tensor in held.items()
         if len(where[name]) == 1 and tensor.data_type in FLOATS and 0 not in tensor.dims
     }
+    reader = _Reader(held, where, alone)
     for node in model.graph.node:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        makers = {"Conv": _conv, "ConvTranspose": _deconv, "Gemm": _gemm, "MatMul": _matmul}
-        if node.op_type in _RECURRENT:
-            yield from _recurrent(node, attributes, alone, held)
-        elif node.op_type in makers and node.input[1] in alone and node.input[0] not in held:
-            layer = makers[node.op_type](node, attributes, alone, held, where)
-            if layer is not None:
-                yield layer
+        yield from reader.layers(node)
 
 
 def add_biases(model: ModelProto, weights: Container[str]) -> dict[str, str]:
@@ -232,76 +226,93 @@ def add_biases(model: ModelProto, weights: Container[str]) -> dict[str, str]:
     return origin
 
 
-Held = Mapping[str, TensorProto]
-Where = Mapping[str, Sequence[Use]]
 Attributes = dict[str, Any]
 
 
-def _conv(
-    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
-) -> LinearLayer:
-    bias = _bias(node, 2, held[node.input[1]].dims[0], alone, held)
-    groups = int(attributes.get("group", 1))
-    return LinearLayer(node, node.input[1], node.input[0], bias, groups, attributes=attributes)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads layers off nodes.
+
+    Attributes:
+        held: the initializers.
+        where: who reads each value.
+        alone: the weights that one node reads.
+    """
+
+    held: Mapping[str, TensorProto]
+    where: Mapping[str, Sequence[Use]]
+    alone: set[str]
+
+    def layers(self, node: NodeProto) -> Iterator[LinearLayer]:
+        """Yield a node's layers: two of a recurrent one, else one at most."""
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type in _RECURRENT:
+            yield from self._recurrent(node, attributes)
+            return
+        make = _MAKERS.get(node.op_type)
+        if make is not None and node.input[1] in self.alone and node.input[0] not in self.held:
+            layer = make(self, node, attributes)
+            if layer is not None:
+                yield layer
+
+    def _conv(self, node: NodeProto, attributes: Attributes) -> LinearLayer:
+        bias = self._bias(node, 2, self.held[node.input[1]].dims[0])
+        groups = int(attributes.get("group", 1))
+        return LinearLayer(node, node.input[1], node.input[0], bias, groups, attributes=attributes)
+
+    def _deconv(self, node: NodeProto, attributes: Attributes) -> LinearLayer:
+        groups = int(attributes.get("group", 1))
+        return LinearLayer(
+            node, node.input[1], node.input[0], None, groups, transposed=True, attributes=attributes
+        )
+
+    def _gemm(self, node: NodeProto, attributes: Attributes) -> LinearLayer | None:
+        if attributes.get("transA", 0) or attributes.get("alpha", 1) != 1:
+            return None
+        transposed = not attributes.get("transB", 0)
+        width = self.held[node.input[1]].dims[1 if transposed else 0]
+        bias = self._bias(node, 2, width) if attributes.get("beta", 1) == 1 else None
+        return LinearLayer(
+            node, node.input[1], node.input[0], bias, transposed=transposed, attributes=attributes
+        )
+
+    def _matmul(self, node: NodeProto, _attributes: Attributes) -> LinearLayer | None:
+        dims = self.held[node.input[1]].dims
+        if len(dims) != 2:
+            return None
+        bias = None
+        followers = self.where.get(node.output[0], ())
+        if len(followers) == 1 and followers[0].node.op_type == "Add":
+            bias = self._bias(followers[0].node, 1 - followers[0].index, dims[1])
+        return LinearLayer(node, node.input[1], node.input[0], bias, transposed=True)
+
+    def _recurrent(self, node: NodeProto, attributes: Attributes) -> Iterator[LinearLayer]:
+        if attributes.get("layout", 0):
+            return
+        for index, source in ((1, node.input[0]), (2, node.output[0] if node.output else "")):
+            weight = node.input[index]
+            if weight in self.alone and source and source not in self.held:
+                yield LinearLayer(
+                    node,
+                    weight,
+                    source,
+                    groups=self.held[weight].dims[0],
+                    recurrent=index == 2,
+                    attributes=attributes,
+                )
+
+    def _bias(self, node: NodeProto, index: int, width: int) -> str | None:
+        """Return a node's input when it is an initializer of its own with a value per output."""
+        name = node.input[index] if len(node.input) > index else ""
+        if name not in self.alone:
+            return None
+        dims = list(self.held[name].dims)
+        return name if math.prod(dims) == width and dims[-1:] == [width] else None
 
 
-def _deconv(
-    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
-) -> LinearLayer:
-    groups = int(attributes.get("group", 1))
-    return LinearLayer(
-        node, node.input[1], node.input[0], None, groups, transposed=True, attributes=attributes
-    )
-
-
-def _gemm(
-    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
-) -> LinearLayer | None:
-    if attributes.get("transA", 0) or attributes.get("alpha", 1) != 1:
-        return None
-    transposed = not attributes.get("transB", 0)
-    width = held[node.input[1]].dims[1 if transposed else 0]
-    bias = _bias(node, 2, width, alone, held) if attributes.get("beta", 1) == 1 else None
-    return LinearLayer(
-        node, node.input[1], node.input[0], bias, transposed=transposed, attributes=attributes
-    )
-
-
-def _matmul(
-    node: NodeProto, attributes: Attributes, alone: set[str], held: Held, where: Where
-) -> LinearLayer | None:
-    dims = held[node.input[1]].dims
-    if len(dims) != 2:
-        return None
-    bias = None
-    followers = where.get(node.output[0], ())
-    if len(followers) == 1 and followers[0].node.op_type == "Add":
-        bias = _bias(followers[0].node, 1 - followers[0].index, dims[1], alone, held)
-    return LinearLayer(node, node.input[1], node.input[0], bias, transposed=True)
-
-
-def _recurrent(
-    node: NodeProto, attributes: Attributes, alone: set[str], held: Held
-) -> Iterator[LinearLayer]:
-    if attributes.get("layout", 0):
-        return
-    for index, source in ((1, node.input[0]), (2, node.output[0] if node.output else "")):
-        weight = node.input[index]
-        if weight in alone and source and source not in held:
-            yield LinearLayer(
-                node,
-                weight,
-                source,
-                groups=held[weight].dims[0],
-                recurrent=index == 2,
-                attributes=attributes,
-            )
-
-
-def _bias(node: NodeProto, index: int, width: int, alone: set[str], held: Held) -> str | None:
-    """Return a node's input when it is an initializer of its own with one value per output."""
-    name = node.input[index] if len(node.input) > index else ""
-    if name not in alone:
-        return None
-    dims = list(held[name].dims)
-    return name if math.prod(dims) == width and dims[-1:] == [width] else None
+_MAKERS: Mapping[str, Callable[[_Reader, NodeProto, Attributes], LinearLayer | None]] = {
+    "Conv": _Reader._conv,
+    "ConvTranspose": _Reader._deconv,
+    "Gemm": _Reader._gemm,
+    "MatMul": _Reader._matmul,
+}

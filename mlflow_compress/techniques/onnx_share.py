@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques.base import Context, Result, closest
+from mlflow_compress.techniques.base import Result, closest
 from mlflow_compress.techniques.kmeans import cluster
 from mlflow_compress.techniques.onnx_graph import (
     FLOATS,
@@ -32,7 +32,7 @@ _BIAS_CLUSTERS = 32
 _BIAS_INPUTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3}
 
 
-def share(model: ModelProto, settings: ShareSettings, context: Context) -> Result:
+def share(model: ModelProto, settings: ShareSettings) -> Result:
     """Cluster every weight tensor (and bias) into ``clusters`` values.
 
     Raises:

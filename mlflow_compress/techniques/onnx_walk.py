@@ -72,7 +72,7 @@ class Walk:
             if not keep or _bytes(made) * len(self._store) > _KEEP_BYTES:
                 keep, kept = False, []
         if keep:
-            self._commit(segment, kept)
+            self._commit(kept)
 
     def _segment(self, names: Iterable[str]) -> list[int]:
         """Return the nodes that have to run for some values, in order."""
@@ -117,7 +117,7 @@ class Walk:
             part.graph.output.add().name = value
         return part
 
-    def _commit(self, segment: list[int], kept: list[Feed]) -> None:
+    def _commit(self, kept: list[Feed]) -> None:
         """Move the cut behind a segment, and drop what nothing after it reads."""
         for feed, made in zip(self._store, kept, strict=True):
             feed.update(made)

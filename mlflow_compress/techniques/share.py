@@ -58,7 +58,7 @@ class Share(Technique[ShareSettings]):
             return trained_share(model, settings, context)
         from mlflow_compress.techniques.onnx_share import share
 
-        return share(model, settings, context)
+        return share(model, settings)
 
 
 TECHNIQUE = Share()

@@ -42,7 +42,7 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    def run(spec: Spec, values: Sequence[Value]) -> Tensor:
+    def run(_spec: Spec, values: Sequence[Value]) -> Tensor:
         made = need(values)
         for index in range(1, len(values)):
             made = function(made, need(values, index))
@@ -203,7 +203,7 @@ def _constant_of_shape(spec: Spec, values: Sequence[Value]) -> Tensor:
     return torch.zeros(shape) if value is None else value.reshape(()).expand(shape).clone()
 
 
-def _constant(spec: Spec, values: Sequence[Value]) -> Tensor:
+def _constant(spec: Spec, _values: Sequence[Value]) -> Tensor:
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         if name in spec.attributes:
             found = spec.get(name)
@@ -211,7 +211,7 @@ def _constant(spec: Spec, values: Sequence[Value]) -> Tensor:
     raise spec.refuse("only numbers are supported")
 
 
-def _range(spec: Spec, values: Sequence[Value]) -> Tensor:
+def _range(_spec: Spec, values: Sequence[Value]) -> Tensor:
     start, stop, step = (need(values, index) for index in range(3))
     return torch.arange(start.item(), stop.item(), step.item(), dtype=start.dtype)
 
@@ -228,7 +228,7 @@ def _gemm(spec: Spec, values: Sequence[Value]) -> Tensor:
     return made if c is None else made + spec.get("beta", 1.0) * c
 
 
-def _prelu(spec: Spec, values: Sequence[Value]) -> Tensor:
+def _prelu(_spec: Spec, values: Sequence[Value]) -> Tensor:
     x, slope = need(values), need(values, 1)
     return torch.where(x < 0, x * slope, x)
 

@@ -19,7 +19,7 @@ def trained_share(model: ModelProto, settings: ShareSettings, context: Context) 
         ConfigError: ``exclude`` names a tensor that is not shared anyway.
         TechniqueError: there is nothing to share, or the model cannot be trained.
     """
-    shared = share(model, settings, context).model
+    shared = share(model, settings).model
     lesson = Lesson.of("share", shared, settings, context)
     names = lesson.weights(coded(shared, settings.exclude, settings.biases))
     epochs = lesson.teach(SharedValues(lesson.student, names))

@@ -1,7 +1,6 @@
 """From an ONNX model through PyTorch training and back: what all trained techniques share."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def _data(context: Context) -> TrainData:
     return context.train
 
 
-def summary(epochs: list[Epoch], extra: Callable[[Epoch], str] | None = None) -> tuple[Any, ...]:
+def summary(epochs: list[Epoch]) -> tuple[Any, ...]:
     """Say in one sentence what a training came to."""
     if not epochs:
         return ()

@@ -62,7 +62,7 @@ def test_more_bits_less_error_and_feedback_beats_plain_rounding(convnet, rows, r
 
 
 def test_it_beats_k_means_at_the_same_entropy(convnet, rows, evaluate, arrays):
-    shared = share(convnet, ShareSettings(clusters=6, biases=False), Context()).model
+    shared = share(convnet, ShareSettings(clusters=6, biases=False)).model
     bits = bits_each(arrays(shared))
     settings = EntropyShareSettings(bits=bits, biases=False)
     made = entropy_share(convnet, settings, Context(rows)).model

@@ -53,20 +53,20 @@ def test_weights_pull_the_centers():
 
 
 def test_every_weight_tensor_holds_at_most_so_many_values(convnet, arrays):
-    made = arrays(share(convnet, ShareSettings(clusters=8), Context()).model)
+    made = arrays(share(convnet, ShareSettings(clusters=8)).model)
     for name in ("c1.w", "c2.w", "f1.w", "f2.w"):
         assert np.unique(made[name]).size <= 8
     assert np.unique(made["f1.b"]).size == 32
 
 
 def test_biases_can_be_left_alone(convnet, arrays):
-    made = arrays(share(convnet, ShareSettings(clusters=8, biases=False), Context()).model)
+    made = arrays(share(convnet, ShareSettings(clusters=8, biases=False)).model)
     np.testing.assert_array_equal(made["f1.b"], arrays(convnet)["f1.b"])
 
 
 def test_pruned_zeros_stay_zeros_and_nothing_else_becomes_zero(convnet, arrays):
     pruned = prune(convnet, PruneSettings(sparsity=0.6), Context()).model
-    made, before = arrays(share(pruned, ShareSettings(clusters=4), Context()).model), arrays(pruned)
+    made, before = arrays(share(pruned, ShareSettings(clusters=4)).model), arrays(pruned)
     for name in ("c1.w", "c2.w", "f1.w", "f2.w"):
         np.testing.assert_array_equal(made[name] == 0, before[name] == 0)
         assert np.unique(made[name]).size <= 4
@@ -79,7 +79,7 @@ def test_an_array_with_few_values_is_returned_as_it_is():
 
 def test_an_unknown_excluded_tensor_is_refused(convnet):
     with pytest.raises(ConfigError, match=r"share\.exclude: 'c3\.w'"):
-        share(convnet, ShareSettings(exclude=("c3.w",)), Context())
+        share(convnet, ShareSettings(exclude=("c3.w",)))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

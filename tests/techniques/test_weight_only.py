@@ -108,7 +108,7 @@ def test_scales_may_clip_outliers_and_a_channel_of_zeros_is_safe():
 
 
 def test_float16_halves_the_bytes_and_hardly_changes_outputs(convnet, rows, arrays, evaluate):
-    made = float16(convnet, Float16Settings(), Context())
+    made = float16(convnet, Float16Settings())
     assert arrays(made.model)["f1.w_half"].dtype == np.float16
     assert arrays(made.model)["f1.b_half"].dtype == np.float16
     assert arrays(made.model)["c1.b"].dtype == np.float32
@@ -121,7 +121,7 @@ def test_float16_leaves_what_does_not_fit(convnet, arrays):
 
     model = clone(convnet)
     set_initializer(initializers(model)["f2.w"], np.full((64, 10), 1e6))
-    made = float16(model, Float16Settings(), Context())
+    made = float16(model, Float16Settings())
     assert arrays(made.model)["f2.w"].dtype == np.float32
     assert made.notes == ("f2.w has values beyond float16's range and stays in float32",)
 

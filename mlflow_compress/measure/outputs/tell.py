@@ -238,7 +238,7 @@ def _is_head(sample: np.ndarray, origin: _Origin) -> bool:
 
 
 def _distribution(
-    name: str, sample: np.ndarray, origin: _Origin, evidence: Evidence
+    name: str, sample: np.ndarray, _origin: _Origin, evidence: Evidence
 ) -> Output | None:
     """Tell probabilities by their sums, and log-probabilities by those of their powers."""
     if sample.ndim < 2 or not np.isfinite(sample).all():
@@ -288,7 +288,7 @@ def _as_sequence(output: Output, sample: np.ndarray, evidence: Evidence) -> Outp
 
 
 def _named_classes(
-    name: str, sample: np.ndarray, origin: _Origin, evidence: Evidence
+    name: str, sample: np.ndarray, _origin: _Origin, evidence: Evidence
 ) -> Output | None:
     """Tell logits by the output's name, or by as many names of classes in the metadata."""
     if sample.ndim < 2:
@@ -306,7 +306,9 @@ def _named_classes(
     return None
 
 
-def _labelled(name: str, sample: np.ndarray, origin: _Origin, evidence: Evidence) -> Output | None:
+def _labelled(
+    name: str, _sample: np.ndarray, _origin: _Origin, evidence: Evidence
+) -> Output | None:
     """Tell classes by labels that the best class is right about more often than chance."""
     labels, rows = evidence.labels, evidence.outputs[name]
     if labels is None or labels.dtype.kind not in "iub" or not isinstance(rows, np.ndarray):
@@ -333,7 +335,9 @@ def _labelled(name: str, sample: np.ndarray, origin: _Origin, evidence: Evidence
     return Output(name, "classes", form, axis=axis, reason=why)
 
 
-def _embedding(name: str, sample: np.ndarray, origin: _Origin, evidence: Evidence) -> Output | None:
+def _embedding(
+    name: str, sample: np.ndarray, origin: _Origin, _evidence: Evidence
+) -> Output | None:
     """Tell an embedding by vectors of length 1, or by its name."""
     if sample.ndim not in (2, 3) or sample.shape[-1] < _LEAST_FEATURES:
         return None
@@ -346,7 +350,7 @@ def _embedding(name: str, sample: np.ndarray, origin: _Origin, evidence: Evidenc
     return None
 
 
-def _detector(name: str, sample: np.ndarray, origin: _Origin, evidence: Evidence) -> Output | None:
+def _detector(name: str, sample: np.ndarray, _origin: _Origin, evidence: Evidence) -> Output | None:
     """Tell the raw head of a YOLO by the metadata that ultralytics writes."""
     metadata = _metadata(evidence.model)
     names = _class_names(evidence.model).get("names")

@@ -73,7 +73,7 @@ def _require_edit(caller: Caller, name: str) -> None:
     )
 
 
-def _promote(caller: Caller, name: str, target: str, why: str) -> None:
+def _promote(caller: Caller, name: str, target: str, _why: str) -> None:
     known = registry.history(caller.client, name, target, patience=PATIENCE)
     profile = limits_of(caller, known)
     told = _model(caller, name).tags.get(LIMITS_TAG + target)
@@ -100,11 +100,11 @@ def _rollback(caller: Caller, name: str, target: str, why: str) -> None:
     registry.rollback(caller.client, name, target, why=" ".join(why.split()), patience=PATIENCE)
 
 
-def _approve(caller: Caller, name: str, target: str, why: str) -> None:
+def _approve(caller: Caller, name: str, target: str, _why: str) -> None:
     registry.approve(caller.client, name, target, patience=PATIENCE)
 
 
-def _reject(caller: Caller, name: str, target: str, why: str) -> None:
+def _reject(caller: Caller, name: str, target: str, _why: str) -> None:
     registry.reject(caller.client, name, target, patience=PATIENCE)
 
 

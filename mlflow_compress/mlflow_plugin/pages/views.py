@@ -50,7 +50,7 @@ def _render(template: str, **values: Any) -> str:
     return _templates().get_template(template).render(**values)
 
 
-def failure(request: Request, status: int, text: str) -> str:
+def failure(_request: Request, status: int, text: str) -> str:
     """Return the page that says what went wrong."""
     return _render("failure.html.j2", status=status, text=text)
 

@@ -112,7 +112,7 @@ def application(
     """Return the application: ``POST /webhook`` and ``GET /healthz``; it runs the worker."""
 
     @contextlib.asynccontextmanager
-    async def working(app: Starlette) -> AsyncIterator[None]:
+    async def working(_app: Starlette) -> AsyncIterator[None]:
         worker.start()
         try:
             yield
@@ -219,7 +219,7 @@ def _enqueue(watched: Sequence[Watched], queue: JobQueue, delivery: Delivery) ->
     return (202, "queued") if new else (200, "came before")
 
 
-async def _health(queue: JobQueue, worker: Worker, request: Request) -> JSONResponse:
+async def _health(queue: JobQueue, worker: Worker, _request: Request) -> JSONResponse:
     """Answer without locking out anybody for long, and without a secret."""
     alive, last = worker.is_alive(), worker.last
     document: dict[str, Any] = {
@@ -271,7 +271,7 @@ def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
     Afterwards, because uvicorn sends itself once more the signal that ended it.
     """
 
-    def end(number: int, frame: Any) -> None:
+    def end(_number: int, _frame: Any) -> None:
         server.should_exit = True
 
     before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]

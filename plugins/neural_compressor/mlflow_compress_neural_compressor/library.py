@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
     """Keep the library's log and tables from the user's terminal."""
     log = logging.getLogger("neural_compressor")
 
-    def mute(record: logging.LogRecord) -> bool:
+    def mute(_record: logging.LogRecord) -> bool:
         return False
 
     log.addFilter(mute)  # not by its level, which is set when it is imported
