@@ -6,8 +6,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from mlflow_compress.base.spelling import closest
 from mlflow_compress.base.yaml_text import parse_yaml, read_yaml_file
-from mlflow_compress.errors import ConfigError, nearest, shown
+from mlflow_compress.errors import ConfigError, shown
 
 __all__ = ["checked", "read_yaml"]
 
@@ -124,8 +125,7 @@ def _path(loc: tuple[int | str, ...]) -> list[str]:
 def _did_you_mean(loc: tuple[int | str, ...], root: type[BaseModel]) -> str:
     path = _path(loc)
     names = list(_model_at(root, path[:-1]).model_fields)
-    close = nearest(path[-1], names)
-    return f" (did you mean {close}?)" if close else f"; known keys: {', '.join(names)}"
+    return closest(path[-1], names) or f"; known keys: {', '.join(names)}"
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

@@ -3,13 +3,6 @@
 A message is one line that says what was wrong, with the value, and what to do about it.
 """
 
-import difflib
-import re
-import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 __all__ = [
     "BusyError",
     "CompressError",
@@ -23,10 +16,7 @@ __all__ = [
     "TechniqueError",
     "UnreachableError",
     "UnsaidError",
-    "foreign",
     "named",
-    "nearest",
-    "no_exit",
     "shown",
 ]
 
@@ -119,41 +109,6 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-_NOT_THEIRS = re.compile(rf"site-packages|^{re.escape(str(Path(__file__).parent))}")
-
-
-@contextmanager
-def foreign(what: str, rest: str = "") -> Iterator[None]:
-    """Make whatever code that is not ours fails with one line of ours.
-
-    What says by its type what is wrong goes through: a package that is not installed, memory, and
-    what the system says of a file or a connection.
-
-    Args:
-        what: whose code it is.
-        rest: what helps, after the place where it failed.
-
-    Raises:
-        DataError: the code failed.
-        CompressError: it called ``sys.exit``.
-    """
-    try:
-        with no_exit(what):
-            yield
-    except (CompressError, ModuleNotFoundError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)[1:]
-        theirs = [frame for frame in frames if not _NOT_THEIRS.search(frame.filename)] or frames
-        place = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
-        raise DataError(f"{what} failed with {named(error)}{place}{rest}") from error
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that a misspelt one most likely means, None when none is near."""
-    return next(iter(difflib.get_close_matches(str(word), list(known), n=1)), None)
-
-
 def shown(value: object) -> str:
     """Return a value for a message: its ``repr``, cut where it would fill the screen."""
     try:
@@ -161,25 +116,3 @@ def shown(value: object) -> str:
     except ValueError:  # an integer of thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
-
-
-@contextmanager
-def no_exit(what: str) -> Iterator[None]:
-    """Make a failure of ``sys.exit`` in code that is not ours; also a decorator.
-
-    Left alone it would end the process with an exit code that stands for something else: 0 for a
-    job that did nothing, 6 for one that waits.
-
-    Args:
-        what: whose code it is.
-
-    Raises:
-        CompressError: the code ended with ``SystemExit``.
-    """
-    try:
-        yield
-    except SystemExit as error:
-        told = "" if error.code is None else repr(error.code)
-        raise CompressError(
-            f"{what} called sys.exit({told}): let it return, or raise an error that says why"
-        ) from error

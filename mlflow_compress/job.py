@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import measure, registry, techniques
+from mlflow_compress.base.foreign import no_exit
 from mlflow_compress.config import Config
-from mlflow_compress.errors import CompressError, ConfigError, no_exit
+from mlflow_compress.errors import CompressError, ConfigError
 from mlflow_compress.foresight import check_search, idle_settings
 from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
 from mlflow_compress.on_devices import Devices

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import job
+from mlflow_compress.base.foreign import no_exit
 from mlflow_compress.config import Config
-from mlflow_compress.errors import CompressError, no_exit
+from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin import connect
 from mlflow_compress.mlflow_plugin.about import plugin_version
 from mlflow_compress.mlflow_plugin.job_runs import JobRuns

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlflow_compress.errors import DataError, nearest
+from mlflow_compress.base.spelling import closest
+from mlflow_compress.errors import DataError
 from mlflow_compress.measure.data import LABELS, Dataset
 from mlflow_compress.measure.intervals import (
     paired_proportions_interval,
@@ -122,11 +123,9 @@ def _read(metric: Metric, outputs: Outputs) -> tuple[str, ...]:
     names = metric.reads(_arrays(outputs))
     for name in names:
         if name not in outputs:
-            close = nearest(name, outputs)
-            hint = f" (did you mean {close}?)" if close else ""
             raise DataError(
                 f"metric {metric.name!r} reads output {name!r}, which the model does not have"
-                f"{hint}; it has {', '.join(outputs)}"
+                f"{closest(name, outputs)}; it has {', '.join(outputs)}"
             )
     return names
 

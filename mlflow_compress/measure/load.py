@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_compress.errors import DataError, DataNotFoundError, foreign
+from mlflow_compress.base.foreign import foreign
+from mlflow_compress.errors import DataError, DataNotFoundError
 from mlflow_compress.measure.assemble import dataset_of
 from mlflow_compress.measure.data import LABELS, Dataset
 from mlflow_compress.measure.idx import is_idx, read_idx

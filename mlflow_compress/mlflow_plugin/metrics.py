@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_compress.errors import ConfigError, DataError, foreign, nearest
+from mlflow_compress.base.foreign import foreign
+from mlflow_compress.base.spelling import closest
+from mlflow_compress.errors import ConfigError, DataError
 from mlflow_compress.measure.metrics import Metric, MetricFamily, Rows, for_set
 from mlflow_compress.measure.metrics.reading import as_classes, is_binary, text_first
 
@@ -29,10 +31,9 @@ def _made(name: str, asked: str) -> Metric:
         and all(p.default is not p.empty for p in inspect.signature(maker).parameters.values())
     }
     if asked not in makers:
-        close = nearest(asked, makers)
-        hint = f" (did you mean mlflow:{close}?)" if close else ""
+        near = closest(f"mlflow:{asked}", [f"mlflow:{one}" for one in makers])
         raise ConfigError(
-            f"metric {name!r}: mlflow.metrics has no {asked!r}{hint} that needs no arguments; it "
+            f"metric {name!r}: mlflow.metrics has no {asked!r}{near} that needs no arguments; it "
             f"has {', '.join(sorted(makers))}"
         )
     return _adapted(name, makers[asked]())

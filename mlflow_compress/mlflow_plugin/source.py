@@ -17,11 +17,11 @@ from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.modules import require_modules
+from mlflow_compress.base.spelling import hint
 from mlflow_compress.base.variables import variable
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.packed.outside import inside, load_model, outside_files, plain_file
-from mlflow_compress.registry.known import hint
 from mlflow_compress.registry.listing import version_number
 from mlflow_compress.registry.retry import is_lasting, is_transient, one_line, patiently
 from mlflow_compress.registry.tags import quoted
@@ -271,7 +271,7 @@ def fix_version(uri: str, client: MlflowClient) -> tuple[str, str, int | None]:
         name, wanted = alias.groups()
         aliases = _or_missing(uri, lambda: client.get_registered_model(name)).aliases
         if wanted not in aliases:
-            told = hint(wanted, aliases, "aliases")
+            told = hint(wanted, sorted(aliases), "aliases: ")
             raise SourceNotFoundError(f"source {uri!r}: {name!r} has no alias {wanted!r} ({told})")
         version = version_number(aliases[wanted])
     elif numbered and numbered.group(2) != "latest":

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mlflow_compress.base import bounds
+from mlflow_compress.base.spelling import closest
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
-from mlflow_compress.techniques.base import closest
 
 __all__ = ["Bounds", "Opened", "Space", "Stage", "Subnet"]
 

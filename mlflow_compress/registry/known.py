@@ -1,27 +1,16 @@
 """Registered models and targets that have to be there, and what a misspelt name may have meant."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.base.spelling import hint
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.registry.retry import PATIENCE, patiently, without_password
 from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE, VARIANTS_TAG, quoted
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import shipped_names
 from mlflow_compress.targets.profile import PREVIOUS, alias_problem
 
-__all__ = ["existing", "hint", "known_targets", "require_model", "require_target"]
-
-_SHOWN = 10
-
-
-def hint(name: str, known: Iterable[str], what: str) -> str:
-    """Return the name that may have been meant, or what there is: ``did you mean 'pi'?``."""
-    names = sorted(known)
-    if near := nearest(name, names):
-        return f"did you mean {near!r}?"
-    more = ", …" if len(names) > _SHOWN else ""
-    return f"{what}: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+__all__ = ["existing", "known_targets", "require_model", "require_target"]
 
 
 def known_targets(state: RegistryState) -> set[str]:
@@ -41,7 +30,7 @@ def require_target(state: RegistryState, target: str) -> None:
     """
     known = known_targets(state)
     if target not in {*known, *shipped_names()}:
-        told = hint(target, known, "targets")
+        told = hint(target, sorted(known), "targets: ")
         raise ConfigError(f"{state.name!r} has no target {target!r} ({told})")
 
 
@@ -72,5 +61,6 @@ def require_model(client: Any, name: str, *, patience: float = PATIENCE) -> None
         return [one.name for one in models]
 
     if name not in named(f"name = {quoted(name)}"):
-        told = hint(name, named(f"tags.`{VARIANTS_TAG}` = 'yes'"), "those with variants")
+        others = sorted(named(f"tags.`{VARIANTS_TAG}` = 'yes'"))
+        told = hint(name, others, "those with variants: ")
         raise ConfigError(f"{_absent(client, name)} ({told})")

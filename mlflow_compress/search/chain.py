@@ -6,8 +6,6 @@ technique sees the model before it, its settings and the context, and nothing el
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib.metadata import entry_points, version
 from typing import Any
 
 import onnx
@@ -20,6 +18,7 @@ from mlflow_compress.techniques import (
     Result,
     apply_recipe,
     apply_step,
+    registry,
     validate_recipe,
     with_reference,
 )
@@ -50,7 +49,7 @@ def step_key(base: Mapping[str, Any], steps: tuple[Step, ...]) -> str:
             versions.
         steps: the steps in canonical form.
     """
-    providers = {step.technique: _provider(step.technique) for step in steps}
+    providers = {step.technique: registry.provider(step.technique) for step in steps}
     return digest_of(
         {"base": dict(base), "steps": [to_dict(s) for s in steps], "providers": providers}
     )
@@ -122,12 +121,3 @@ def _next(before: Entry, result: Result) -> Entry:
     """Return the entry of what a step made of an entry's model."""
     moved = {new: before.origin.get(old, old) for new, old in result.origin.items()}
     return Entry(result.model, {**before.origin, **moved}, result.notes)
-
-
-@lru_cache(maxsize=256)  # looking through what is installed takes 10 ms, for each step and trial
-def _provider(technique: str) -> str:
-    """Return the package that a technique comes from with its version, as far as it is known."""
-    for point in entry_points(group="mlflow_compress.techniques", name=technique):
-        if point.dist is not None:
-            return f"{point.dist.name} {version(point.dist.name)}"
-    return ""

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mlflow_compress.base.bounds import most_processes
+from mlflow_compress.base.plugins import Group
 from mlflow_compress.base.variables import put_back, variable
-from mlflow_compress.errors import CompressError, ConfigError, nearest
+from mlflow_compress.errors import CompressError, ConfigError
 
 __all__ = [
     "Executor",
@@ -38,7 +38,7 @@ __all__ = [
     "worker_died",
 ]
 
-GROUP = "mlflow_compress.executors"
+_GROUP = Group("mlflow_compress.executors", "search.executor")
 
 _MOST_WORKERS = 4
 """More processes of this machine are started only when asked for: each holds the data."""
@@ -334,7 +334,7 @@ def worker_died(error: BaseException) -> bool:
 
 def executor_names() -> list[str]:
     """Return the names of all installed executors, sorted."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return list(_GROUP.names())
 
 
 def get_executor(name: str, options: Options) -> Executor:
@@ -343,11 +343,5 @@ def get_executor(name: str, options: Options) -> Executor:
     Raises:
         ConfigError: there is none of that name; the message lists what there is.
     """
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            made: Executor = entry.load()(options)
-            return made
-    names = executor_names()
-    close = nearest(name, names)
-    hint = f" (did you mean {close}?)" if close else ""
-    raise ConfigError(f"search.executor: must be one of {', '.join(names)}, got {name!r}{hint}")
+    made: Executor = _GROUP.load(name)(options)
+    return made

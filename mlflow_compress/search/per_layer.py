@@ -11,10 +11,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlflow_compress.base.once import put_once
+from mlflow_compress.base.spelling import closest
 from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques import Context, Phase, Result, Technique
-from mlflow_compress.techniques.base import closest, parse_settings
+from mlflow_compress.techniques.base import parse_settings
 
 if TYPE_CHECKING:
     import onnx

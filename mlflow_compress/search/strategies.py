@@ -6,13 +6,13 @@ sampler that draws them, or draws them itself.
 
 import warnings
 from collections.abc import Iterable, Sequence
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mlflow_compress.base.modules import require_modules
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.base.plugins import Group
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.search.evolution import Tried, breed
 from mlflow_compress.search.space import Point, Space
 
@@ -32,7 +32,7 @@ __all__ = [
     "strategy_names",
 ]
 
-GROUP = "mlflow_compress.strategies"
+_GROUP = Group("mlflow_compress.strategies", "search.strategy")
 
 
 class Strategy(Protocol):
@@ -166,7 +166,7 @@ class Evolution(_Model):
 
 def strategy_names() -> list[str]:
     """Return the names of all installed strategies, sorted."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return list(_GROUP.names())
 
 
 def get_strategy(name: str) -> Strategy:
@@ -175,10 +175,5 @@ def get_strategy(name: str) -> Strategy:
     Raises:
         ConfigError: there is none of that name; the message lists what there is.
     """
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            return entry.load()()
-    names = strategy_names()
-    close = nearest(name, names)
-    hint = f" (did you mean {close}?)" if close else ""
-    raise ConfigError(f"search.strategy: must be one of {', '.join(names)}, got {name!r}{hint}")
+    made: Strategy = _GROUP.load(name)()
+    return made

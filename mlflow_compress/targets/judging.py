@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_compress.base.once import put_once
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.base.spelling import closest, hint
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import (
     DEFAULTS,
     MEASURES,
@@ -92,11 +93,10 @@ def target_limits(said: Mapping[str, float], more: Sequence[str]) -> AccuracyLim
         elif measure in FIDELITY_BOUNDS:
             put_once(data, FIDELITY_BOUNDS[measure][0], value, f"--limit {text}")
         else:
-            near = nearest(measure, tuple(MEASURES))
-            hint = f" (did you mean {near!r}?)" if near and near != measure else ""
+            near = "" if measure in MEASURES else closest(measure, MEASURES)
             raise ConfigError(
                 f"--limit {text!r}: of all outputs {', '.join(FIDELITY_BOUNDS)} can be limited, "
-                f"got {measure!r}{hint}; name the output for another: OUTPUT.{measure}={bound}"
+                f"got {measure!r}{near}; name the output for another: OUTPUT.{measure}={bound}"
             )
     target = {"name": "compress", "objective": "accuracy", "accuracy": data}
     return load_target(target).accuracy
@@ -123,9 +123,8 @@ def check_outputs(targets: Iterable[Target], outputs: Sequence[Output]) -> None:
         for name, bounds in target.accuracy.limits.items():
             where = f"target {target.name!r}: accuracy.limits.{name}"
             if name not in known:
-                near = nearest(name, tuple(known))
-                hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
-                raise ConfigError(f"{where}: the model has no such output ({hint})")
+                told = hint(name, known, "it has ")
+                raise ConfigError(f"{where}: the model has no such output ({told})")
             kind = known[name].kind
             wrong = next((one for one in bounds if one not in MEASURES_OF[kind]), None)
             if wrong is not None:

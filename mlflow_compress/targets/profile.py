@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from importlib import resources
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mlflow_compress.base.plugins import Group
+from mlflow_compress.base.spelling import hint
 from mlflow_compress.base.yaml_text import read_yaml_file
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import Kind
 from mlflow_compress.targets.schema import TargetSchema, check_target
 
@@ -292,7 +293,7 @@ def _text(part: Any) -> str:
     return f"{type(part).__qualname__}({', '.join(shown)})"
 
 
-ENTRY_POINTS = "mlflow_compress.targets"
+_GROUP = Group("mlflow_compress.targets", "target")
 
 
 def _shipped() -> dict[str, Path]:
@@ -300,13 +301,9 @@ def _shipped() -> dict[str, Path]:
     return {Path(str(item)).stem: Path(str(item)) for item in folder.iterdir()}
 
 
-def _plugged_in() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-
 def shipped_names() -> tuple[str, ...]:
     """Return the names of all profiles known without a file, sorted."""
-    return tuple(sorted({*_shipped(), *_plugged_in()}))
+    return tuple(sorted({*_shipped(), *_GROUP.names()}))
 
 
 def load_target(spec: str | Mapping[str, Any], base_dir: str | Path = ".") -> Target:
@@ -370,18 +367,16 @@ def _read(spec: str, base_dir: Path) -> tuple[dict[str, Any], Path]:
     shipped = _shipped()
     if spec in shipped:
         path = shipped[spec]
-    elif spec in (plugged := _plugged_in()):
-        loaded = plugged[spec].load()
+    elif spec in _GROUP:
+        loaded = _GROUP.load(spec)
         if isinstance(loaded, Mapping):
             return {"name": spec, **loaded}, base_dir
         path = Path(loaded)
     elif "/" in spec or spec.endswith((".yaml", ".yml")):
         path = base_dir / spec
     else:
-        names = shipped_names()
-        near = nearest(spec, names)
-        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(names)}"
-        raise ConfigError(f"unknown target {spec!r} ({hint}; or give a path to a .yaml)")
+        told = hint(spec, shipped_names())
+        raise ConfigError(f"unknown target {spec!r} ({told}; or give a path to a .yaml)")
     data = read_yaml_file(path, f"target file {path}")
     return {"name": path.stem, **data}, path.parent
 

@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from mlflow_compress.base import bounds
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.base.spelling import closest, hint
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import MEASURES
 from mlflow_compress.targets.runnable import DTYPES
 from mlflow_compress.targets.units import parse_ms, parse_size
@@ -43,18 +44,15 @@ def _number(value: object) -> object:
 def _measures(bounds: dict[str, float]) -> dict[str, float]:
     for name in bounds:
         if name not in MEASURES:
-            near = nearest(name, tuple(MEASURES))
-            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(MEASURES)}"
-            raise ValueError(f"names no measure: {name!r} ({hint})")
+            raise ValueError(f"names no measure: {name!r} ({hint(name, MEASURES)})")
     return bounds
 
 
 def _one_of(*allowed: str) -> Callable[[object], object]:
     def check(value: object) -> object:
         if value not in allowed:
-            near = nearest(str(value), allowed)
-            hint = f" (did you mean {near!r}?)" if near else ""
-            raise ValueError(f"must be one of {', '.join(allowed)}, got {value!r}{hint}")
+            near = closest(str(value), allowed)
+            raise ValueError(f"must be one of {', '.join(allowed)}, got {value!r}{near}")
         return value
 
     return check
@@ -211,9 +209,7 @@ def _one_line(error: ValidationError) -> str:
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
         names = _keys_at(where[:-1])
-        near = nearest(where[-1], names)
-        hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(names)}"
-        return f"unknown key '{'.'.join(where)}' ({hint})"
+        return f"unknown key '{'.'.join(where)}' ({hint(where[-1], names, 'known keys: ')})"
     if kind == "value_error":
         return f"{key} {context['error']}" if key else str(context["error"])
     if kind == "missing":

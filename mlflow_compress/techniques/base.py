@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from mlflow_compress.base.bounds import COUNT
-from mlflow_compress.errors import ConfigError, TechniqueError, nearest, shown
+from mlflow_compress.base.spelling import closest
+from mlflow_compress.errors import ConfigError, TechniqueError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,12 +184,6 @@ class Technique(ABC, Generic[S]):
         Raises:
             TechniqueError: the model cannot be handled; names the node or tensor and the reason.
         """
-
-
-def closest(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
-    match = nearest(word, known)
-    return f" (did you mean {match!r}?)" if match else ""
 
 
 def between(key: str, value: float, low: float, high: float) -> None:

@@ -1,25 +1,18 @@
 """Finds techniques by name in the entry-point group ``mlflow_compress.techniques``."""
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques.base import Technique, closest
+from mlflow_compress.base.plugins import Group
+from mlflow_compress.errors import TechniqueError
+from mlflow_compress.techniques.base import Technique
 
-__all__ = ["GROUP", "get", "names"]
+__all__ = ["get", "names", "provider"]
 
-GROUP = "mlflow_compress.techniques"
+_GROUP = Group("mlflow_compress.techniques", "technique")
 
-
-@cache
-def _points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of all installed techniques, sorted."""
-    return tuple(sorted(_points()))
+names = _GROUP.names
+provider = _GROUP.provider
 
 
 @cache
@@ -29,17 +22,12 @@ def get(name: str) -> Technique[Any]:
     Raises:
         ConfigError: no installed package provides it.
         TechniqueError: the entry point does not lead to a technique.
+        DataError: its module does not work.
     """
-    points = _points()
-    if name not in points:
-        raise ConfigError(
-            f"technique {name!r} does not exist{closest(name, points)}; "
-            f"installed: {', '.join(names()) or 'none (is mlflow-compress installed?)'}"
-        )
-    technique = points[name].load()
+    technique = _GROUP.load(name)
     if not isinstance(technique, Technique):
         raise TechniqueError(
-            f"technique {name!r}: {points[name].value} is a {type(technique).__name__}, "
+            f"technique {name!r}: {_GROUP.point(name).value} is a {type(technique).__name__}, "
             f"not an instance of mlflow_compress.techniques.Technique"
         )
     return technique

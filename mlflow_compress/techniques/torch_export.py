@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import torch
 
-from mlflow_compress.errors import DataError, SourceError, TechniqueError, nearest
+from mlflow_compress.base.spelling import closest
+from mlflow_compress.errors import DataError, SourceError, TechniqueError
 from mlflow_compress.techniques.onnx_run import run, session
 
 __all__ = ["export_torch", "quiet_export"]
@@ -94,10 +95,9 @@ def _in_order(module: torch.nn.Module, example: Inputs) -> Inputs:
         return example
     strange = next((name for name in example if name not in known), None)
     if strange is not None:
-        hint = nearest(strange, known)
         raise DataError(
             f"forward takes {', '.join(known)}, the data have {', '.join(example)}: input "
-            f"{strange!r} is none of them" + (f" (did you mean {hint}?)" if hint else "")
+            f"{strange!r} is none of them{closest(strange, known)}"
         )
     count = max(known.index(name) for name in example) + 1
     missing = next((name for name in known[:count] if name not in example), None)

@@ -6,10 +6,10 @@ from importlib.metadata import EntryPoint
 import optuna
 import pytest
 
+from mlflow_compress.base import plugins
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.search.moves import mutate
 from mlflow_compress.search.observer import WINDOW
-from mlflow_compress.targets import profile
 from mlflow_compress.testing import StrategyContract, TargetContract
 
 
@@ -86,9 +86,9 @@ class TestKiosk(TargetContract):
 
     @pytest.fixture(autouse=True)
     def _installed(self, monkeypatch):
-        point = EntryPoint("kiosk", f"{__name__}:KIOSK", profile.ENTRY_POINTS)
+        point = EntryPoint("kiosk", f"{__name__}:KIOSK", "mlflow_compress.targets")
         monkeypatch.setattr(EntryPoint, "load", lambda self: KIOSK)
-        monkeypatch.setattr(profile, "_plugged_in", lambda: {"kiosk": point})
+        monkeypatch.setattr(plugins, "_points", lambda group: {"kiosk": point})
 
 
 def test_a_strategy_that_cannot_choose_is_refused_by_name():

@@ -8,11 +8,10 @@ from mlflow_compress.measure.metrics.base import (
     by_row,
     for_set,
 )
-from mlflow_compress.measure.metrics.registry import GROUP, find_metric, metric_names
+from mlflow_compress.measure.metrics.registry import find_metric, metric_names
 from mlflow_compress.measure.metrics.spec import MetricSpec
 
 __all__ = [
-    "GROUP",
     "Metric",
     "MetricFamily",
     "MetricSpec",

@@ -3,42 +3,37 @@
 import inspect
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
+from mlflow_compress.base.plugins import Group
+from mlflow_compress.base.spelling import closest
 from mlflow_compress.declared import DeclaredMetric
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.measure.load import load_object
 from mlflow_compress.measure.metrics.base import Metric, MetricFamily
 from mlflow_compress.measure.metrics.own import own_metric
 from mlflow_compress.measure.metrics.spec import MetricSpec
 
-__all__ = ["GROUP", "find_metric", "metric_names"]
+__all__ = ["find_metric", "metric_names"]
 
-GROUP = "mlflow_compress.metrics"
-
-
-@cache
-def _points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+_GROUP = Group("mlflow_compress.metrics", "metric")
 
 
 @cache
 def _installed(name: str) -> Metric | MetricFamily:
-    point = _points()[name]
-    found = point.load()
+    found = _GROUP.load(name)
     if isinstance(found, Metric | MetricFamily):
         return found
     if callable(found):
         return own_metric(name, found)
     raise ConfigError(
-        f"metric {name!r}: {point.value} is a {type(found).__name__}, expected a Metric, a "
-        f"MetricFamily or a function"
+        f"metric {name!r}: {_GROUP.point(name).value} is a {type(found).__name__}, "
+        "expected a Metric, a MetricFamily or a function"
     )
 
 
 def metric_names() -> tuple[str, ...]:
     """Return the names of all installed metrics, sorted; those of a family by their spelling."""
-    found = (_installed(name) for name in _points())
+    found = (_installed(name) for name in _GROUP.names())
     names = (one.spelling if isinstance(one, MetricFamily) else one.name for one in found)
     return tuple(sorted(names))
 
@@ -66,11 +61,11 @@ def find_metric(metric: str | MetricSpec) -> Metric:
 
 
 def _by_name(name: str) -> Metric:
-    if name in _points():
+    if name in _GROUP:
         found = _installed(name)
         if isinstance(found, Metric):
             return found
-    for start in _points():
+    for start in _GROUP.names():
         if name.startswith(start):
             family = _installed(start)
             member = family.find(name) if isinstance(family, MetricFamily) else None
@@ -79,10 +74,9 @@ def _by_name(name: str) -> Metric:
     if ":" in name:
         return _loaded(name)
     names = metric_names()
-    close = nearest(name, names)
-    hint = f" (did you mean {close}?)" if close else ""
     raise ConfigError(
-        f"metric {name!r} does not exist{hint}; use one of {', '.join(names)}, or module:function"
+        f"metric {name!r} does not exist{closest(name, names)}; use one of {', '.join(names)}, or "
+        "module:function"
     )
 
 
@@ -93,7 +87,7 @@ def _loaded(name: str) -> Metric:
     if isinstance(found, Metric):
         return found
     if not isinstance(found, DeclaredMetric) and not inspect.isroutine(found):
-        for start in _points():
+        for start in _GROUP.names():
             family = _installed(start)
             adopted = family.adopt(label, found) if isinstance(family, MetricFamily) else None
             if adopted is not None:

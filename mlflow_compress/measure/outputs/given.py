@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from mlflow_compress.base.once import put_once
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.base.spelling import closest, hint
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.measure.outputs.classes import BINARY
 from mlflow_compress.measure.outputs.values import channel_axis
 from mlflow_compress.records import KINDS, Kind, Output
@@ -82,17 +83,15 @@ def check_given(name: str, said: str | Mapping[str, Any]) -> dict[str, Any]:
     data = {"kind": said} if isinstance(said, str) else dict(said)
     kind = data.get("kind")
     if kind not in KINDS:
-        near = nearest(str(kind), KINDS)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise ConfigError(f"output {name!r}: kind must be {', '.join(KINDS)}, got {kind!r}{hint}")
+        near = closest(str(kind), KINDS)
+        raise ConfigError(f"output {name!r}: kind must be {', '.join(KINDS)}, got {kind!r}{near}")
     allowed = SETTINGS[kind]
     for key, value in data.items():
         if key == "kind":
             continue
         if key not in allowed:
-            near = nearest(key, allowed)
-            hint = f"did you mean {near!r}?" if near else f"{kind} take {', '.join(allowed)}"
-            raise ConfigError(f"output {name!r}: unknown key {key!r} ({hint})")
+            told = hint(key, allowed, f"{kind} take ")
+            raise ConfigError(f"output {name!r}: unknown key {key!r} ({told})")
         if not isinstance(value, int | float | str):
             raise ConfigError(f"output {name!r}: {key} must be a number or a text, got {value!r}")
     forms = _FORMS.get(kind, ())

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.errors import ConfigError, nearest
+from mlflow_compress.base.spelling import hint
+from mlflow_compress.errors import ConfigError
 from mlflow_compress.measure.outputs.given import as_given
 from mlflow_compress.measure.outputs.reach import reached_by_inputs, reached_by_weights
 from mlflow_compress.measure.outputs.values import channel_axis
@@ -142,9 +143,8 @@ def _as_asked(told: list[Output], evidence: Evidence) -> list[Output]:
 def _check_names(evidence: Evidence) -> None:
     for name in evidence.given:
         if name not in evidence.outputs:
-            near = nearest(name, tuple(evidence.outputs))
-            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(evidence.outputs)}"
-            raise ConfigError(f"the model has no output {name!r} ({hint})")
+            told = hint(name, evidence.outputs, "it has ")
+            raise ConfigError(f"the model has no output {name!r} ({told})")
 
 
 def _joined(told: list[Output], evidence: Evidence) -> list[Output]:
