@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow_compress.api import compress
-    from mlflow_compress.declared import metric
+    from mlflow_compress.base.declared import metric
     from mlflow_compress.job import Outcome
 
 __all__ = ["Outcome", "compress", "metric"]
@@ -16,7 +16,7 @@ __all__ = ["Outcome", "compress", "metric"]
 _HOMES = {
     "compress": "mlflow_compress.api",
     "Outcome": "mlflow_compress.job",
-    "metric": "mlflow_compress.declared",
+    "metric": "mlflow_compress.base.declared",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import measure, registry, techniques
 from mlflow_compress.base.foreign import no_exit
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.config import Config
 from mlflow_compress.errors import CompressError, ConfigError
 from mlflow_compress.foresight import check_search, idle_settings
@@ -23,7 +24,6 @@ from mlflow_compress.plan import (
     make_plan,
 )
 from mlflow_compress.records import Decision, Trial, Variant
-from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search import (
     Budget,
     Point,

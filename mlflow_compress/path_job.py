@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from mlflow_compress import nas
-from mlflow_compress.checkpoints import checkpoint_folder
+from mlflow_compress.base.checkpoints import checkpoint_folder
+from mlflow_compress.base.markers import forget, read_marker, write_marker
 from mlflow_compress.config import DataConfig, DataRef
 from mlflow_compress.errors import CompressError, DataError
-from mlflow_compress.marker import forget, read_marker, write_marker
 from mlflow_compress.measure import Dataset, load_dataset
 from mlflow_compress.mlflow_plugin.path_runs import PathRuns
 from mlflow_compress.path_config import PathConfig

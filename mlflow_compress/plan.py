@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import measure, techniques
-from mlflow_compress.checkpoints import checkpoint_folder
+from mlflow_compress.base.checkpoints import checkpoint_folder
+from mlflow_compress.base.files import own_folder
 from mlflow_compress.config import Config, DataConfig, DataRef
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.files import own_folder
 from mlflow_compress.mlflow_plugin import ResolvedSource
 from mlflow_compress.search import (
     OBJECTIVES,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mlflow_compress.base.bounds import COUNT, SEED
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.cli.command import Number, command, whole
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, echo
 from mlflow_compress.records import Gate, Output, Report, Trial
-from mlflow_compress.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from mlflow_compress.smallest import Smallest

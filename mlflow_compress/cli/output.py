@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_compress.base.files import check_replaceable
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.files import check_replaceable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from mlflow_compress.base.files import replacing
 from mlflow_compress.cli.command import command
 from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, echo
-from mlflow_compress.files import replacing
 
 __all__ = ["report"]
 

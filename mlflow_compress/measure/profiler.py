@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.runner import ORT_ERRORS, session_options
 from mlflow_compress.records import OperatorTime
-from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["slower_operators"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import DataError
 from mlflow_compress.measure.data import LABELS, ONLY_INPUT
 from mlflow_compress.rows import Array, Ragged
-from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["spool"]
 

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlflow_compress.scratch import ScratchFolder
+from mlflow_compress.base.scratch import ScratchFolder
 
 __all__ = ["MOST_BYTES", "read_small"]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import mlflow
 
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import ConfigError, SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.mlflow_plugin.flavor import FLAVOR_NAME, verified
 from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.mlflow_plugin.source import fix_version
 from mlflow_compress.registry.retry import patiently
-from mlflow_compress.scratch import ScratchFolder
 
 __all__ = ["Delivery", "fetch"]
 

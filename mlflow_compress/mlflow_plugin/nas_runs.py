@@ -9,6 +9,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
 from mlflow_compress.mlflow_plugin.earlier import KIND
 from mlflow_compress.mlflow_plugin.projects import no_project
@@ -17,7 +18,6 @@ from mlflow_compress.records import DatasetRef
 from mlflow_compress.registry.owner import OWNER, owner
 from mlflow_compress.registry.retry import PATIENCE
 from mlflow_compress.registry.variants import register_model
-from mlflow_compress.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from mlflow.models import Model
 from mlflow.tracking.context.registry import resolve_tags
 
 from mlflow_compress import report as reporting
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
@@ -30,7 +31,6 @@ from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
 from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, to_dict
 from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
 from mlflow_compress.registry.retry import PATIENCE
-from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search.observer import Epoch, SearchInfo
 
 __all__ = ["Tracker"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from google.protobuf.message import EncodeError
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
+from mlflow_compress.base.files import check_replaceable, replacing
 from mlflow_compress.errors import SourceError
-from mlflow_compress.files import check_replaceable, replacing
 from mlflow_compress.packed import lean, wire
 from mlflow_compress.packed.format import MAGIC
 

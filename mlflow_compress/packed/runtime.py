@@ -13,8 +13,8 @@ import numpy.typing as npt
 import onnxruntime
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
+from mlflow_compress.base.files import check_replaceable, replacing
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.files import check_replaceable, replacing
 from mlflow_compress.packed import graphs, tensors, wire
 from mlflow_compress.packed.container import (
     Container,

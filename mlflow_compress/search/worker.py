@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import CompressError, named
 from mlflow_compress.records import Recipe, Report, Variant
-from mlflow_compress.scratch import ScratchFolder
 from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.trial import Made
 from mlflow_compress.techniques.train_data import Epoch

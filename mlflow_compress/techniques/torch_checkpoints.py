@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mlflow_compress.files import replacing
+from mlflow_compress.base.files import replacing
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 

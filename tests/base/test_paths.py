@@ -7,8 +7,8 @@ import pytest
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 
+from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.paths import from_home
-from mlflow_compress.checkpoints import checkpoint_folder
 from mlflow_compress.config import absolute_path, absolute_store
 from mlflow_compress.errors import ConfigError
 

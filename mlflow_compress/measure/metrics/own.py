@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_compress.base.declared import DeclaredMetric
 from mlflow_compress.base.foreign import foreign
-from mlflow_compress.declared import DeclaredMetric
 from mlflow_compress.errors import DataError
 from mlflow_compress.measure.data import LABELS
 from mlflow_compress.measure.metrics.base import Arrays, Metric, Rows, Scores

@@ -4,9 +4,9 @@ import inspect
 from dataclasses import replace
 from functools import cache
 
+from mlflow_compress.base.declared import DeclaredMetric
 from mlflow_compress.base.plugins import Group
 from mlflow_compress.base.spelling import closest
-from mlflow_compress.declared import DeclaredMetric
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.measure.load import load_object
 from mlflow_compress.measure.metrics.base import Metric, MetricFamily

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_compress.base.files import own_folder, replacing
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.files import own_folder, replacing
 from mlflow_compress.mlflow_plugin.webhook.signature import WINDOW
 
 __all__ = ["LONGEST", "REMEMBERED", "Job", "JobQueue", "QueueFullError"]

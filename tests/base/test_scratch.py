@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_compress.scratch import ScratchFolder
+from mlflow_compress.base.scratch import ScratchFolder
 
 MAKES_ONE = """
 import time
-from mlflow_compress.scratch import ScratchFolder
+from mlflow_compress.base.scratch import ScratchFolder
 made = ScratchFolder()
 open(made.name + "/weights", "w").close()
 print(made.name, flush=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mlflow_compress.checkpoints import checkpoint_folder
+from mlflow_compress.base.checkpoints import checkpoint_folder
+from mlflow_compress.base.files import MANIFEST, own_folder, replacing
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.files import MANIFEST, own_folder, replacing
 from mlflow_compress.search import StepCache
 from mlflow_compress.search.cache import Entry, is_cached
 from tests.tiny import tiny_model

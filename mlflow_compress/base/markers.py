@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mlflow_compress.base.files import replacing
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.files import replacing
 
 __all__ = ["forget", "read_marker", "write_marker"]
 

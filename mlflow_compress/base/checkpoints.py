@@ -6,9 +6,9 @@ import re
 import time
 from pathlib import Path
 
+from mlflow_compress.base.files import own_folder
 from mlflow_compress.base.paths import from_home
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.files import own_folder
 
 __all__ = ["checkpoint_folder"]
 
