@@ -15,10 +15,10 @@ from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.config import Config, DataConfig, DataRef, parse_config
 from mlflow_compress.errors import CompressError, ConfigError, SourceError
 from mlflow_compress.mlflow_plugin import connect, resolve
-from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
 from mlflow_compress.nas_config import NasConfig
 from mlflow_compress.nas_desk import Desk, TargetResult, Tell
 from mlflow_compress.plan import make_plan
+from mlflow_compress.recording.nas import NasRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.search import Space
 from mlflow_compress.targets import Target, load_target

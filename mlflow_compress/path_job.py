@@ -19,8 +19,8 @@ from mlflow_compress.base.markers import forget, read_marker, write_marker
 from mlflow_compress.config import DataConfig, DataRef
 from mlflow_compress.errors import CompressError, DataError
 from mlflow_compress.measure import Dataset, load_dataset
-from mlflow_compress.mlflow_plugin.path_runs import PathRuns
 from mlflow_compress.path_config import PathConfig
+from mlflow_compress.recording.paths import PathRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.targets import Target, bound_of
 from mlflow_compress.techniques.base import parse_settings

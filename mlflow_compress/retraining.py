@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress import job
+from mlflow_compress.base.about import plugin_version
 from mlflow_compress.base.foreign import no_exit
 from mlflow_compress.config import Config
 from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin import connect
-from mlflow_compress.mlflow_plugin.about import plugin_version
-from mlflow_compress.mlflow_plugin.job_runs import JobRuns
-from mlflow_compress.mlflow_plugin.source import identify, source_name
 from mlflow_compress.plan import Plan, make_plan, metric_of
+from mlflow_compress.recording.retrain import JobRuns
 from mlflow_compress.records import Decision, Variant, digest_of
-from mlflow_compress.registry.retry import without_password
 from mlflow_compress.targets.profile import target_data
+from mlflow_compress.tracking.patience import without_password
+from mlflow_compress.tracking.source import identify, source_name
 
 if TYPE_CHECKING:
     from mlflow_compress.measure import Dataset

@@ -20,11 +20,11 @@ from onnx import numpy_helper
 from mlflow_compress import job
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import BusyError, SourceError
-from mlflow_compress.mlflow_plugin import job_runs
-from mlflow_compress.mlflow_plugin.job_runs import GONE_SECONDS, JobRuns
-from mlflow_compress.registry.owner import owner
-from mlflow_compress.registry.places import name_experiment
+from mlflow_compress.recording import retrain as job_runs
+from mlflow_compress.recording.retrain import GONE_SECONDS, JobRuns
 from mlflow_compress.registry.variants import ensure_model
+from mlflow_compress.tracking.experiments import name_experiment
+from mlflow_compress.tracking.owner import owner
 from tests.tiny import tiny_model
 
 COMMAND = [sys.executable, "-c", "from mlflow_compress.cli.main import main; main()", "retrain"]

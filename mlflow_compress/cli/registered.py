@@ -103,7 +103,7 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
 
 
 def _default_name(source: str, client: "MlflowClient") -> str:
-    from mlflow_compress.mlflow_plugin.source import source_name
+    from mlflow_compress.tracking.source import source_name
 
     return f"{source_name(source, client)}-edge"
 

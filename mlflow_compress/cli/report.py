@@ -22,10 +22,10 @@ def report(run: str, output: Path, force: bool, tracking_uri: str | None) -> Non
     The page needs no MLflow and no network: the front, what was decided for each target, stage by
     stage and layer by layer tables.
     """
-    from mlflow_compress.mlflow_plugin.connection import connect
-    from mlflow_compress.mlflow_plugin.reading import read_search
+    from mlflow_compress.recording.read import read_search
     from mlflow_compress.report.page import html_report
     from mlflow_compress.search.front import front
+    from mlflow_compress.tracking.client import connect
 
     check_output(output, None, force)
     found = read_search(connect(tracking_uri), run)

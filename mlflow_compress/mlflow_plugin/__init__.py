@@ -7,19 +7,19 @@ loaded when they are used.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlflow_compress.mlflow_plugin.connection import connect
     from mlflow_compress.mlflow_plugin.flavor import download_packed
-    from mlflow_compress.mlflow_plugin.source import ResolvedSource, resolve
-    from mlflow_compress.mlflow_plugin.tracking import Tracker
+    from mlflow_compress.recording.search import Tracker
+    from mlflow_compress.tracking.client import connect
+    from mlflow_compress.tracking.source import ResolvedSource, resolve
 
 __all__ = ["ResolvedSource", "Tracker", "connect", "download_packed", "resolve"]
 
 _HOMES = {
-    "ResolvedSource": "source",
-    "Tracker": "tracking",
-    "connect": "connection",
-    "download_packed": "flavor",
-    "resolve": "source",
+    "ResolvedSource": "mlflow_compress.tracking.source",
+    "Tracker": "mlflow_compress.recording.search",
+    "connect": "mlflow_compress.tracking.client",
+    "download_packed": "mlflow_compress.mlflow_plugin.flavor",
+    "resolve": "mlflow_compress.tracking.source",
 }
 
 
@@ -29,4 +29,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from mlflow_compress.mlflow_plugin.about import plugin_version
+from mlflow_compress.base.about import plugin_version
 
 __all__ = ["FORWARDED", "VISITOR", "CompressRunContext", "ForwardedHeaders"]
 

@@ -11,11 +11,11 @@ import mlflow
 
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import ConfigError, SourceError, SourceNotFoundError
-from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.mlflow_plugin.flavor import FLAVOR_NAME, verified
-from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
-from mlflow_compress.mlflow_plugin.source import fix_version
-from mlflow_compress.registry.retry import patiently
+from mlflow_compress.tracking.client import connect
+from mlflow_compress.tracking.mlmodel import flavor_of, read_mlmodel
+from mlflow_compress.tracking.patience import patiently
+from mlflow_compress.tracking.source import fix_version
 
 __all__ = ["Delivery", "fetch"]
 

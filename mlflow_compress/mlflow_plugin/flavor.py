@@ -24,17 +24,17 @@ from mlflow.models.model import ModelInfo
 from mlflow.types import Schema, TensorSpec
 
 from mlflow_compress import packed
+from mlflow_compress.base.about import plugin_version
 from mlflow_compress.errors import (
     ConfigError,
     PackedFormatError,
     SourceError,
     SourceNotFoundError,
 )
-from mlflow_compress.mlflow_plugin.about import plugin_version
-from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
-from mlflow_compress.mlflow_plugin.projects import no_project
 from mlflow_compress.packed.container import open_packed
 from mlflow_compress.packed.outside import inside, outside_files
+from mlflow_compress.tracking.mlmodel import flavor_of, read_mlmodel
+from mlflow_compress.tracking.projects import no_project
 
 __all__ = [
     "FLAVOR_NAME",

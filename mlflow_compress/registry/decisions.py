@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
-from mlflow_compress.registry.listing import up_to
-from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
-from mlflow_compress.registry.places import experiments_of, name_experiment
 from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import alias_problem, target_record, target_text
+from mlflow_compress.tracking.experiments import experiments_of, name_experiment
+from mlflow_compress.tracking.owner import OWNER, is_abandoned, owner
+from mlflow_compress.tracking.pages import up_to
 
 __all__ = [
     "PENDING",

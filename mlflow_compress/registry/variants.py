@@ -14,10 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.records import Variant
-from mlflow_compress.registry.listing import every, version_number
 from mlflow_compress.registry.order import generation
 from mlflow_compress.registry.policy import best_for, gap_text
-from mlflow_compress.registry.retry import PATIENCE, patiently
 from mlflow_compress.registry.tags import (
     DIGEST,
     GAP,
@@ -32,6 +30,8 @@ from mlflow_compress.registry.tags import (
     with_quarantines,
 )
 from mlflow_compress.targets import Target
+from mlflow_compress.tracking.pages import every, version_number
+from mlflow_compress.tracking.patience import PATIENCE, patiently
 
 __all__ = [
     "RegistryState",

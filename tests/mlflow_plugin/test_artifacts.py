@@ -7,9 +7,9 @@ import mlflow
 import pytest
 
 from mlflow_compress.errors import CompressError
-from mlflow_compress.mlflow_plugin import artifacts
-from mlflow_compress.mlflow_plugin.artifacts import MOST_BYTES, read_small
 from mlflow_compress.mlflow_plugin.pages.caller import Caller
+from mlflow_compress.tracking import artifacts
+from mlflow_compress.tracking.artifacts import MOST_BYTES, read_small
 
 
 def test_the_size_is_asked_for_before_it_is_fetched(tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from mlflow_compress.errors import CompressError, UnreachableError
-from mlflow_compress.mlflow_plugin import answers, connect, connection
-from mlflow_compress.mlflow_plugin.connection import ensure_experiment
+from mlflow_compress.mlflow_plugin import connect
 from mlflow_compress.registry import read_state
+from mlflow_compress.tracking import answers
+from mlflow_compress.tracking import client as connection
+from mlflow_compress.tracking.client import ensure_experiment
 
 
 def test_a_store_that_answers(store_uri):

@@ -54,7 +54,7 @@ def test_importing_mlflow_loads_little_of_the_plugin(python):
     lines = python("-c", script).stdout.splitlines()
     assert lines == [
         "['mlflow_compress', 'mlflow_compress.mlflow_plugin', "
-        "'mlflow_compress.mlflow_plugin.about', 'mlflow_compress.mlflow_plugin.context']",
+        "'mlflow_compress.base.about', 'mlflow_compress.mlflow_plugin.context']",
         "[]",
     ]
 

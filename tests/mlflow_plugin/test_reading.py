@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import SourceNotFoundError
-from mlflow_compress.mlflow_plugin.reading import read_search
+from mlflow_compress.recording.read import read_search
 from mlflow_compress.records import Recipe, Trial
 from tests.mlflow_plugin.test_tracking import make_trial, search, tracker  # noqa: F401
 

@@ -16,10 +16,10 @@ import mlflow_compress
 from mlflow_compress import packed
 from mlflow_compress.errors import UnreachableError
 from mlflow_compress.mlflow_plugin import Tracker
-from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import DatasetRef, Recipe, StageReport, Step, Trial
-from mlflow_compress.registry.retry import patiently
 from mlflow_compress.search.observer import SearchInfo
+from mlflow_compress.tracking.patience import patiently
+from mlflow_compress.tracking.runs import RunWriter
 
 CALIBRATION = DatasetRef("digits-train", "ef" * 32, 200)
 EVALUATION = DatasetRef("digits", "ab" * 32, 1000)
@@ -360,7 +360,7 @@ def test_a_server_that_was_waited_for_in_vain_is_not_waited_for_as_long_again(cl
         waits.append(seconds)
         return patiently(what, call, 0)
 
-    monkeypatch.setattr("mlflow_compress.mlflow_plugin.runs.patiently", waiting)
+    monkeypatch.setattr("mlflow_compress.tracking.runs.patiently", waiting)
     runs = RunWriter(client, client.create_experiment("e"), {}, patience=60)
 
     def down():

@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import packed
 from mlflow_compress.errors import UnreachableError
-from mlflow_compress.mlflow_plugin.tracking import Tracker
+from mlflow_compress.recording.search import Tracker
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,

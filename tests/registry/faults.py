@@ -27,7 +27,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mlflow_compress.mlflow_plugin.tracking import Tracker
+from mlflow_compress.recording.search import Tracker
 from mlflow_compress.registry.decisions import DecisionLog
 from mlflow_compress.registry.promotion import promote
 from mlflow_compress.registry.variants import register_variants

@@ -19,8 +19,8 @@ from mlflow_compress.registry import (
     status,
     unquarantine,
 )
-from mlflow_compress.registry.owner import owner
 from mlflow_compress.targets import AccuracyLimits
+from mlflow_compress.tracking.owner import owner
 from tests.registry.fleet import NAME, PI, aliases, promote_pi
 
 

@@ -3,8 +3,8 @@ from itertools import count
 import pytest
 
 from mlflow_compress.errors import UnreachableError
-from mlflow_compress.registry import listing
-from mlflow_compress.registry.listing import every, up_to, version_number
+from mlflow_compress.tracking import pages as listing
+from mlflow_compress.tracking.pages import every, up_to, version_number
 
 
 class Page(list):

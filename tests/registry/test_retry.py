@@ -3,7 +3,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.errors import CompressError, SourceError, UnreachableError
-from mlflow_compress.registry.retry import is_transient, patiently
+from mlflow_compress.tracking.patience import is_transient, patiently
 
 
 def failing(times, error):

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from werkzeug.datastructures import Authorization
 
 from mlflow_compress.errors import CompressError
-from mlflow_compress.mlflow_plugin.artifacts import MOST_BYTES
 from mlflow_compress.mlflow_plugin.context import FORWARDED, VISITOR
+from mlflow_compress.tracking.artifacts import MOST_BYTES
 
 __all__ = ["PATIENCE", "Caller", "caller_of", "static_prefix"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.mlflow_plugin.earlier import KIND, RECIPE, UNIT
+from mlflow_compress.recording.earlier import KIND, RECIPE, UNIT
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
@@ -23,7 +23,7 @@ from mlflow_compress.records import (
     Variant,
     from_dict,
 )
-from mlflow_compress.registry.listing import up_to
+from mlflow_compress.tracking.pages import up_to
 
 __all__ = ["trials_behind"]
 

@@ -20,7 +20,7 @@ from mlflow_compress.mlflow_plugin.pages.session import (
     fields_of,
     promotion_allowed,
 )
-from mlflow_compress.registry.retry import one_line
+from mlflow_compress.tracking.patience import one_line
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

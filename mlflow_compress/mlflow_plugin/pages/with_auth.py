@@ -10,7 +10,7 @@ import click
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.mlflow_plugin.pages.server import with_pages
-from mlflow_compress.registry.retry import one_line
+from mlflow_compress.tracking.patience import one_line
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -7,11 +7,11 @@ from mlflow import MlflowClient
 from mlflow.entities.webhook import Webhook
 
 from mlflow_compress.errors import CompressError, ConfigError, SourceNotFoundError, UnreachableError
-from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.mlflow_plugin.webhook.signature import Secret
 from mlflow_compress.mlflow_plugin.webhook.watched import EVENTS
-from mlflow_compress.registry.listing import every
-from mlflow_compress.registry.retry import patiently
+from mlflow_compress.tracking.client import connect
+from mlflow_compress.tracking.pages import every
+from mlflow_compress.tracking.patience import patiently
 
 __all__ = ["Answer", "register", "server_of", "try_out"]
 

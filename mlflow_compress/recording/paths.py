@@ -8,7 +8,7 @@ from mlflow.models import Model
 
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.mlflow_plugin import flavor
-from mlflow_compress.mlflow_plugin.nas_runs import NasRuns
+from mlflow_compress.recording.nas import NasRuns
 from mlflow_compress.registry.variants import register_model
 from mlflow_compress.report.gates import gates_figure
 

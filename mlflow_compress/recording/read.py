@@ -9,13 +9,13 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import SourceNotFoundError
-from mlflow_compress.mlflow_plugin.artifacts import read_small
-from mlflow_compress.mlflow_plugin.earlier import KIND, SENSITIVITY_FILE, read_trial
+from mlflow_compress.recording.earlier import KIND, SENSITIVITY_FILE, read_trial
 from mlflow_compress.records import Trial
-from mlflow_compress.registry.listing import every
-from mlflow_compress.registry.retry import PATIENCE, is_transient, patiently
 from mlflow_compress.registry.tags import read_number
 from mlflow_compress.report.page import DecisionLine
+from mlflow_compress.tracking.artifacts import read_small
+from mlflow_compress.tracking.pages import every
+from mlflow_compress.tracking.patience import PATIENCE, is_transient, patiently
 
 __all__ = ["SearchRecord", "read_search"]
 

@@ -19,15 +19,15 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import BusyError, CompressError
-from mlflow_compress.mlflow_plugin.artifacts import read_small
-from mlflow_compress.mlflow_plugin.connection import ensure_experiment
-from mlflow_compress.mlflow_plugin.earlier import KIND
-from mlflow_compress.mlflow_plugin.runs import RunWriter
-from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
-from mlflow_compress.registry.places import experiments_of, name_experiment
-from mlflow_compress.registry.retry import is_transient
+from mlflow_compress.recording.earlier import KIND
 from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.registry.variants import ensure_model
+from mlflow_compress.tracking.artifacts import read_small
+from mlflow_compress.tracking.client import ensure_experiment
+from mlflow_compress.tracking.experiments import experiments_of, name_experiment
+from mlflow_compress.tracking.owner import OWNER, is_abandoned, owner
+from mlflow_compress.tracking.patience import is_transient
+from mlflow_compress.tracking.runs import RunWriter
 
 __all__ = ["BEAT_SECONDS", "GONE_SECONDS", "JobRuns"]
 

@@ -7,11 +7,11 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.mlflow_plugin.artifacts import read_small
-from mlflow_compress.mlflow_plugin.runs import RunWriter
 from mlflow_compress.records import Trial, from_dict
-from mlflow_compress.registry.listing import every
-from mlflow_compress.registry.retry import is_transient
+from mlflow_compress.tracking.artifacts import read_small
+from mlflow_compress.tracking.pages import every
+from mlflow_compress.tracking.patience import is_transient
+from mlflow_compress.tracking.runs import RunWriter
 
 __all__ = [
     "DROPPED",

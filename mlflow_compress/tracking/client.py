@@ -13,8 +13,8 @@ from mlflow.store.db.utils import create_sqlalchemy_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mlflow_compress.errors import CompressError, UnreachableError
-from mlflow_compress.mlflow_plugin.answers import bound_answers
-from mlflow_compress.registry.retry import (
+from mlflow_compress.tracking.answers import bound_answers
+from mlflow_compress.tracking.patience import (
     PATIENCE,
     is_lasting,
     one_line,

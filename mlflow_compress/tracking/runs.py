@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_compress.errors import UnreachableError
 from mlflow_compress.records import DatasetRef
-from mlflow_compress.registry.retry import PATIENCE, patiently
+from mlflow_compress.tracking.patience import PATIENCE, patiently
 
 __all__ = ["DIGEST_LENGTH", "RunWriter", "metric_entities", "model_name"]
 

@@ -20,17 +20,17 @@ from mlflow_compress.base.modules import require_modules
 from mlflow_compress.base.spelling import hint
 from mlflow_compress.base.variables import variable
 from mlflow_compress.errors import SourceError, SourceNotFoundError
-from mlflow_compress.mlflow_plugin.connection import connect
 from mlflow_compress.packed.outside import inside, load_model, outside_files, plain_file
-from mlflow_compress.registry.listing import version_number
-from mlflow_compress.registry.retry import is_lasting, is_transient, one_line, patiently
 from mlflow_compress.registry.tags import quoted
 from mlflow_compress.registry.variants import using_tracking_uri
+from mlflow_compress.tracking.client import connect
+from mlflow_compress.tracking.pages import version_number
+from mlflow_compress.tracking.patience import is_lasting, is_transient, one_line, patiently
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-from mlflow_compress.mlflow_plugin.mlmodel import flavor_of, read_mlmodel
+from mlflow_compress.tracking.mlmodel import flavor_of, read_mlmodel
 
 __all__ = ["ResolvedSource", "fix_version", "identify", "resolve", "source_name"]
 

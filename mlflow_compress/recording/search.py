@@ -15,8 +15,7 @@ from mlflow_compress import report as reporting
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin import flavor
-from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
-from mlflow_compress.mlflow_plugin.earlier import (
+from mlflow_compress.recording.earlier import (
     DROPPED,
     KEY,
     KIND,
@@ -26,12 +25,13 @@ from mlflow_compress.mlflow_plugin.earlier import (
     UNIT,
     Earlier,
 )
-from mlflow_compress.mlflow_plugin.logged import epoch_metrics, recipe_params, report_metrics
-from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
+from mlflow_compress.recording.metrics import epoch_metrics, recipe_params, report_metrics
 from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, to_dict
-from mlflow_compress.registry.owner import OWNER, is_abandoned, owner
-from mlflow_compress.registry.retry import PATIENCE
 from mlflow_compress.search.observer import Epoch, SearchInfo
+from mlflow_compress.tracking.client import connect, ensure_experiment
+from mlflow_compress.tracking.owner import OWNER, is_abandoned, owner
+from mlflow_compress.tracking.patience import PATIENCE
+from mlflow_compress.tracking.runs import RunWriter, metric_entities
 
 __all__ = ["Tracker"]
 

@@ -10,14 +10,14 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
 from mlflow_compress.base.scratch import ScratchFolder
-from mlflow_compress.mlflow_plugin.connection import connect, ensure_experiment
-from mlflow_compress.mlflow_plugin.earlier import KIND
-from mlflow_compress.mlflow_plugin.projects import no_project
-from mlflow_compress.mlflow_plugin.runs import RunWriter, metric_entities
+from mlflow_compress.recording.earlier import KIND
 from mlflow_compress.records import DatasetRef
-from mlflow_compress.registry.owner import OWNER, owner
-from mlflow_compress.registry.retry import PATIENCE
 from mlflow_compress.registry.variants import register_model
+from mlflow_compress.tracking.client import connect, ensure_experiment
+from mlflow_compress.tracking.owner import OWNER, owner
+from mlflow_compress.tracking.patience import PATIENCE
+from mlflow_compress.tracking.projects import no_project
+from mlflow_compress.tracking.runs import RunWriter, metric_entities
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,1 @@
+"""Our records in MLflow: searches, trials and jobs, written down and read back."""
