@@ -23,6 +23,7 @@ from mlflow_compress.records import digest_of
 from mlflow_compress.search import Space
 from mlflow_compress.targets import Target, load_target
 from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.tracking.names import NAS_RUN, NAS_SUBNETS
 
 __all__ = ["Specialized", "TargetResult", "Trained", "specialize", "train"]
 
@@ -174,7 +175,7 @@ def _register(
         net.take(config.space.subnet()),
         images.held[:2].numpy(),
         (nas.SUPERNET_FILE, supernet.data),
-        {"compress.nas.subnets": str(config.space.size), "compress.nas.run": run_id},
+        {NAS_SUBNETS: str(config.space.size), NAS_RUN: run_id},
     )
     runs.close(run_id)
     return Trained(

@@ -25,6 +25,13 @@ from mlflow_compress.records import digest_of
 from mlflow_compress.targets import Target, bound_of
 from mlflow_compress.techniques.base import parse_settings
 from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.tracking.names import (
+    NAS_ACCURACY,
+    NAS_LATENCY,
+    NAS_RUN,
+    NAS_TARGET,
+    NAS_WEIGHT,
+)
 
 __all__ = ["PathResult", "run_paths"]
 
@@ -227,11 +234,11 @@ class _Job:
             nas.net_onnx(net, self.images.name).SerializeToString(),
             {"target": self.target.name, "weight": f"{self.settings.weight:g}"},
             {
-                "compress.nas.run": run_id,
-                "compress.nas.target": self.target.name,
-                "compress.nas.weight": f"{self.settings.weight:g}",
-                "compress.nas.accuracy": f"{score:.6f}",
-                "compress.nas.latency_ms": f"{latency:.6f}",
+                NAS_RUN: run_id,
+                NAS_TARGET: self.target.name,
+                NAS_WEIGHT: f"{self.settings.weight:g}",
+                NAS_ACCURACY: f"{score:.6f}",
+                NAS_LATENCY: f"{latency:.6f}",
             },
         )
         return f"models:/{self.config.name}/{version}"

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_compress import packed
-from mlflow_compress.registry.variants import using_tracking_uri
+from mlflow_compress.tracking.models import using_tracking_uri
 
 EXAMPLE = Path(__file__).parents[1] / "examples/lenet_mnist"
 SMALL = [

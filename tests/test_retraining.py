@@ -22,8 +22,8 @@ from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import BusyError, SourceError
 from mlflow_compress.recording import retrain as job_runs
 from mlflow_compress.recording.retrain import GONE_SECONDS, JobRuns
-from mlflow_compress.registry.variants import ensure_model
 from mlflow_compress.tracking.experiments import name_experiment
+from mlflow_compress.tracking.models import ensure_model
 from mlflow_compress.tracking.owner import owner
 from tests.tiny import tiny_model
 

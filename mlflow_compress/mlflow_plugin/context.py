@@ -10,10 +10,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from mlflow_compress.base.about import plugin_version
+from mlflow_compress.tracking.names import PLUGIN_VERSION
 
 __all__ = ["FORWARDED", "VISITOR", "CompressRunContext", "ForwardedHeaders"]
-
-VERSION_TAG = "compress.plugin_version"
 
 FORWARDED: ContextVar[Mapping[str, str] | None] = ContextVar("forwarded", default=None)
 """Headers that MLflow's client sends while a page speaks for the person who looks at it."""
@@ -34,7 +33,7 @@ class CompressRunContext:
 
     def tags(self) -> dict[str, str]:
         """Return the tags to add."""
-        tags = {VERSION_TAG: plugin_version()}
+        tags = {PLUGIN_VERSION: plugin_version()}
         if visitor := VISITOR.get():
             tags["mlflow.user"] = visitor
         return tags

@@ -250,7 +250,7 @@ def download_packed(model_uri: str, folder: str | Path, client: MlflowClient) ->
         SourceError: the model has another flavor.
     """
     # Here, because bundled code loads where only the requirements of a model are installed.
-    from mlflow_compress.registry.variants import using_tracking_uri
+    from mlflow_compress.tracking.models import using_tracking_uri
 
     with using_tracking_uri(client.tracking_uri):
         got = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(folder))

@@ -9,30 +9,15 @@ from mlflow.exceptions import MlflowException
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.records import Trial, from_dict
 from mlflow_compress.tracking.artifacts import read_small
+from mlflow_compress.tracking.names import DROPPED, KEY, KIND, REPORT_FILE
 from mlflow_compress.tracking.pages import every
 from mlflow_compress.tracking.patience import is_transient
 from mlflow_compress.tracking.runs import RunWriter
 
 __all__ = [
-    "DROPPED",
-    "KEY",
-    "KIND",
-    "RECIPE",
-    "REPORT_FILE",
-    "SENSITIVITY_FILE",
-    "UNIT",
     "Earlier",
     "read_trial",
 ]
-
-KIND = "compress.kind"
-KEY = "compress.key"
-RECIPE = "compress.recipe_json"
-UNIT = "compress.accuracy_unit"
-"""Tag of a trial's run: the accuracy's unit, where it is another than a share."""
-DROPPED = "compress.dropped"
-REPORT_FILE = "report.json"
-SENSITIVITY_FILE = "sensitivity/sensitivity.json"
 
 _PAGE = 1000
 

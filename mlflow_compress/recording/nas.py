@@ -10,11 +10,11 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
 from mlflow_compress.base.scratch import ScratchFolder
-from mlflow_compress.recording.earlier import KIND
 from mlflow_compress.records import DatasetRef
-from mlflow_compress.registry.variants import register_model
 from mlflow_compress.tracking.client import connect, ensure_experiment
-from mlflow_compress.tracking.owner import OWNER, owner
+from mlflow_compress.tracking.models import register_model
+from mlflow_compress.tracking.names import KIND, OWNER
+from mlflow_compress.tracking.owner import owner
 from mlflow_compress.tracking.patience import PATIENCE
 from mlflow_compress.tracking.projects import no_project
 from mlflow_compress.tracking.runs import RunWriter, metric_entities
@@ -145,13 +145,7 @@ class NasRuns:
             beside = Path(folder) / file[0]
             beside.write_bytes(file[1])
 
-            def save(path: Path, logged: Any) -> None:
-                record = Model(
-                    artifact_path=logged.artifact_location,
-                    model_uuid=logged.model_id,
-                    run_id=run_id,
-                    model_id=logged.model_id,
-                )
+            def save(path: Path, record: Model) -> None:
                 with no_project():
                     mlflow.pytorch.save_model(
                         module,
@@ -164,7 +158,5 @@ class NasRuns:
                         serialization_format="pt2",
                     )
 
-            target = Path(folder) / "model"
-            target.mkdir()
-            model_id = self._runs.log_model(run_id, name, {}, tags, save, target)
+            model_id = self._runs.log_model(run_id, name, {}, tags, save)
         return register_model(self.client, name, model_id, run_id, tags)

@@ -9,8 +9,8 @@ from mlflow.models import Model
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.recording.nas import NasRuns
-from mlflow_compress.registry.variants import register_model
 from mlflow_compress.report.gates import gates_figure
+from mlflow_compress.tracking.models import register_model
 
 __all__ = ["PathRuns"]
 
@@ -54,16 +54,8 @@ class PathRuns(NasRuns):
             file = Path(folder) / "model.onnx"
             file.write_bytes(model)
 
-            def save(path: Path, logged: Any) -> None:
-                record = Model(
-                    artifact_path=logged.artifact_location,
-                    model_uuid=logged.model_id,
-                    run_id=run_id,
-                    model_id=logged.model_id,
-                )
+            def save(path: Path, record: Model) -> None:
                 flavor.save_model(file, path, mlflow_model=record)
 
-            target = Path(folder) / "model"
-            target.mkdir()
-            model_id = self._runs.log_model(run_id, name, params, tags, save, target)
+            model_id = self._runs.log_model(run_id, name, params, tags, save)
         return register_model(self.client, name, model_id, run_id, tags)

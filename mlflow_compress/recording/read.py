@@ -9,11 +9,24 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import SourceNotFoundError
-from mlflow_compress.recording.earlier import KIND, SENSITIVITY_FILE, read_trial
+from mlflow_compress.recording.earlier import read_trial
 from mlflow_compress.records import Trial
-from mlflow_compress.registry.tags import read_number
 from mlflow_compress.report.page import DecisionLine
 from mlflow_compress.tracking.artifacts import read_small
+from mlflow_compress.tracking.names import (
+    ERROR,
+    INCUMBENT,
+    KIND,
+    OUTCOME,
+    REASON,
+    RECIPE,
+    SENSITIVITY_FILE,
+    SOURCE,
+    SOURCE_DIGEST,
+    TARGET,
+    VERSION,
+    read_number,
+)
 from mlflow_compress.tracking.pages import every
 from mlflow_compress.tracking.patience import PATIENCE, is_transient, patiently
 
@@ -54,7 +67,7 @@ def read_search(client: MlflowClient, run_id: str, patience: float = PATIENCE) -
 
 def _read(client: MlflowClient, run_id: str) -> SearchRecord:
     search = _search_run(client, run_id)
-    digest = search.data.tags.get("compress.source_digest", "")
+    digest = search.data.tags.get(SOURCE_DIGEST, "")
     experiment = search.info.experiment_id
     same = f"tags.`{KIND}` = 'search' AND tags.`compress.source_digest` = '{digest}'"
     trials: dict[str, Trial] = {}
@@ -69,12 +82,12 @@ def _read(client: MlflowClient, run_id: str) -> SearchRecord:
                 if trial is not None and trial.variant is not None:
                     trials.setdefault(trial.key, trial)
             elif ours:
-                why = tags.get("compress.error", f"it was {run.info.status.lower()}")
-                failed.append((tags.get("compress.recipe", run.info.run_name), why))
+                why = tags.get(ERROR, f"it was {run.info.status.lower()}")
+                failed.append((tags.get(RECIPE, run.info.run_name), why))
     decided = _all(client, experiment, f"tags.`{KIND}` = 'decision'")
     return SearchRecord(
         name=search.info.run_name or run_id,
-        source=search.data.tags.get("compress.source", ""),
+        source=search.data.tags.get(SOURCE, ""),
         trials=tuple(trials.values()),
         failed=tuple(failed),
         decisions=tuple(_decision(run) for run in decided),
@@ -132,12 +145,12 @@ def _all(client: MlflowClient, experiment: str, query: str) -> Sequence[Any]:
 
 def _decision(run: Any) -> DecisionLine:
     tags = run.data.tags
-    version, before = (tags.get(f"compress.{name}", "") for name in ("version", "incumbent"))
+    version, before = (tags.get(name, "") for name in (VERSION, INCUMBENT))
     return DecisionLine(
-        target=tags.get("compress.target", ""),
-        outcome=tags.get("compress.outcome", ""),
+        target=tags.get(TARGET, ""),
+        outcome=tags.get(OUTCOME, ""),
         version=read_number(version),
         incumbent=read_number(before),
         start_ms=run.info.start_time,
-        reason=tags.get("compress.reason", ""),
+        reason=tags.get(REASON, ""),
     )

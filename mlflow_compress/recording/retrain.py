@@ -19,13 +19,23 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import BusyError, CompressError
-from mlflow_compress.recording.earlier import KIND
-from mlflow_compress.registry.tags import quoted, read_number
-from mlflow_compress.registry.variants import ensure_model
 from mlflow_compress.tracking.artifacts import read_small
 from mlflow_compress.tracking.client import ensure_experiment
 from mlflow_compress.tracking.experiments import experiments_of, name_experiment
-from mlflow_compress.tracking.owner import OWNER, is_abandoned, owner
+from mlflow_compress.tracking.models import ensure_model
+from mlflow_compress.tracking.names import (
+    BEAT,
+    EXIT_CODE,
+    JOB_KEY,
+    KIND,
+    MODEL,
+    OWNER,
+    SOURCE,
+    STATE,
+    quoted,
+    read_number,
+)
+from mlflow_compress.tracking.owner import is_abandoned, owner
 from mlflow_compress.tracking.patience import is_transient
 from mlflow_compress.tracking.runs import RunWriter
 
@@ -37,11 +47,6 @@ BEAT_SECONDS = 15.0
 GONE_SECONDS = 120.0
 """A job on another host that was silent for so long is gone; clocks must agree to within it."""
 
-_MODEL = "compress.model"
-_JOB_KEY = "compress.job_key"
-_STATE = "compress.state"
-_BEAT = "compress.beat"
-_EXIT_CODE = "compress.exit_code"
 _NOTE = "mlflow.note.content"
 _VERDICT_FILE = "verdict.json"
 _POLL_SECONDS = 5.0
@@ -66,7 +71,7 @@ class JobRuns:
     def verdict(self, key: str) -> dict[str, Any] | None:
         """Return the newest verdict of a job with this key whose versions are still there."""
         query = (
-            f"tags.`{KIND}` = 'retrain' AND tags.`{_JOB_KEY}` = {quoted(key)} "
+            f"tags.`{KIND}` = 'retrain' AND tags.`{JOB_KEY}` = {quoted(key)} "
             "AND attributes.status = 'FINISHED'"
         )
 
@@ -104,9 +109,9 @@ class JobRuns:
         self._runs.log_text(run_id, json.dumps(verdict, indent=2), _VERDICT_FILE)
         lines = [f"- {t['target']}: {t['outcome']}: {t['reason']}" for t in verdict["targets"]]
         self._runs.set_tag(run_id, _NOTE, "\n".join(lines))
-        self._runs.set_tag(run_id, _EXIT_CODE, str(verdict["exit_code"]))
+        self._runs.set_tag(run_id, EXIT_CODE, str(verdict["exit_code"]))
         # Last: what has a key is whole.
-        self._runs.set_tag(run_id, _JOB_KEY, key)
+        self._runs.set_tag(run_id, JOB_KEY, key)
 
     @contextlib.contextmanager
     def hold(self, source: str, wait: float = 0.0) -> Iterator[str]:
@@ -146,7 +151,7 @@ class JobRuns:
                 run_id = self._try(source)
                 if run_id is not None:
                     return run_id
-            working = [run for run in others if run.data.tags.get(_STATE) == "working"]
+            working = [run for run in others if run.data.tags.get(STATE) == "working"]
             left = deadline - time.monotonic()
             tries += not working
             if left <= 0 and (working or tries >= _TRIES):
@@ -169,9 +174,9 @@ class JobRuns:
         tags = {
             KIND: "retrain",
             OWNER: owner(),
-            _MODEL: self._model,
-            _STATE: "asking",
-            "compress.source": source,
+            MODEL: self._model,
+            STATE: "asking",
+            SOURCE: source,
         }
         self._runs.do("name the job's experiment", self._name_experiment)
         run_id = self._runs.create_run(f"retrain {self._model}", tags)
@@ -179,7 +184,7 @@ class JobRuns:
             if not self._is_blocked(run_id):
                 # Everyone says so before looking again: of two who do this at the same moment,
                 # the later one sees the earlier one here and steps back.
-                self._runs.set_tag(run_id, _STATE, "working")
+                self._runs.set_tag(run_id, STATE, "working")
                 if not self._is_blocked(run_id, also_working=False):
                     return run_id
         except BaseException:
@@ -204,7 +209,7 @@ class JobRuns:
         if mine is None:  # somebody took it for abandoned
             return True
         return any(
-            _order(run) < _order(mine) or (also_working and run.data.tags.get(_STATE) == "working")
+            _order(run) < _order(mine) or (also_working and run.data.tags.get(STATE) == "working")
             for run in live
             if run is not mine
         )
@@ -214,7 +219,7 @@ class JobRuns:
         found = []
         for run in self._runs.do("look for other jobs", self._open):
             tags, begun = run.data.tags, int(run.info.start_time)
-            beat = read_number(tags.get(_BEAT, "")) or begun
+            beat = read_number(tags.get(BEAT, "")) or begun
             if is_abandoned(tags.get(OWNER, ""), beat, GONE_SECONDS):
                 self._runs.close(run.info.run_id, "KILLED")
             else:
@@ -225,7 +230,7 @@ class JobRuns:
         # Jobs on one registered model may keep their runs in different experiments.
         experiments = experiments_of(self._client, self._model, self._runs.experiment_id)
         query = (
-            f"tags.`{KIND}` = 'retrain' AND tags.`{_MODEL}` = {quoted(self._model)} "
+            f"tags.`{KIND}` = 'retrain' AND tags.`{MODEL}` = {quoted(self._model)} "
             "AND attributes.status = 'RUNNING'"
         )
         return list(self._client.search_runs(experiments, query))
@@ -235,7 +240,7 @@ class JobRuns:
             # A server out of reach ends the job itself, if it lasts; the next beat tries again.
             with contextlib.suppress(CompressError):
                 now = str(int(time.time() * 1000))
-                self._runs.set_tag(run_id, _BEAT, now)
+                self._runs.set_tag(run_id, BEAT, now)
 
 
 def _order(run: Run) -> tuple[int, str]:

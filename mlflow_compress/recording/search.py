@@ -12,24 +12,30 @@ from mlflow.models import Model
 from mlflow.tracking.context.registry import resolve_tags
 
 from mlflow_compress import report as reporting
-from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.mlflow_plugin import flavor
-from mlflow_compress.recording.earlier import (
-    DROPPED,
-    KEY,
-    KIND,
-    RECIPE,
-    REPORT_FILE,
-    SENSITIVITY_FILE,
-    UNIT,
-    Earlier,
-)
+from mlflow_compress.recording.earlier import Earlier
 from mlflow_compress.recording.metrics import epoch_metrics, recipe_params, report_metrics
 from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, to_dict
 from mlflow_compress.search.observer import Epoch, SearchInfo
 from mlflow_compress.tracking.client import connect, ensure_experiment
-from mlflow_compress.tracking.owner import OWNER, is_abandoned, owner
+from mlflow_compress.tracking.names import (
+    DROPPED,
+    ERROR,
+    KEY,
+    KIND,
+    NUMBER,
+    OWNER,
+    RECIPE,
+    RECIPE_JSON,
+    REPORT_FILE,
+    SENSITIVITY_FILE,
+    SOURCE,
+    SOURCE_DIGEST,
+    STRATEGY,
+    UNIT,
+)
+from mlflow_compress.tracking.owner import is_abandoned, owner
 from mlflow_compress.tracking.patience import PATIENCE
 from mlflow_compress.tracking.runs import RunWriter, metric_entities
 
@@ -107,9 +113,9 @@ class Tracker:
             {
                 KIND: "search",
                 OWNER: owner(),
-                "compress.source": info.source,
-                "compress.source_digest": info.source_digest,
-                "compress.strategy": info.strategy,
+                SOURCE: info.source,
+                SOURCE_DIGEST: info.source_digest,
+                STRATEGY: info.strategy,
             },
         )
         params = {
@@ -129,9 +135,9 @@ class Tracker:
             KIND: "trial",
             KEY: key,
             OWNER: owner(),
-            "compress.recipe": recipe.label,
-            RECIPE: recipe.to_json(),
-            "compress.number": str(number),
+            RECIPE: recipe.label,
+            RECIPE_JSON: recipe.to_json(),
+            NUMBER: str(number),
         }
         run_id = self._runs.create_run(recipe.label, tags, parent=self._search_id)
         self._open[number] = run_id
@@ -155,7 +161,7 @@ class Tracker:
             return trial
         if trial.variant is None:
             self._runs.set_tag(run_id, _NOTE, f"Failed: {trial.error}")
-            self._runs.set_tag(run_id, "compress.error", trial.error)
+            self._runs.set_tag(run_id, ERROR, trial.error)
             self._runs.close(run_id, "FAILED")
             del self._open[trial.number]
             return trial
@@ -185,13 +191,7 @@ class Tracker:
         if not trial.path:
             raise CompressError(f"trial {trial.number} ({trial.recipe.label}) left no packed file")
 
-        def save(path: Path, logged: Any) -> None:
-            record = Model(
-                artifact_path=logged.artifact_location,
-                model_uuid=logged.model_id,
-                run_id=run_id,
-                model_id=logged.model_id,
-            )
+        def save(path: Path, record: Model) -> None:
             flavor.save_model(
                 trial.path,
                 path,
@@ -201,11 +201,9 @@ class Tracker:
                 bundle_code=self._bundle_code,
             )
 
-        tags = {KEY: trial.key, "compress.recipe": trial.recipe.label}
-        with ScratchFolder() as folder:
-            return self._runs.log_model(
-                run_id, trial.recipe.label, recipe_params(trial.recipe), tags, save, Path(folder)
-            )
+        tags = {KEY: trial.key, RECIPE: trial.recipe.label}
+        params = recipe_params(trial.recipe)
+        return self._runs.log_model(run_id, trial.recipe.label, params, tags, save)
 
     def _log_trial(self, run_id: str, model_id: str, trial: Trial, variant: Variant) -> None:
         report = variant.report
@@ -320,8 +318,8 @@ class Tracker:
         tags = {
             KIND: "sensitivity",
             OWNER: owner(),
-            "compress.source": source,
-            "compress.source_digest": source_digest,
+            SOURCE: source,
+            SOURCE_DIGEST: source_digest,
         }
         run_id = self._runs.create_run("sensitivity per layer", tags)
         self._runs.log_datasets(run_id, {"calibration": rows_of})

@@ -6,11 +6,28 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlflow_compress.records import Decision, Gate, Variant, digest_of, to_dict
-from mlflow_compress.registry.tags import quoted, read_number
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import alias_problem, target_record, target_text
 from mlflow_compress.tracking.experiments import experiments_of, name_experiment
-from mlflow_compress.tracking.owner import OWNER, is_abandoned, owner
+from mlflow_compress.tracking.names import (
+    APPROVAL,
+    EVIDENCE,
+    FINISHED_BY,
+    INCUMBENT,
+    KIND,
+    MEASURED_ON,
+    MODEL,
+    OUTCOME,
+    OWNER,
+    REASON,
+    SETTLED_BY,
+    TARGET,
+    THREADS,
+    VERSION,
+    quoted,
+    read_number,
+)
+from mlflow_compress.tracking.owner import is_abandoned, owner
 from mlflow_compress.tracking.pages import up_to
 
 __all__ = [
@@ -22,20 +39,6 @@ __all__ = [
     "limits_digest",
     "render",
 ]
-
-KIND = "compress.kind"
-MODEL = "compress.model"
-TARGET = "compress.target"
-OUTCOME = "compress.outcome"
-VERSION = "compress.version"
-INCUMBENT = "compress.incumbent"
-REASON = "compress.reason"
-EVIDENCE = "compress.evidence"
-APPROVAL = "compress.approval"
-SETTLED_BY = "compress.settled_by"
-FINISHED_BY = "compress.finished_by"
-MEASURED_ON = "compress.measured_on"
-THREADS = "compress.threads"
 
 EMULATED = " (emulated)"
 """Ends the place where a target was measured when this machine stands for another."""

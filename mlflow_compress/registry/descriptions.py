@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mlflow_compress.records import Variant, format_score
-from mlflow_compress.registry.tags import ALIAS_TAG, GAP, QUARANTINE
 from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets import format_size
+from mlflow_compress.tracking.names import ALIAS_TAG, GAP, QUARANTINE
 
 __all__ = ["BEGIN", "END", "device_table", "refresh", "with_section"]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from mlflow_compress.base.spelling import hint
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE, VARIANTS_TAG, quoted
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import shipped_names
 from mlflow_compress.targets.profile import PREVIOUS, alias_problem
+from mlflow_compress.tracking.names import ALIAS_TAG, QUARANTINE, VARIANTS_TAG, quoted
 from mlflow_compress.tracking.patience import PATIENCE, patiently, without_password
 
 __all__ = ["existing", "known_targets", "require_model", "require_target"]

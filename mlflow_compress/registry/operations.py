@@ -18,9 +18,10 @@ from mlflow_compress.registry.decisions import (
 from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.known import existing, require_target
 from mlflow_compress.registry.promotion import decision_log, move_alias
-from mlflow_compress.registry.tags import ALIAS_TAG, KEY, QUARANTINE, quarantine_of
+from mlflow_compress.registry.tags import quarantine_of
 from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets.profile import PREVIOUS
+from mlflow_compress.tracking.names import ALIAS_TAG, KEY, QUARANTINE
 from mlflow_compress.tracking.patience import PATIENCE, patiently
 
 __all__ = [

@@ -26,10 +26,10 @@ from mlflow_compress.registry.decisions import (
 )
 from mlflow_compress.registry.descriptions import refresh
 from mlflow_compress.registry.policy import decide
-from mlflow_compress.registry.tags import ALIAS_TAG, LIMITS_TAG, read_number
 from mlflow_compress.registry.variants import RegistryState, read_state
 from mlflow_compress.targets import Target
 from mlflow_compress.targets.profile import PREVIOUS
+from mlflow_compress.tracking.names import ALIAS_TAG, LIMITS_TAG, read_number
 from mlflow_compress.tracking.patience import PATIENCE, patiently
 
 __all__ = ["decision_log", "move_alias", "promote"]

@@ -8,9 +8,9 @@ from mlflow_compress.records import Latency, Report
 from mlflow_compress.registry.decisions import EMULATED, ROLLED_BACK, DecisionLog, LoggedDecision
 from mlflow_compress.registry.known import existing, known_targets
 from mlflow_compress.registry.operations import newest_waiting
-from mlflow_compress.registry.tags import ALIAS_TAG, QUARANTINE, read_number
 from mlflow_compress.registry.variants import RegistryState
 from mlflow_compress.targets.profile import PREVIOUS
+from mlflow_compress.tracking.names import ALIAS_TAG, QUARANTINE, read_number
 from mlflow_compress.tracking.patience import PATIENCE, patiently
 
 __all__ = ["TargetStatus", "history", "standing", "status"]

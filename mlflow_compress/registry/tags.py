@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import (
     Recipe,
     Report,
@@ -18,75 +17,35 @@ from mlflow_compress.records import (
     to_dict,
 )
 from mlflow_compress.targets import format_size
+from mlflow_compress.tracking.names import (
+    DIGEST,
+    KEY,
+    MODEL_URI,
+    PREFIX,
+    QUARANTINE,
+    RECIPE_JSON,
+    REPORT,
+    RUN_ID,
+    SOURCE,
+)
 
 __all__ = [
-    "ALIAS_TAG",
-    "DIGEST",
-    "GAP",
-    "KEY",
-    "LIMITS_TAG",
-    "MODEL_URI",
-    "PREFIX",
-    "QUARANTINE",
-    "VARIANTS_TAG",
     "describe",
     "from_tags",
     "quarantine_of",
-    "quoted",
-    "read_number",
     "rewrites",
     "to_tags",
     "with_measurements",
     "with_quarantines",
 ]
 
-PREFIX = "compress."
-KEY = PREFIX + "key"
-MODEL_URI = PREFIX + "model_uri"
-SOURCE = PREFIX + "source"
-GAP = PREFIX + "gap."
-QUARANTINE = PREFIX + "quarantine."
-"""Tag of a version, per target; see :func:`quarantine_of` for the one that outlives it."""
-
-ALIAS_TAG = PREFIX + "promoted."
-"""Tag of the registered model, per target: the version that promotion last put the alias on."""
-
-LIMITS_TAG = PREFIX + "limits."
-"""Tag of the registered model, per target: the digest of the limits that promotion last had.
-
-Decisions keep the limits themselves, in runs, which those may write who may edit the experiment.
-"""
-
-VARIANTS_TAG = PREFIX + "variants"
-"""Tag of a registered model that holds variants."""
-
-DIGEST = PREFIX + "digest"
-"""Digests of the tags that decide; see :func:`_digest`."""
-
-_DIGITS = 18
-_RUN_ID = PREFIX + "run_id"
-_REPORT = PREFIX + "report"
-_RECIPE = PREFIX + "recipe_json"
 # What decides, beside the numbers that are shown: some tags stay as the version was made with,
 # the others are rewritten when the variant is registered again.
-_FIXED = (KEY, _RECIPE, MODEL_URI, _RUN_ID)
-_REWRITTEN = (SOURCE, _REPORT)
+_FIXED = (KEY, RECIPE_JSON, MODEL_URI, RUN_ID)
+_REWRITTEN = (SOURCE, REPORT)
 _ANEW = "delete the version and run the job again, which registers the variant anew"
 # MLflow takes tag values up to 100,000 characters and descriptions up to 5,000.
 _DESCRIPTION_LIMIT = 5000
-
-
-def quoted(text: str) -> str:
-    """Return ``text`` as MLflow's search filters take it.
-
-    Raises:
-        ConfigError: it has both kinds of quotes, which no filter can say.
-    """
-    if "'" not in text:
-        return f"'{text}'"
-    if '"' not in text:
-        return f'"{text}"'
-    raise ConfigError(f"{text!r} has both kinds of quotes, which MLflow cannot search for")
 
 
 def _number(value: float) -> str:
@@ -125,17 +84,12 @@ def to_tags(variant: Variant) -> dict[str, str]:
         MODEL_URI: variant.model_uri,
         PREFIX + "recipe": variant.recipe.label,
         SOURCE: variant.source,
-        _RUN_ID: variant.run_id,
-        _RECIPE: variant.recipe.to_json(),
-        _REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
+        RUN_ID: variant.run_id,
+        RECIPE_JSON: variant.recipe.to_json(),
+        REPORT: json.dumps(to_dict(replace(variant.report, layers=())), sort_keys=True),
         **_shown(variant.report),
     }
     return tags | {DIGEST: ",".join(_digest(tags, tag) for tag in _REWRITTEN)}
-
-
-def read_number(text: str) -> int | None:
-    """Read a number out of a tag that anybody may have written; None when it is none."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def _digest(tags: Mapping[str, str], tag: str) -> str:
@@ -194,7 +148,7 @@ def rewrites(tags: Mapping[str, str], known: Variant, merged: Variant) -> list[t
     stands = before | {tag: tags[tag] for tag in shown if tag in tags}
     changed = [tag for tag in after if stands.get(tag) != after[tag] and tag != DIGEST]
     writes = []
-    for tag in sorted(changed, key=lambda tag: tag == _REPORT):
+    for tag in sorted(changed, key=lambda tag: tag == REPORT):
         digest = _digest({**tags, tag: after[tag]}, tag)
         writes += [(f"{DIGEST}.{digest[:16]}", digest), (tag, after[tag])]
     return writes
@@ -211,12 +165,12 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         ValueError: one line, when a tag is missing, broken, was edited, or says something else
             than the report that was stored with it.
     """
-    for needed in (KEY, _RECIPE, _REPORT):
+    for needed in (KEY, RECIPE_JSON, REPORT):
         if not tags.get(needed):
             raise ValueError(f"tag {needed} is missing")
     try:
-        recipe = from_dict(Recipe, parse_json(tags[_RECIPE]))
-        report = from_dict(Report, parse_json(tags[_REPORT]))
+        recipe = from_dict(Recipe, parse_json(tags[RECIPE_JSON]))
+        report = from_dict(Report, parse_json(tags[REPORT]))
     except ValueError as error:
         raise ValueError(f"its recipe or report cannot be read: {error}") from None
     known = _known_digests(tags)
@@ -231,7 +185,7 @@ def from_tags(tags: Mapping[str, str], version: int) -> Variant:
         report=report,
         source=tags.get(SOURCE, ""),
         model_uri=tags.get(MODEL_URI, ""),
-        run_id=tags.get(_RUN_ID, ""),
+        run_id=tags.get(RUN_ID, ""),
         version=version,
         quarantined=frozenset(
             name.removeprefix(QUARANTINE) for name in tags if name.startswith(QUARANTINE)

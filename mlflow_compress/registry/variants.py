@@ -2,50 +2,41 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Variant
 from mlflow_compress.registry.order import generation
 from mlflow_compress.registry.policy import best_for, gap_text
 from mlflow_compress.registry.tags import (
-    DIGEST,
-    GAP,
-    KEY,
-    VARIANTS_TAG,
     describe,
     from_tags,
-    quoted,
     rewrites,
     to_tags,
     with_measurements,
     with_quarantines,
 )
 from mlflow_compress.targets import Target
-from mlflow_compress.tracking.pages import every, version_number
+from mlflow_compress.tracking.models import ensure_model, first, using_tracking_uri, versions_of
+from mlflow_compress.tracking.names import DIGEST, GAP, KEY, quoted
+from mlflow_compress.tracking.pages import version_number
 from mlflow_compress.tracking.patience import PATIENCE, patiently
 
 __all__ = [
     "RegistryState",
-    "ensure_model",
     "read_state",
     "read_variants",
-    "register_model",
     "register_variants",
-    "using_tracking_uri",
 ]
 
 log = logging.getLogger(__name__)
 
-_PAGE = 200
 _LINKS = "mlflow.modelVersions"
 
 
@@ -79,23 +70,6 @@ class RegistryState:
     def variant(self, version: int | None) -> Variant | None:
         """Return the readable variant of a version, or None."""
         return next((one for one in self.variants if one.version == version), None)
-
-
-@contextmanager
-def using_tracking_uri(uri: str) -> Iterator[None]:
-    """Make ``uri`` MLflow's global tracking URI for a moment, where its API takes no other.
-
-    A client on a database looks up ``models:/m-…`` through the global URI.
-    """
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    if before == uri:
-        yield
-        return
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def read_variants(client: MlflowClient, name: str) -> list[Variant]:
@@ -142,7 +116,7 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
     problems: list[str] = []
     all_tags: dict[int, Mapping[str, str]] = {}
     descriptions: dict[int, str] = {}
-    for found in _versions(client, f"name = {quoted(name)}"):
+    for found in versions_of(client, f"name = {quoted(name)}"):
         if not found.tags.keys() & {KEY, DIGEST} or found.status != "READY":
             continue
         number = version_number(found.version)
@@ -170,14 +144,6 @@ def _read_state(client: MlflowClient, name: str) -> RegistryState:
         description=model.description or "",
         descriptions=descriptions,
     )
-
-
-def _versions(client: MlflowClient, query: str) -> list[Any]:
-    """Return all matching versions, oldest first."""
-    found = every(
-        lambda token: client.search_model_versions(query, max_results=_PAGE, page_token=token)
-    )
-    return sorted(found, key=lambda version: version_number(version.version))
 
 
 def register_variants(
@@ -226,46 +192,6 @@ def register_variants(
     return registered
 
 
-def register_model(
-    client: MlflowClient, name: str, model_id: str, run_id: str, tags: Mapping[str, str]
-) -> int:
-    """Make a logged model a version of a registered model, once; return the version.
-
-    Args:
-        client: where the registry is.
-        name: the registered model; made when it is missing.
-        model_id: the logged model.
-        run_id: the run that made it.
-        tags: of the version.
-    """
-
-    def register() -> int:
-        ensure_model(client, name)
-        uri = f"models:/{model_id}"
-        query = f"name = {quoted(name)} AND source_path = '{uri}'"
-        found = _versions(client, query)
-        if not found:
-            with using_tracking_uri(client.tracking_uri):
-                client.create_model_version(
-                    name, source=uri, run_id=run_id, tags=dict(tags), model_id=model_id
-                )
-            found = _versions(client, query)
-        return version_number(_first(found, name).version)
-
-    return patiently(f"register {name}", register)
-
-
-def ensure_model(client: MlflowClient, name: str) -> Mapping[str, str]:
-    """Make the registered model if there is none; return its tags."""
-    try:
-        return dict(client.create_registered_model(name, {VARIANTS_TAG: "yes"}).tags)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        client.set_registered_model_tag(name, VARIANTS_TAG, "yes")
-    return dict(client.get_registered_model(name).tags)
-
-
 def _ensure_version(
     client: MlflowClient, name: str, variant: Variant, of_model: Mapping[str, str]
 ) -> Variant:
@@ -275,7 +201,7 @@ def _ensure_version(
     whole. Two jobs may still create one each; the second look settles that.
     """
     query = f"name = {quoted(name)} AND tags.`{KEY}` = {quoted(variant.key)}"
-    found = _versions(client, query)
+    found = versions_of(client, query)
     if not found:
         with using_tracking_uri(client.tracking_uri):
             client.create_model_version(
@@ -286,11 +212,11 @@ def _ensure_version(
                 description=describe(variant),
                 model_id=variant.model_uri.rpartition("/")[2],
             )
-        found = _versions(client, query)
+        found = versions_of(client, query)
     whole = [one for one in found if _problem(one) is None]
     if not whole:
         # Someone edited the tags; reading reports that, and registering does not overwrite it.
-        return replace(variant, version=version_number(_first(found, name).version))
+        return replace(variant, version=version_number(first(found, name).version))
     oldest, *younger = whole
     if younger:
         _drop_duplicates(client, name, [version_number(version.version) for version in younger])
@@ -307,12 +233,6 @@ def _ensure_version(
     for tag, text in rewrites(oldest.tags, known, merged):
         client.set_model_version_tag(name, str(version), tag, text)
     return replace(variant, version=version, quarantined=known.quarantined)
-
-
-def _first(found: Sequence[Any], name: str) -> Any:
-    if not found:
-        raise UnreachableError(f"the server took a version of {name!r}, and lists none")
-    return found[0]
 
 
 def _problem(found: Any) -> str | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-__all__ = ["experiments_of", "name_experiment"]
+from mlflow_compress.tracking.names import EXPERIMENT
 
-_EXPERIMENT = "compress.experiment."
+__all__ = ["experiments_of", "name_experiment"]
 
 
 def experiments_of(client: Any, model: str, own: str = "") -> list[str]:
@@ -28,14 +28,14 @@ def experiments_of(client: Any, model: str, own: str = "") -> list[str]:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         tags = {}
-    named = {tag.removeprefix(_EXPERIMENT) for tag in tags if tag.startswith(_EXPERIMENT)}
+    named = {tag.removeprefix(EXPERIMENT) for tag in tags if tag.startswith(EXPERIMENT)}
     return sorted({one for one in (*named, own) if one})
 
 
 def name_experiment(client: Any, model: str, experiment_id: str) -> None:
     """Name an experiment as one of a registered model's; nothing where there is no such model."""
     try:
-        client.set_registered_model_tag(model, _EXPERIMENT + experiment_id, "yes")
+        client.set_registered_model_tag(model, EXPERIMENT + experiment_id, "yes")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -7,11 +7,9 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from mlflow_compress.registry.tags import read_number
+from mlflow_compress.tracking.names import read_number
 
-__all__ = ["OWNER", "is_abandoned", "owner"]
-
-OWNER = "compress.owner"
+__all__ = ["is_abandoned", "owner"]
 
 
 def owner() -> str:

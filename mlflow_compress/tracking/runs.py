@@ -21,9 +21,12 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
+from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import UnreachableError
 from mlflow_compress.records import DatasetRef
+from mlflow_compress.tracking.names import SHA256, TOKEN
 from mlflow_compress.tracking.patience import PATIENCE, patiently
 
 __all__ = ["DIGEST_LENGTH", "RunWriter", "metric_entities", "model_name"]
@@ -36,7 +39,6 @@ DIGEST_LENGTH = 36
 _AGAIN = 5.0
 """Seconds to wait for a server that was waited for in vain."""
 
-_TOKEN = "compress.token"
 _TABLES = "mlflow.loggedArtifacts"
 
 
@@ -109,7 +111,7 @@ class RunWriter:
     def create_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Create one run, also when the answer to the first try was lost; return its id."""
         token = uuid.uuid4().hex
-        all_tags = {**self._tags, **tags, _TOKEN: token}
+        all_tags = {**self._tags, **tags, TOKEN: token}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
         tried = False
@@ -117,7 +119,7 @@ class RunWriter:
         def create() -> str:
             nonlocal tried
             if tried:
-                query = f"tags.`{_TOKEN}` = '{token}'"
+                query = f"tags.`{TOKEN}` = '{token}'"
                 found = self.client.search_runs([self.experiment_id], query)
                 if found:
                     return str(found[0].info.run_id)
@@ -135,7 +137,7 @@ class RunWriter:
     def _end_unknown(self, token: str) -> None:
         """End a run that may have been made by a call that was broken off before it gave the id."""
         with suppress(Exception):
-            query = f"tags.`{_TOKEN}` = '{token}'"
+            query = f"tags.`{TOKEN}` = '{token}'"
             for run in self.client.search_runs([self.experiment_id], query):
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
@@ -210,7 +212,7 @@ class RunWriter:
                 ),
                 tags=[
                     InputTag("mlflow.data.context", role),
-                    InputTag("compress.sha256", ref.digest),
+                    InputTag(SHA256, ref.digest),
                 ],
             )
             for role, ref in datasets.items()
@@ -224,8 +226,7 @@ class RunWriter:
         name: str,
         params: Mapping[str, str],
         tags: Mapping[str, str],
-        save: Callable[[Path, Any], None],
-        folder: Path,
+        save: Callable[[Path, Model], None],
     ) -> str:
         """Create a logged model, save it and upload it; return its id.
 
@@ -236,8 +237,7 @@ class RunWriter:
             name: its name.
             params: its parameters.
             tags: its tags.
-            save: writes the model into the folder it is given; also gets MLflow's record of it.
-            folder: an existing folder to write to.
+            save: writes the model into a folder that it makes; also gets MLflow's record of it.
         """
         model = self.do(
             f"create logged model {name!r}",
@@ -245,12 +245,19 @@ class RunWriter:
         )
         model_id = str(model.model_id)
         try:
-            path = folder / model_id
-            save(path, model)
-            self.do(
-                f"upload logged model {name!r}",
-                lambda: self.client.log_model_artifacts(model_id, str(path)),
+            record = Model(
+                artifact_path=model.artifact_location,
+                model_uuid=model_id,
+                run_id=run_id,
+                model_id=model_id,
             )
+            with ScratchFolder() as folder:
+                path = Path(folder) / "model"
+                save(path, record)
+                self.do(
+                    f"upload logged model {name!r}",
+                    lambda: self.client.log_model_artifacts(model_id, str(path)),
+                )
             self.do("link the model", lambda: self._link(run_id, model_id))
             ready = LoggedModelStatus.READY
             self.do("finish the model", lambda: self.client.finalize_logged_model(model_id, ready))

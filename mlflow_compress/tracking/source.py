@@ -21,9 +21,9 @@ from mlflow_compress.base.spelling import hint
 from mlflow_compress.base.variables import variable
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.packed.outside import inside, load_model, outside_files, plain_file
-from mlflow_compress.registry.tags import quoted
-from mlflow_compress.registry.variants import using_tracking_uri
 from mlflow_compress.tracking.client import connect
+from mlflow_compress.tracking.models import using_tracking_uri
+from mlflow_compress.tracking.names import quoted
 from mlflow_compress.tracking.pages import version_number
 from mlflow_compress.tracking.patience import is_lasting, is_transient, one_line, patiently
 

@@ -22,7 +22,7 @@ from mlflow_compress.job import run
 from mlflow_compress.measure import Dataset
 from mlflow_compress.nas import SUPERNET_FILE, Found, Images, Supernet, accuracy
 from mlflow_compress.nas_config import load_nas_config
-from mlflow_compress.registry.variants import using_tracking_uri
+from mlflow_compress.tracking.models import using_tracking_uri
 from tests.nas.conftest import write_project
 from tests.nas.made import bars_data
 

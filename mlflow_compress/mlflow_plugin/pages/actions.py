@@ -14,9 +14,9 @@ from mlflow_compress.mlflow_plugin.pages.reading import limits_of
 from mlflow_compress.mlflow_plugin.pages.session import check_form
 from mlflow_compress.registry.decisions import limits_digest
 from mlflow_compress.registry.known import existing
-from mlflow_compress.registry.tags import LIMITS_TAG, VARIANTS_TAG
 from mlflow_compress.targets import load_target, shipped_names
 from mlflow_compress.targets.profile import alias_problem
+from mlflow_compress.tracking.names import LIMITS_TAG, VARIANTS_TAG
 from mlflow_compress.tracking.patience import patiently
 
 __all__ = ["DONE", "act"]

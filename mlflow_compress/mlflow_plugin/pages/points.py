@@ -10,7 +10,6 @@ from typing import Any
 from mlflow import MlflowClient
 
 from mlflow_compress.base.json_text import parse_json
-from mlflow_compress.recording.earlier import KIND, RECIPE, UNIT
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
@@ -23,6 +22,7 @@ from mlflow_compress.records import (
     Variant,
     from_dict,
 )
+from mlflow_compress.tracking.names import KEY, KIND, RECIPE_JSON, SOURCE_DIGEST, UNIT
 from mlflow_compress.tracking.pages import up_to
 
 __all__ = ["trials_behind"]
@@ -47,7 +47,7 @@ def trials_behind(
     """
     searches = _runs(client, experiment_id, f"tags.`{KIND}` = 'search'", _PAGE)
     named = [run for run in searches if run.info.run_name == name]
-    digests = [run.data.tags.get("compress.source_digest") for run in named]
+    digests = [run.data.tags.get(SOURCE_DIGEST) for run in named]
     parents = {
         run.info.run_id for run, digest in zip(named, digests, strict=True) if digest == digests[0]
     }
@@ -79,9 +79,9 @@ def _trial(run: Any) -> Trial | None:
     """Rebuild what a trial's tags and metrics tell; None when they do not tell a variant."""
     tags, metrics = run.data.tags, run.data.metrics
     try:
-        recipe = from_dict(Recipe, parse_json(tags[RECIPE]))
+        recipe = from_dict(Recipe, parse_json(tags[RECIPE_JSON]))
         report = _report(metrics, tags.get(UNIT, "share"))
-        key = tags["compress.key"]
+        key = tags[KEY]
     except (KeyError, ValueError, ArithmeticError, RecursionError):
         # Anybody may write to a run: a ratio of nothing, an infinite size, brackets without end.
         return None

@@ -12,13 +12,12 @@ from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin.pages.caller import PATIENCE, Caller
 from mlflow_compress.mlflow_plugin.pages.points import trials_behind
-from mlflow_compress.recording.earlier import REPORT_FILE
 from mlflow_compress.records import Report, Trial, Variant, from_dict
 from mlflow_compress.registry.decisions import LoggedDecision
 from mlflow_compress.registry.known import existing
 from mlflow_compress.registry.standing import TargetStatus, standing
-from mlflow_compress.registry.tags import ALIAS_TAG, VARIANTS_TAG
 from mlflow_compress.targets import Target
+from mlflow_compress.tracking.names import ALIAS_TAG, REPORT_FILE, VARIANTS_TAG
 from mlflow_compress.tracking.patience import is_transient, patiently
 
 __all__ = ["ListedModel", "ModelPage", "TargetPage", "limits_of", "list_models", "read_model"]

@@ -23,8 +23,8 @@ from mlflow_compress.mlflow_plugin.pages.session import (
     token_of,
 )
 from mlflow_compress.records import Variant, format_score, shown_change
-from mlflow_compress.registry.tags import read_number
 from mlflow_compress.targets import ALWAYS, Target, bound_of, judge, limits_of, shipped_names
+from mlflow_compress.tracking.names import read_number
 
 __all__ = ["failure", "index", "limit_lines", "model"]
 
