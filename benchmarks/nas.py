@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlflow_compress import job, measure, nas, nas_job
-from mlflow_compress.config import parse_config
+from mlflow_compress import measure, nas
+from mlflow_compress.config.compress import parse_config
+from mlflow_compress.config.nas import NasConfig, load_nas_config
+from mlflow_compress.jobs import compress as job
+from mlflow_compress.jobs.nas import supernet as nas_job
 from mlflow_compress.mlflow_plugin import connect, resolve
-from mlflow_compress.nas_config import NasConfig, load_nas_config
 from mlflow_compress.registry import read_variants
 from mlflow_compress.targets import latency_for, load_target
 from mlflow_compress.techniques.train_data import TrainData

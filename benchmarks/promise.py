@@ -4,8 +4,9 @@
     MNIST_DIR=… python benchmarks/promise.py --quick    # a sample, in some five minutes
 
 Calibration rows are drawn anew for each of 20 splits at each of three sizes, and the file that
-``mlflow_compress.smallest`` delivers is run in plain onnxruntime on 8,000 new rows. So is the file
-that the old rule chooses: best by the estimate on every fourth row, which also ranked the recipes.
+``mlflow_compress.jobs.smallest`` delivers is run in plain onnxruntime on 8,000 new rows. So is the
+file that the old rule chooses: best by the estimate on every fourth row, which also ranked the
+recipes.
 "drop" is ``--max-drop`` with labels, "target" what a target's gates promote of the variants that
 were tried. A source that comes back unchanged keeps every promise, at a rate near 1. Rows that
 cannot judge, such as 32 of one class, are refused: no file, and no promise.
@@ -35,6 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from mlflow_compress import packed
 from mlflow_compress.errors import CompressError, ConfigError
+from mlflow_compress.jobs.smallest import Ladder, Smallest, ladders, smallest, split_rows
 from mlflow_compress.measure import (
     Dataset,
     measure_accuracy,
@@ -44,7 +46,6 @@ from mlflow_compress.measure import (
 )
 from mlflow_compress.measure import run as run_rows
 from mlflow_compress.registry import decide
-from mlflow_compress.smallest import Ladder, Smallest, ladders, smallest, split_rows
 from mlflow_compress.targets import AccuracyLimits
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 
@@ -106,7 +107,7 @@ class Delivered:
 
 
 def deliver(chosen: Source, case: Case, rows: np.ndarray, folder: Path, effort: int) -> Delivered:
-    """Have ``mlflow_compress.smallest`` make a file from some rows; all of its API that is used.
+    """Have ``mlflow_compress.jobs.smallest`` make a file from some rows; all of it that is used.
 
     With a limit of the drop the rows are labelled; techniques get the inputs of half of them.
     """

@@ -2,8 +2,8 @@
 
     MNIST_DIR=… python benchmarks/techniques.py --only magika
 
-Settings are chosen by ``mlflow_compress.smallest`` on validation rows, from calibration rows; the
-test rows are scored once for each file that is reported, with the paired 95 % interval of the
+Settings are chosen by ``mlflow_compress.jobs.smallest`` on validation rows, from calibration rows;
+the test rows are scored once for each file that is reported, with the paired 95 % interval of the
 drop. (The LeNets, which nobody ships, are trained once as sources; see ``technique_data.py``.)
 
 int8 is static QDQ by ``onnxruntime.quantization``, weights per channel where that works, and the
@@ -32,12 +32,12 @@ from technique_peers import int8, olive_int8, zipped
 from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed
+from mlflow_compress.jobs.smallest import Ladder, Smallest, Watcher, halves, ladders, smallest
 from mlflow_compress.measure import Dataset
 from mlflow_compress.measure.intervals import percentile_interval, resampled
 from mlflow_compress.measure.metrics import Rows, Scores, find_metric
 from mlflow_compress.measure.outputs import Evidence
 from mlflow_compress.records import Gate, Recipe, Step, Trial
-from mlflow_compress.smallest import Ladder, Smallest, Watcher, halves, ladders, smallest
 from mlflow_compress.targets import AccuracyLimits
 from mlflow_compress.techniques import Context, apply_recipe, normalize, validate_recipe
 from mlflow_compress.techniques.onnx_opset import raise_opset

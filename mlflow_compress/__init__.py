@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow_compress.api import compress
     from mlflow_compress.base.declared import metric
-    from mlflow_compress.job import Outcome
+    from mlflow_compress.jobs.compress import Outcome
 
 __all__ = ["Outcome", "compress", "metric"]
 
 _HOMES = {
     "compress": "mlflow_compress.api",
-    "Outcome": "mlflow_compress.job",
+    "Outcome": "mlflow_compress.jobs.compress",
     "metric": "mlflow_compress.base.declared",
 }
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_compress import job, measure
-from mlflow_compress.config import absolute_paths, input_specs, parse_config
+from mlflow_compress import measure
+from mlflow_compress.config.compress import absolute_paths, input_specs, parse_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.jobs import compress as job
 from mlflow_compress.records import InputSpec
 
 __all__ = ["compress"]

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_compress import packed
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
@@ -19,7 +20,7 @@ from mlflow_compress.records import (
     Step,
     Variant,
 )
-from tests.tiny import Project, labelled_rows, tiny_model
+from tests.tiny import Project, labelled_rows, network, tiny_model
 
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
 
@@ -31,8 +32,6 @@ def pytest_configure():
 
 
 def pytest_terminal_summary(terminalreporter):
-    from mlflow_compress import packed
-
     terminalreporter.write_line(f"packed.backend: {packed.backend}")
 
 
@@ -155,3 +154,29 @@ def project(store_uri, tmp_path):
         "targets": [{"name": "device", "accuracy": {"max_drop": 0.25}}],
     }
     return Project(tmp_path, config, MlflowClient(store_uri))
+
+
+@pytest.fixture
+def onnx_model():
+    return network()
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).normal(size=(6, 20)).astype(np.float32)
+
+
+@pytest.fixture
+def packed_file(tmp_path, onnx_model):
+    """Return a function that writes the network in a profile and returns the path."""
+
+    def write(profile="compact", outputs=("logits",), name=None):
+        path = tmp_path / (name or f"{profile}.onnx")
+        model = network(outputs)
+        if profile == "plain":
+            onnx.save(model, path)
+        else:
+            packed.save(packed.pack(model, profile), path)
+        return path
+
+    return write

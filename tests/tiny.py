@@ -67,3 +67,24 @@ class Project:
         experiments = [one.experiment_id for one in self.client.search_experiments()]
         runs = self.client.search_runs(experiments)
         assert [run for run in runs if run.info.status == "RUNNING"] == []
+
+
+def network(outputs=("logits",)):
+    """One matrix of 20 by 10, which may say its classes too."""
+    rng = np.random.default_rng(0)
+    weights = numpy_helper.from_array(rng.normal(size=(20, 10)).astype(np.float32), "weights")
+    nodes = [helper.make_node("MatMul", ["image", "weights"], ["logits"])]
+    if "classes" in outputs:
+        nodes.append(helper.make_node("ArgMax", ["logits"], ["classes"], axis=1, keepdims=0))
+    infos = {
+        "logits": helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", 10]),
+        "classes": helper.make_tensor_value_info("classes", TensorProto.INT64, ["rows"]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["rows", 20])],
+        [infos[name] for name in outputs],
+        [weights],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

@@ -14,7 +14,7 @@ from mlflow_compress.cli.output import FORCE, OUTPUT, check_output, echo
 from mlflow_compress.records import Gate, Output, Report, Trial
 
 if TYPE_CHECKING:
-    from mlflow_compress.smallest import Smallest
+    from mlflow_compress.jobs.smallest import Smallest
 
 __all__ = ["compress"]
 
@@ -106,9 +106,9 @@ def compress(
     metric may drop by --max-drop. Exits with 3 when nothing but lossless packing passes; that
     result is then written.
     """
-    from mlflow_compress.config import parse_inputs
+    from mlflow_compress.config.compress import parse_inputs
+    from mlflow_compress.jobs.smallest import smallest, write
     from mlflow_compress.measure import MetricSpec, load_dataset
-    from mlflow_compress.smallest import smallest, write
 
     specs = parse_inputs(inputs)
     check_output(output, source, force)
@@ -167,8 +167,8 @@ def _limits(has_labels: bool, more: Sequence[str], options: dict[str, Any]) -> A
 
 def _lines() -> Any:
     """Return a watcher that writes a line for each thing it hears."""
+    from mlflow_compress.jobs.smallest import Confirmed, Watcher
     from mlflow_compress.report.tables import format_bytes
-    from mlflow_compress.smallest import Confirmed, Watcher
 
     class Lines(Watcher):
         def outputs(self, outputs: Sequence[Output]) -> None:

@@ -13,7 +13,7 @@ from mlflow_compress.cli.run import OVERRIDES
 from mlflow_compress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlflow_compress.nas_job import Specialized
+    from mlflow_compress.jobs.nas.supernet import Specialized
 
 __all__ = ["nas"]
 
@@ -38,8 +38,8 @@ def train(space: Path, overrides: tuple[str, ...]) -> None:
 
     One that was killed goes on from its last epoch when it is started again.
     """
-    from mlflow_compress import nas_job
-    from mlflow_compress.nas_config import load_nas_config
+    from mlflow_compress.config.nas import load_nas_config
+    from mlflow_compress.jobs.nas import supernet as nas_job
 
     done = nas_job.train(load_nas_config(space, overrides), tell=_tell)
     echo(
@@ -76,10 +76,10 @@ def specialize(
     Nothing is trained. Blocks are measured on each target, the finalists too; the subnets then go
     through the same job as every source.
     """
-    from mlflow_compress import nas_job
     from mlflow_compress.cli.progress import progress
     from mlflow_compress.cli.show import show_outcome
-    from mlflow_compress.nas_config import load_nas_config
+    from mlflow_compress.config.nas import load_nas_config
+    from mlflow_compress.jobs.nas import supernet as nas_job
 
     if order is not None:
         if mode == "evolution":

@@ -28,9 +28,9 @@ def paths(space: Path, target: str, overrides: tuple[str, ...]) -> None:
     trained from scratch and becomes a version of the registered model: a source for `run`. A
     search that was killed goes on after its last whole epoch when it is started again.
     """
+    from mlflow_compress.config.paths import find_target, load_path_config
+    from mlflow_compress.jobs.nas.paths import run_paths
     from mlflow_compress.nas import block_label
-    from mlflow_compress.path_config import find_target, load_path_config
-    from mlflow_compress.path_job import run_paths
 
     config = load_path_config(space, overrides)
     profile = find_target(config, target)

@@ -13,7 +13,7 @@ from rich.progress import (
 )
 
 from mlflow_compress.cli.output import console
-from mlflow_compress.job import Watcher
+from mlflow_compress.jobs.compress import Watcher
 from mlflow_compress.records import Trial
 from mlflow_compress.report.tables import format_bytes, format_drop, format_quality
 from mlflow_compress.techniques.train_data import Epoch

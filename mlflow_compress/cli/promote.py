@@ -24,7 +24,7 @@ from mlflow_compress.cli.registered import (
 from mlflow_compress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlflow_compress.config import Config
+    from mlflow_compress.config.compress import Config
     from mlflow_compress.records import Decision
     from mlflow_compress.registry.decisions import LoggedDecision
 
@@ -86,8 +86,8 @@ def promote(
 def _promote_config(
     opened: Registered, config: "Config", targets: Sequence[str], options: dict[str, Any]
 ) -> Sequence["Decision"]:
-    from mlflow_compress import job
     from mlflow_compress.cli.progress import progress
+    from mlflow_compress.jobs import compress as job
 
     config = config.model_copy(update={"tracking_uri": opened.client.tracking_uri})
     with progress() as watcher:

@@ -14,7 +14,7 @@ from mlflow_compress.errors import ConfigError, UnreachableError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from mlflow_compress.config import Config
+    from mlflow_compress.config.compress import Config
 
 __all__ = [
     "AS_JSON",
@@ -84,7 +84,7 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
 
     config = None
     if _is_config(given):
-        from mlflow_compress.config import load_config
+        from mlflow_compress.config.compress import load_config
 
         config = load_config(Path(given))
         tracking_uri = tracking_uri or config.tracking_uri

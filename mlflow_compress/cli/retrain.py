@@ -17,7 +17,7 @@ from mlflow_compress.cli.output import echo, finite
 from mlflow_compress.cli.run import OVERRIDES
 
 if TYPE_CHECKING:
-    from mlflow_compress.retraining import Result
+    from mlflow_compress.jobs.retrain import Result
 
 __all__ = ["retrain"]
 
@@ -45,10 +45,10 @@ def retrain(config: Path, overrides: tuple[str, ...], wait: float, as_json: bool
     the verdict and the exit code of that job are repeated. Exits with 6 when another job is at
     work on the same registered model.
     """
-    from mlflow_compress import retraining
     from mlflow_compress.cli.progress import progress
     from mlflow_compress.cli.show import show_outcome
-    from mlflow_compress.config import load_config
+    from mlflow_compress.config.compress import load_config
+    from mlflow_compress.jobs import retrain as retraining
 
     checked = None
     try:

@@ -36,7 +36,7 @@ def run(config: Path, overrides: tuple[str, ...], free_order: bool) -> None:
     variants, and moves the alias of each target to the best version for it. Running it again
     reuses what is finished.
     """
-    from mlflow_compress.config import load_config
+    from mlflow_compress.config.compress import load_config
     from mlflow_compress.search import start_early
 
     if free_order:
@@ -45,9 +45,9 @@ def run(config: Path, overrides: tuple[str, ...], free_order: bool) -> None:
     search = checked.search
     start_early(search.executor, search.workers, search.window)  # MLflow takes seconds to import
 
-    from mlflow_compress import job
     from mlflow_compress.cli.progress import progress
     from mlflow_compress.cli.show import show_outcome
+    from mlflow_compress.jobs import compress as job
 
     with progress() as watcher:
         outcome = job.run(checked, watcher=watcher)
@@ -58,6 +58,6 @@ def run(config: Path, overrides: tuple[str, ...], free_order: bool) -> None:
 @command()
 def schema() -> None:
     """Print the JSON schema of compress.yaml, for editors."""
-    from mlflow_compress.config import config_schema
+    from mlflow_compress.config.compress import config_schema
 
     echo(json.dumps(config_schema(), indent=2))

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from mlflow_compress.cli.output import console, echo, print_table
-from mlflow_compress.job import Outcome
+from mlflow_compress.jobs.compress import Outcome
 from mlflow_compress.records import Variant
 from mlflow_compress.report.tables import (
     drop_head,

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from mlflow_compress.base.bounds import most_processes
 from mlflow_compress.cli.main import cli
-from mlflow_compress.config import parse_config
+from mlflow_compress.config.compress import parse_config
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.search import Space, executors
 from mlflow_compress.search.executors import start_early

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from mlflow_compress.base.once import put_once
 from mlflow_compress.cli.main import cli
-from mlflow_compress.config import parse_inputs
+from mlflow_compress.config.compress import parse_inputs
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.measure.outputs import parse_text
 from mlflow_compress.targets import device_for, target_limits

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.paths import from_home
-from mlflow_compress.config import absolute_path, absolute_store
+from mlflow_compress.config.compress import absolute_path, absolute_store
 from mlflow_compress.errors import ConfigError
 
 STORE = "sqlite:///mlflow.db"

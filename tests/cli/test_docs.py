@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_compress.cli.main import EXIT_CODES, cli
-from mlflow_compress.config import Config, DataConfig, DataRef, SearchConfig
+from mlflow_compress.config.compress import Config, DataConfig, DataRef, SearchConfig
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = cli.list_commands(click.Context(cli))

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlflow_compress import measure, retraining
-from mlflow_compress.config import Config
-from mlflow_compress.plan import make_plan
+from mlflow_compress import measure
+from mlflow_compress.config.compress import Config
+from mlflow_compress.jobs import retrain
+from mlflow_compress.jobs.prepare import make_plan
 from mlflow_compress.records import Decision, Output, from_dict, to_dict
 from mlflow_compress.registry.decisions import DecisionLog, evidence_digest
 from mlflow_compress.registry.tags import from_tags, to_tags
@@ -97,7 +98,7 @@ def test_the_key_of_a_trial():
 
 
 def test_the_key_of_a_job(monkeypatch):
-    monkeypatch.setattr(retraining, "plugin_version", lambda: "0.1")
+    monkeypatch.setattr(retrain, "plugin_version", lambda: "0.1")
     config = Config.model_validate(
         {
             "source": "models:/tiny/1",
@@ -110,7 +111,7 @@ def test_the_key_of_a_job(monkeypatch):
         }
     )
     plan = make_plan(config, {"evaluation": rows()})
-    assert retraining._job_key(plan, "cd" * 32, "tiny-edge") == JOB_KEY
+    assert retrain._job_key(plan, "cd" * 32, "tiny-edge") == JOB_KEY
 
 
 def test_the_tags_of_a_version():

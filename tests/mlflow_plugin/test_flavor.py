@@ -16,7 +16,7 @@ import mlflow_compress
 from mlflow_compress import packed
 from mlflow_compress.errors import ConfigError, PackedFormatError, SourceError
 from mlflow_compress.mlflow_plugin import flavor
-from tests.mlflow_plugin.conftest import network
+from tests.tiny import network
 
 PROFILES = ["plain", "portable", "compact"]
 

@@ -71,8 +71,8 @@ def test_the_outcome_of_a_job_is_told(work, tmp_path):
 def test_a_job_is_the_retrain_command(monkeypatch):
     from click.testing import CliRunner
 
-    from mlflow_compress import retraining
     from mlflow_compress.cli.main import cli
+    from mlflow_compress.jobs import retrain as retraining
 
     assert COMMAND[:4] == (sys.executable, "-P", "-m", "mlflow_compress")
     done = CliRunner().invoke(cli, [*COMMAND[4:], "absent.yaml"])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from mlflow_compress import nas_job
-from mlflow_compress.nas_config import load_nas_config
+from mlflow_compress.config.nas import load_nas_config
+from mlflow_compress.jobs.nas import supernet as nas_job
 from tests.nas.made import bars
 
 SPACE = {

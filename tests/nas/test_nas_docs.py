@@ -5,13 +5,13 @@ from pathlib import Path
 
 import yaml
 
-from mlflow_compress.nas import Space, Stage
-from mlflow_compress.nas_config import (
+from mlflow_compress.config.nas import (
     NasConfig,
     SpecializeConfig,
     SupernetTraining,
     load_nas_config,
 )
+from mlflow_compress.nas import Space, Stage
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/nas.md").read_text()

@@ -15,13 +15,14 @@ import torch
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from mlflow_compress import nas_desk, nas_job
 from mlflow_compress.cli.main import cli
-from mlflow_compress.config import parse_config
-from mlflow_compress.job import run
+from mlflow_compress.config.compress import parse_config
+from mlflow_compress.config.nas import load_nas_config
+from mlflow_compress.jobs.compress import run
+from mlflow_compress.jobs.nas import scores as nas_desk
+from mlflow_compress.jobs.nas import supernet as nas_job
 from mlflow_compress.measure import Dataset
 from mlflow_compress.nas import SUPERNET_FILE, Found, Images, Supernet, accuracy
-from mlflow_compress.nas_config import load_nas_config
 from mlflow_compress.tracking.models import using_tracking_uri
 from tests.nas.conftest import write_project
 from tests.nas.made import bars_data

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mlflow_compress import path_job
 from mlflow_compress.cli.main import cli
+from mlflow_compress.config.paths import PathConfig, PathData, find_target, load_path_config
 from mlflow_compress.errors import ConfigError, DataError, TechniqueError
+from mlflow_compress.jobs.nas import paths as path_job
+from mlflow_compress.jobs.nas.paths import run_paths
 from mlflow_compress.mlflow_plugin import connect, resolve
 from mlflow_compress.nas import LatencyTable, PathSettings, PathSpace
-from mlflow_compress.path_config import PathConfig, PathData, find_target, load_path_config
-from mlflow_compress.path_job import run_paths
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.report.gates import gates_figure
 from mlflow_compress.targets import load_target
@@ -137,7 +137,7 @@ def test_a_search_for_another_limit_or_runtime_begins_anew(config, here, monkeyp
 
     monkeypatch.setattr("mlflow_compress.nas.search_paths", stop)
     table = LatencyTable("local", 1, {}, 0.0)
-    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    monkeypatch.setattr("mlflow_compress.jobs.nas.paths._Job._measured", lambda self: table)
     checked, told = load_path_config(config), []
     other = load_target({"name": "here", "measured_on": "local", "objective": "accuracy"} | changes)
     for target in (here, other, here):
@@ -157,7 +157,7 @@ def test_a_damaged_marker_is_as_good_as_none(config, here, tmp_path, monkeypatch
 
     monkeypatch.setattr("mlflow_compress.nas.search_paths", stop)
     table = LatencyTable("local", 1, {}, 0.0)
-    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    monkeypatch.setattr("mlflow_compress.jobs.nas.paths._Job._measured", lambda self: table)
     checked = load_path_config(config)
     with pytest.raises(KeyboardInterrupt):
         run_paths(checked, here)
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_written_only_warns(config, here, tmp_path, monk
 
     monkeypatch.setattr("mlflow_compress.nas.search_paths", fail)
     table = LatencyTable("local", 1, {}, 0.0)
-    monkeypatch.setattr("mlflow_compress.path_job._Job._measured", lambda self: table)
+    monkeypatch.setattr("mlflow_compress.jobs.nas.paths._Job._measured", lambda self: table)
     (tmp_path / "checkpoints").write_text("a file")
     checked = load_path_config(config)
     with pytest.raises(TechniqueError):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import mlflow_compress
-from mlflow_compress.config import parse_config, parse_inputs
+from mlflow_compress.config.compress import parse_config, parse_inputs
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import InputSpec
 from tests.rows import made_models as made

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlflow_compress.config import parse_config
+from mlflow_compress.config.compress import parse_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.jobs.prepare import make_plan
 from mlflow_compress.measure import Dataset
-from mlflow_compress.plan import make_plan
 from mlflow_compress.search import (
     Budget,
     NullObserver,

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlflow_compress.config import Config
+from mlflow_compress.config.compress import Config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.jobs.prepare import make_evaluator, make_plan
 from mlflow_compress.measure import Dataset
 from mlflow_compress.mlflow_plugin import ResolvedSource
-from mlflow_compress.plan import make_evaluator, make_plan
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,

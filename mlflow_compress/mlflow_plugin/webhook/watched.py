@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_compress.config import Config, load_config
+from mlflow_compress.config.compress import Config, load_config
 from mlflow_compress.errors import ConfigError
 
 __all__ = ["EVENTS", "Watched", "concerned", "load_watched"]

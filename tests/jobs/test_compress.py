@@ -12,9 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 import mlflow_compress
-from mlflow_compress import job
-from mlflow_compress.config import absolute_paths, parse_config
+from mlflow_compress.config.compress import absolute_paths, parse_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.jobs import compress as job
 from tests.tiny import tiny_model
 
 RECIPES = [[{"share": {"clusters": n}}] for n in (2, 4, 8, 16, 32)]

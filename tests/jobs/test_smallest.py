@@ -10,8 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import measure, packed
 from mlflow_compress.cli.main import cli
-from mlflow_compress.records import Accuracy, DatasetRef, Interval, Recipe, Report, Step
-from mlflow_compress.smallest import (
+from mlflow_compress.jobs.smallest import (
     EFFORTS,
     Ladder,
     check,
@@ -20,6 +19,7 @@ from mlflow_compress.smallest import (
     smallest,
     split_rows,
 )
+from mlflow_compress.records import Accuracy, DatasetRef, Interval, Recipe, Report, Step
 from mlflow_compress.targets import AccuracyLimits, Target
 from tests.judged import fidelity as fidelity_of
 from tests.tiny import tiny_model

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 
-from mlflow_compress import job, measure, nas, techniques
+from mlflow_compress import measure, nas, techniques
 from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.markers import forget, read_marker, write_marker
 from mlflow_compress.base.scratch import ScratchFolder
-from mlflow_compress.config import Config, DataConfig, DataRef, parse_config
+from mlflow_compress.config.compress import Config, DataConfig, DataRef, parse_config
+from mlflow_compress.config.nas import NasConfig
 from mlflow_compress.errors import CompressError, ConfigError, SourceError
+from mlflow_compress.jobs import compress as job
+from mlflow_compress.jobs.nas.scores import Desk, TargetResult, Tell
+from mlflow_compress.jobs.prepare import make_plan
 from mlflow_compress.mlflow_plugin import connect, resolve
-from mlflow_compress.nas_config import NasConfig
-from mlflow_compress.nas_desk import Desk, TargetResult, Tell
-from mlflow_compress.plan import make_plan
 from mlflow_compress.recording.nas import NasRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.search import Space

@@ -9,9 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import packed
 from mlflow_compress.cli.main import cli
+from mlflow_compress.jobs.smallest import Smallest, check
 from mlflow_compress.measure import Dataset
 from mlflow_compress.records import DatasetRef, Recipe, Report, Step, Trial, Variant
-from mlflow_compress.smallest import Smallest, check
 from mlflow_compress.targets import AccuracyLimits, Target
 from tests.judged import fidelity
 

@@ -3,11 +3,11 @@
 import pytest
 
 from mlflow_compress.base import modules
-from mlflow_compress.config import parse_config
+from mlflow_compress.config.compress import parse_config
 from mlflow_compress.errors import ConfigError, MissingDependencyError
-from mlflow_compress.foresight import check_search, idle_settings
+from mlflow_compress.jobs.foresight import check_search, idle_settings
+from mlflow_compress.jobs.prepare import make_plan
 from mlflow_compress.measure import Dataset
-from mlflow_compress.plan import make_plan
 from tests.tiny import labelled_rows, tiny_model
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mlflow_compress import measure, techniques
 from mlflow_compress.base.modules import require_modules
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.plan import Plan, make_executor, metric_of
+from mlflow_compress.jobs.prepare import Plan, make_executor, metric_of
 from mlflow_compress.search import Inline
 from mlflow_compress.targets.limits import limits_of
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from mlflow_compress.base import bounds
-from mlflow_compress.config import (
+from mlflow_compress.config.compress import (
     DataRef,
     TargetSpec,
     absolute_path,
@@ -18,7 +18,7 @@ from mlflow_compress.config import (
     absolute_store,
     absolute_targets,
 )
-from mlflow_compress.config_text import checked, read_yaml
+from mlflow_compress.config.text import checked, read_yaml
 from mlflow_compress.targets import Target, load_target
 
 __all__ = ["PathConfig", "find_target", "load_path_config"]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mlflow_compress.config import config_schema, load_config, parse_config
+from mlflow_compress.config.compress import config_schema, load_config, parse_config
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.plan import metric_of
+from mlflow_compress.jobs.prepare import metric_of
 
 GOOD = {"source": "models:/m@a", "data": {"evaluation": "rows.npz"}}
 

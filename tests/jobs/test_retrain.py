@@ -17,9 +17,9 @@ import yaml
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from mlflow_compress import job
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import BusyError, SourceError
+from mlflow_compress.jobs import compress as job
 from mlflow_compress.recording import retrain as job_runs
 from mlflow_compress.recording.retrain import GONE_SECONDS, JobRuns
 from mlflow_compress.tracking.experiments import name_experiment
@@ -231,7 +231,7 @@ def test_what_functions_print_does_not_get_into_the_line(project):
 
 
 def here(*more):
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, *map(str, more)])}
 
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress import measure, registry, techniques
 from mlflow_compress.base.foreign import no_exit
 from mlflow_compress.base.scratch import ScratchFolder
-from mlflow_compress.config import Config
+from mlflow_compress.config.compress import Config
 from mlflow_compress.errors import CompressError, ConfigError
-from mlflow_compress.foresight import check_search, idle_settings
-from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
-from mlflow_compress.on_devices import Devices
-from mlflow_compress.plan import (
+from mlflow_compress.jobs.devices import Devices
+from mlflow_compress.jobs.foresight import check_search, idle_settings
+from mlflow_compress.jobs.prepare import (
     DEFAULT_RECIPES,
     Plan,
     make_evaluator,
     make_executor,
     make_plan,
 )
+from mlflow_compress.mlflow_plugin import Tracker, connect, download_packed, resolve
 from mlflow_compress.records import Decision, Trial, Variant
 from mlflow_compress.search import (
     Budget,

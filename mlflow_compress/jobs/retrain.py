@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress import job
 from mlflow_compress.base.about import plugin_version
 from mlflow_compress.base.foreign import no_exit
-from mlflow_compress.config import Config
+from mlflow_compress.config.compress import Config
 from mlflow_compress.errors import CompressError
+from mlflow_compress.jobs import compress as job
+from mlflow_compress.jobs.prepare import Plan, make_plan, metric_of
 from mlflow_compress.mlflow_plugin import connect
-from mlflow_compress.plan import Plan, make_plan, metric_of
 from mlflow_compress.recording.retrain import JobRuns
 from mlflow_compress.records import Decision, Variant, digest_of
 from mlflow_compress.targets.profile import target_data
@@ -80,7 +80,7 @@ def retrain(
 
     Raises:
         BusyError: another job is at work on the registered model.
-        CompressError: as :func:`mlflow_compress.job.run`.
+        CompressError: as :func:`mlflow_compress.jobs.compress.run`.
     """
     watcher = watcher or job.Watcher()
     watcher.stage("looking for what was done already")

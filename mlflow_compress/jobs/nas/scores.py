@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlflow_compress import nas
-from mlflow_compress.nas_config import NasConfig
+from mlflow_compress.config.nas import NasConfig
 from mlflow_compress.recording.nas import NasRuns
 from mlflow_compress.report import shrink_figure, subnets_figure
 from mlflow_compress.targets import Execution, Target, bound_of

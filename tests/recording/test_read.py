@@ -7,7 +7,7 @@ from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import SourceNotFoundError
 from mlflow_compress.recording.read import read_search
 from mlflow_compress.records import Recipe, Trial
-from tests.mlflow_plugin.test_tracking import make_trial, search, tracker  # noqa: F401
+from tests.recording.test_search import make_trial, search, tracker  # noqa: F401
 
 BROKEN = Trial(7, "key7", Recipe(), "failed", error="no such layer")
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mlflow_compress.base import bounds
-from mlflow_compress.config import (
+from mlflow_compress.config.compress import (
     DataRef,
     RecipeSpec,
     TargetSpec,
@@ -19,7 +19,7 @@ from mlflow_compress.config import (
     absolute_store,
     absolute_targets,
 )
-from mlflow_compress.config_text import checked, read_yaml
+from mlflow_compress.config.text import checked, read_yaml
 from mlflow_compress.nas import Space
 
 __all__ = ["NasConfig", "SpecializeConfig", "SupernetTraining", "load_nas_config"]

@@ -14,7 +14,7 @@ from mlflow_compress.base import bounds
 from mlflow_compress.base.once import put_once
 from mlflow_compress.base.paths import as_text, from_home
 from mlflow_compress.base.yaml_text import parse_yaml
-from mlflow_compress.config_text import checked, read_yaml
+from mlflow_compress.config.text import checked, read_yaml
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import InputSpec
 from mlflow_compress.search.observer import WINDOW

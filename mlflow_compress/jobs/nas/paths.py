@@ -16,10 +16,10 @@ import torch
 from mlflow_compress import nas
 from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.markers import forget, read_marker, write_marker
-from mlflow_compress.config import DataConfig, DataRef
+from mlflow_compress.config.compress import DataConfig, DataRef
+from mlflow_compress.config.paths import PathConfig
 from mlflow_compress.errors import CompressError, DataError
 from mlflow_compress.measure import Dataset, load_dataset
-from mlflow_compress.path_config import PathConfig
 from mlflow_compress.recording.paths import PathRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.targets import Target, bound_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_compress import measure, techniques
 from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.files import own_folder
-from mlflow_compress.config import Config, DataConfig, DataRef
+from mlflow_compress.config.compress import Config, DataConfig, DataRef
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.mlflow_plugin import ResolvedSource
 from mlflow_compress.search import (

@@ -1,0 +1,1 @@
+"""The way of a job from its configuration to its end."""

@@ -1,0 +1,1 @@
+"""Architecture search as jobs: a supernet and its subnets, and one path."""
