@@ -97,7 +97,7 @@ clean:
 	find mlflow_compress -name '*.so' -delete
 
 # One install serves everything; it is repeated only when what is installed changes.
-$(STAMP): setup.py pyproject.toml $(wildcard mlflow_compress/packed/*.c mlflow_compress/packed/*.h)
+$(STAMP): setup.py pyproject.toml $(wildcard mlflow_compress/packed/codec/c/*.c mlflow_compress/packed/codec/c/*.h)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name one with make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes, once"

@@ -55,7 +55,7 @@ BENCH = ["zstandard>=0.23", "brotli>=1.1", "zipnn>=0.5", "constriction>=0.4", "s
          "tokenizers>=0.21"]  # fmt: skip
 LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
 
-PACKED = "mlflow_compress/packed"
+CODEC = "mlflow_compress/packed/codec/c"
 SOURCES = [
     "huffman",
     "parse",
@@ -71,10 +71,10 @@ SOURCES = [
     "_huffmanmodule",
 ]
 HUFFMAN = Extension(
-    "mlflow_compress.packed._huffman",
-    [f"{PACKED}/{name}.c" for name in SOURCES],
+    "mlflow_compress.packed.codec._huffman",
+    [f"{CODEC}/{name}.c" for name in SOURCES],
     depends=[
-        f"{PACKED}/{name}.h" for name in ("huffman", "lanes", "bits", "tree", "portable", "binding")
+        f"{CODEC}/{name}.h" for name in ("huffman", "lanes", "bits", "tree", "portable", "binding")
     ],
     extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3", "-std=c11", "-g0"],
     optional=True,  # without a compiler the package installs all the same, and numpy decodes
@@ -100,8 +100,8 @@ setup(
             "report/*.js",
             "mlflow_plugin/pages/*.css",
             "mlflow_plugin/pages/templates/*.j2",
-            "packed/*.h",
-            "packed/*.c",
+            "packed/codec/c/*.h",
+            "packed/codec/c/*.c",
         ]
     },
     install_requires=INSTALL,

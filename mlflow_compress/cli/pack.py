@@ -89,7 +89,7 @@ def _check_back(output: Path, source_bytes: int) -> None:
 
 def _raised(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Raise the opset to what the portable profile needs, and say so."""
-    from mlflow_compress.packed.portable import MIN_OPSET
+    from mlflow_compress.packed.portable.write import MIN_OPSET
     from mlflow_compress.techniques.onnx_graph import opset
     from mlflow_compress.techniques.onnx_opset import raise_opset
 

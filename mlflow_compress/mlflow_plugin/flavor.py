@@ -32,7 +32,7 @@ from mlflow_compress.errors import (
     SourceNotFoundError,
 )
 from mlflow_compress.packed.container import open_packed
-from mlflow_compress.packed.outside import inside, outside_files
+from mlflow_compress.packed.onnx.outside import inside, outside_files
 from mlflow_compress.tracking.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.tracking.projects import no_project
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress.packed.backends import backend
-from mlflow_compress.packed.files import save, to_bytes
+from mlflow_compress.packed.codec.backends import backend
 from mlflow_compress.packed.inspection import PackedInfo, TensorInfo, inspect
+from mlflow_compress.packed.onnx.files import save, to_bytes
 from mlflow_compress.packed.packing import pack, pack_file
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError, SourceNotFoundError
-from mlflow_compress.packed import arrays, backends, graphs, portable_seam, wire
+from mlflow_compress.packed import portable_seam
+from mlflow_compress.packed.codec import arrays, backends
 from mlflow_compress.packed.format import (
     DOMAIN,
     HEADER,
@@ -32,7 +33,8 @@ from mlflow_compress.packed.format import (
     validate,
     width_of,
 )
-from mlflow_compress.packed.outside import inside, plain_file
+from mlflow_compress.packed.onnx import graphs, wire
+from mlflow_compress.packed.onnx.outside import inside, plain_file
 
 Source: TypeAlias = str | PathLike[str] | bytes | ModelProto
 _T = TypeVar("_T")

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 from onnx import GraphProto
 
-from mlflow_compress.packed import backends, graphs, tensors
+from mlflow_compress.packed.codec import backends
 from mlflow_compress.packed.container import PackedWeight, Source, open_packed
 from mlflow_compress.packed.format import VERSION, bits_of, varint
+from mlflow_compress.packed.onnx import graphs, tensors
 
 __all__ = ["PackedInfo", "TensorInfo", "inspect"]
 

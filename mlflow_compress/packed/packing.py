@@ -8,8 +8,8 @@ from typing import Literal
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed import backends, choose, graphs, lean, portable_seam, tensors
-from mlflow_compress.packed.files import LARGEST, Parts, joined, save, save_parts
+from mlflow_compress.packed import portable_seam
+from mlflow_compress.packed.codec import backends, choose
 from mlflow_compress.packed.format import (
     BLOB,
     DOMAIN,
@@ -27,6 +27,8 @@ from mlflow_compress.packed.format import (
     width_of,
     write_directory,
 )
+from mlflow_compress.packed.onnx import graphs, lean, tensors
+from mlflow_compress.packed.onnx.files import LARGEST, Parts, joined, save, save_parts
 
 __all__ = ["pack", "pack_file"]
 

@@ -21,7 +21,7 @@ __all__ = ["open_model", "pack"]
 
 def pack(model: ModelProto, session_bytes: int | None) -> ModelProto:
     """Pack a private copy of a model in the portable profile."""
-    from mlflow_compress.packed import portable
+    from mlflow_compress.packed.portable import write as portable
 
     if session_bytes is None:
         return portable.pack_model(model)
@@ -34,7 +34,7 @@ def open_model(model: ModelProto, file_bytes: int, max_bytes: int) -> "Container
     Raises:
         PackedFormatError: if it is damaged or hostile.
     """
-    from mlflow_compress.packed import portable_read
+    from mlflow_compress.packed.portable import read as portable_read
 
     if not portable_read.is_portable(model):
         return None

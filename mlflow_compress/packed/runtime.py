@@ -15,7 +15,6 @@ from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.base.files import check_replaceable, replacing
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import graphs, tensors, wire
 from mlflow_compress.packed.container import (
     Container,
     PackedWeight,
@@ -25,9 +24,10 @@ from mlflow_compress.packed.container import (
     parse_model,
     read_bytes,
 )
-from mlflow_compress.packed.files import LARGEST, beside, save
 from mlflow_compress.packed.format import DOMAIN, TYPED_DATA, Entry
-from mlflow_compress.packed.portable_known import check_functions
+from mlflow_compress.packed.onnx import graphs, tensors, wire
+from mlflow_compress.packed.onnx.files import LARGEST, beside, save
+from mlflow_compress.packed.portable.known import check_functions
 
 __all__ = ["load", "unpack", "unpack_file", "verify"]
 

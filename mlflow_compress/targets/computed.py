@@ -28,7 +28,7 @@ def computed_types(model: Any) -> Iterator[tuple[str, int]]:
     from google.protobuf.message import Error
     from onnx.shape_inference import InferenceError
 
-    from mlflow_compress.packed.inlining import inline_functions
+    from mlflow_compress.packed.onnx.inlining import inline_functions
 
     try:
         light = inline_functions(_without_weights(model))

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from mlflow_compress.packed.graphs import default_inputs
+from mlflow_compress.packed.onnx.graphs import default_inputs
 from mlflow_compress.records import InputLayout
 from mlflow_compress.rows import Rows
 from mlflow_compress.techniques.base import Context

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mlflow_compress.packed.inlining import inline_functions
+from mlflow_compress.packed.onnx.inlining import inline_functions
 from mlflow_compress.techniques.onnx_graph import (
     FLOATS,
     Use,

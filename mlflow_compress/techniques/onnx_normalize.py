@@ -15,7 +15,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed.graphs import default_inputs, refuse_malformed
+from mlflow_compress.packed.onnx.graphs import default_inputs, refuse_malformed
 from mlflow_compress.techniques.onnx_graph import (
     clone,
     inferred,
@@ -38,8 +38,8 @@ def normalize(model: ModelProto) -> ModelProto:
 
     What can be said in several ways is said in one (:mod:`~.onnx_plain`). Also dropped: doc
     strings, node metadata, initializers that nothing uses, graph inputs that only list weights
-    (:func:`mlflow_compress.packed.graphs.default_inputs` stay), and shape annotations that shape
-    inference finds again. The same model gives the same bytes.
+    (:func:`mlflow_compress.packed.onnx.graphs.default_inputs` stay), and shape annotations that
+    shape inference finds again. The same model gives the same bytes.
 
     Raises:
         SourceError: the model has no graph, keeps weights in external data not loaded, or has two

@@ -17,7 +17,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import TechniqueError
-from mlflow_compress.packed.inlining import inline_functions
+from mlflow_compress.packed.onnx.inlining import inline_functions
 from mlflow_compress.techniques.onnx_check import refuse_new_problem
 from mlflow_compress.techniques.onnx_graph import (
     clone,

@@ -20,7 +20,7 @@ from onnx import (
 )
 
 from mlflow_compress.errors import SourceError, named, shown
-from mlflow_compress.packed.graphs import with_nested
+from mlflow_compress.packed.onnx.graphs import with_nested
 from mlflow_compress.techniques.onnx_graph import (
     node_label,
     sort_nodes,

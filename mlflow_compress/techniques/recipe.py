@@ -135,7 +135,7 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
         stages.append((step.technique, model))
         notes += [f"{step.technique}: {note}" for note in result.notes]
     if recipe.profile == "portable":
-        from mlflow_compress.packed.portable import MIN_OPSET
+        from mlflow_compress.packed.portable.write import MIN_OPSET
         from mlflow_compress.techniques.onnx_opset import raise_opset
 
         model = raise_opset(model, MIN_OPSET, context.calibration, seed=context.seed)

@@ -20,7 +20,7 @@ from mlflow_compress.base.modules import require_modules
 from mlflow_compress.base.spelling import hint
 from mlflow_compress.base.variables import variable
 from mlflow_compress.errors import SourceError, SourceNotFoundError
-from mlflow_compress.packed.outside import inside, load_model, outside_files, plain_file
+from mlflow_compress.packed.onnx.outside import inside, load_model, outside_files, plain_file
 from mlflow_compress.tracking.client import connect
 from mlflow_compress.tracking.models import using_tracking_uri
 from mlflow_compress.tracking.names import quoted

@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import arrays
+from mlflow_compress.packed.codec import arrays
 from mlflow_compress.packed.format import (
     HEADER,
     MAGIC,

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../mlflow_compress/packed/huffman.h"
+#include "../../mlflow_compress/packed/codec/c/huffman.h"
 
 static void *work;
 

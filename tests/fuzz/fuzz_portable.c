@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../mlflow_compress/packed/portable.h"
+#include "../../mlflow_compress/packed/codec/c/portable.h"
 
 static uint8_t values[MLC_PORTABLE_SYMBOLS * 8];
 static void *scratch;

@@ -21,7 +21,7 @@ if ! command -v clang >/dev/null; then
 fi
 mkdir -p "$build"
 PYTHONPATH=. "$python" tests/fuzz/make_corpus.py "$build/seeds" "$build/seeds-portable"
-codec=mlflow_compress/packed
+codec=mlflow_compress/packed/codec/c
 for target in ${TARGETS:-decode portable}; do
     seeds=$build/seeds found=$corpus
     [ "$target" = decode ] || seeds=$seeds-$target found=$found-$target

@@ -94,7 +94,7 @@ def test_the_sdist_has_the_sources_of_the_extension(sdist):
 
 def test_a_wheel_of_the_sdist_has_the_extension_and_a_device_runs_it(wheel, install, models):
     names = zipfile.ZipFile(wheel).namelist()
-    assert sum("packed/_huffman" in name and name.endswith(".so") for name in names) == 1
+    assert sum("packed/codec/_huffman" in name and name.endswith(".so") for name in names) == 1
     python = install(wheel)
     done = run(python, "-c", RUNTIME, models, ",".join(ABSENT), cwd=models)
     expect(found(done), "c", python)

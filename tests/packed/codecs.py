@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mlflow_compress.packed import backends
+from mlflow_compress.packed.codec import backends
 
 
 def need_c():

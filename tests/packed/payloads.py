@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlflow_compress.packed import choose
+from mlflow_compress.packed.codec import choose
 
 
 def arrays_of(size, seed=0):

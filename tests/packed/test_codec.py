@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import arrays, backends, choose, numpy_codec, tables
+from mlflow_compress.packed.codec import arrays, backends, choose, numpy_codec, tables
 from mlflow_compress.packed.format import Cursor, varint
 from tests.packed.codecs import need_c
 from tests.packed.payloads import FLOATS, arrays_of, samples, structured

@@ -8,8 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError, SourceError
-from mlflow_compress.packed import files, runtime
+from mlflow_compress.packed import runtime
 from mlflow_compress.packed.format import bits_of
+from mlflow_compress.packed.onnx import files
 from tests.packed import packed_models as models
 
 

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import packed
 from mlflow_compress.errors import SourceError, SourceNotFoundError
-from mlflow_compress.packed import lean
+from mlflow_compress.packed.onnx import lean
 
 
 def large(seed=0):

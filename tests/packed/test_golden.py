@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mlflow_compress.packed import arrays, backends, choose, packing, to_bytes
+from mlflow_compress.packed import packing, to_bytes
+from mlflow_compress.packed.codec import arrays, backends, choose
 from tests.packed.codecs import need_c
 
 

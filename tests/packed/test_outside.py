@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mlflow_compress import packed
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import SourceError, SourceNotFoundError
-from mlflow_compress.packed.outside import inside, load_model, outside_files
+from mlflow_compress.packed.onnx.outside import inside, load_model, outside_files
 from mlflow_compress.techniques import normalize
 from mlflow_compress.tracking.source import identify
 from tests.tiny import tiny_model

@@ -101,7 +101,7 @@ def test_two_values_of_one_name_are_refused(tmp_path, profile):
 
 
 def test_weights_are_looked_up_in_the_graph_once_and_come_back_in_their_places(monkeypatch):
-    from mlflow_compress.packed import graphs
+    from mlflow_compress.packed.onnx import graphs
 
     made = []
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mlflow_compress import packed
-from mlflow_compress.packed import backends
+from mlflow_compress.packed.codec import backends
 from tests.packed.codecs import need_c
 
 

@@ -13,9 +13,9 @@ from mlflow_compress import packed
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed.format import DOMAIN, HEADER, MAGIC, VERSION, Cursor
-from mlflow_compress.packed.portable import rest_crc
-from mlflow_compress.packed.portable_known import check_functions
-from mlflow_compress.packed.portable_read import INPUTS
+from mlflow_compress.packed.portable.known import check_functions
+from mlflow_compress.packed.portable.read import INPUTS
+from mlflow_compress.packed.portable.write import rest_crc
 
 KINDS = ("Fixed", "Huffman", "Levels", "Sparse", "SparseLevels", "Gaps", "GapsLevels")
 

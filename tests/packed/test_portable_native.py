@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import backends
-from mlflow_compress.packed import portable_stream as streams
+from mlflow_compress.packed.codec import backends
+from mlflow_compress.packed.portable import stream as streams
 from tests.packed.codecs import need_c
 
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}

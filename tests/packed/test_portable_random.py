@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from mlflow_compress import packed
-from mlflow_compress.packed import portable_plan
+from mlflow_compress.packed.portable import plan as portable_plan
 
 DTYPES = [*("float16", "float32", "float64", "int8", "int32", "uint8", "uint16", "int64")]
 

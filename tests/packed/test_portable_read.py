@@ -13,7 +13,7 @@ from onnx import helper
 
 from mlflow_compress import packed
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import backends, portable
+from mlflow_compress.packed.codec import backends
 from mlflow_compress.packed.format import (
     HEADER,
     MAGIC,
@@ -21,7 +21,8 @@ from mlflow_compress.packed.format import (
     read_directory,
     write_directory,
 )
-from mlflow_compress.packed.portable_tensor import INPUTS
+from mlflow_compress.packed.portable import write as portable
+from mlflow_compress.packed.portable.tensor import INPUTS
 from tests.packed.codecs import need_c
 
 

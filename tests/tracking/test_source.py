@@ -12,7 +12,7 @@ from mlflow.models import infer_signature
 
 from mlflow_compress.errors import SourceError, SourceNotFoundError
 from mlflow_compress.mlflow_plugin import flavor, resolve
-from mlflow_compress.packed.outside import inside
+from mlflow_compress.packed.onnx.outside import inside
 from mlflow_compress.tracking.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.tracking.source import identify
 from tests.tiny import tiny_model

@@ -15,7 +15,7 @@ from itertools import chain, count
 from onnx import FunctionProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed import backends, graphs
+from mlflow_compress.packed.codec import backends
 from mlflow_compress.packed.format import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -28,10 +28,11 @@ from mlflow_compress.packed.format import (
     validate,
     write_directory,
 )
-from mlflow_compress.packed.portable_functions import HELPERS, SEGMENT_KINDS, Reading, functions
-from mlflow_compress.packed.portable_joint import Joint
-from mlflow_compress.packed.portable_plan import SESSION_BYTES, choose
-from mlflow_compress.packed.portable_tensor import DTYPES, Candidate, PortableTensor
+from mlflow_compress.packed.onnx import graphs
+from mlflow_compress.packed.portable.functions import HELPERS, SEGMENT_KINDS, Reading, functions
+from mlflow_compress.packed.portable.joint import Joint
+from mlflow_compress.packed.portable.plan import SESSION_BYTES, choose
+from mlflow_compress.packed.portable.tensor import DTYPES, Candidate, PortableTensor
 
 __all__ = ["METADATA", "MIN_OPSET", "pack_model"]
 

@@ -10,7 +10,7 @@ from onnx import FunctionProto, ModelProto
 
 from mlflow_compress.errors import PackedFormatError, shown
 from mlflow_compress.packed.format import DOMAIN
-from mlflow_compress.packed.portable_functions import (
+from mlflow_compress.packed.portable.functions import (
     HELPERS,
     LEVEL_KINDS,
     SEGMENT_KINDS,

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from mlflow_compress.packed import portable_stream as streams
 from mlflow_compress.packed.format import DOMAIN, width_of
-from mlflow_compress.packed.portable_code import MAX_SYMBOLS, Ints
-from mlflow_compress.packed.portable_functions import LEVEL_KINDS
-from mlflow_compress.packed.portable_joint import Joint
+from mlflow_compress.packed.portable import stream as streams
+from mlflow_compress.packed.portable.code import MAX_SYMBOLS, Ints
+from mlflow_compress.packed.portable.functions import LEVEL_KINDS
+from mlflow_compress.packed.portable.joint import Joint
 
 __all__ = ["DTYPES", "FIXED_WEIGHTS", "INPUTS", "LIMIT", "Candidate", "PortableTensor"]
 

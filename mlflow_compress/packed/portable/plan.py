@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from mlflow_compress.packed.portable_functions import (
+from mlflow_compress.packed.portable.functions import (
     LEVEL_KINDS,
     SEGMENT_KINDS,
     STEPS,
     Reading,
     functions_bytes,
 )
-from mlflow_compress.packed.portable_tensor import Candidate
+from mlflow_compress.packed.portable.tensor import Candidate
 
 __all__ = ["SESSION_BYTES", "Plan", "choose"]
 

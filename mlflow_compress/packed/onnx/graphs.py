@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mlflow_compress.errors import PackedFormatError, SourceError
-from mlflow_compress.packed import tensors
 from mlflow_compress.packed.format import (
     CONSTANT_NODE,
     GRAPH_INPUT,
@@ -22,7 +21,8 @@ from mlflow_compress.packed.format import (
     TYPED_DATA,
     Entry,
 )
-from mlflow_compress.packed.outside import check_text
+from mlflow_compress.packed.onnx import tensors
+from mlflow_compress.packed.onnx.outside import check_text
 
 SMALL_INTEGERS = {TensorProto.INT64, TensorProto.INT32}
 SHAPE_ELEMENTS = 64

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import numpy_codec, numpy_context
+from mlflow_compress.packed.codec import numpy_codec, numpy_context
+from mlflow_compress.packed.codec.tables import read_lengths
 from mlflow_compress.packed.format import Cursor
-from mlflow_compress.packed.tables import read_lengths
 
 RAW, CONSTANT, HUFFMAN, CONTEXT, PACKED, PLANES, SPARSE, ROWS, CODEBOOK, WIDE = range(10)
 LEVELS = (0, 0, 0, 0, 1, 2, 3, 4, 5, 5)

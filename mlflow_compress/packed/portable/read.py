@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import backends
+from mlflow_compress.packed.codec import backends
 from mlflow_compress.packed.container import Container, PackedGraph, PackedWeight
 from mlflow_compress.packed.format import (
     DEFAULT_CAP,
@@ -31,16 +31,16 @@ from mlflow_compress.packed.format import (
     validate,
     width_of,
 )
-from mlflow_compress.packed.portable import METADATA, rest_crc
-from mlflow_compress.packed.portable_code import MAX_SYMBOLS
-from mlflow_compress.packed.portable_functions import (
+from mlflow_compress.packed.portable.code import MAX_SYMBOLS
+from mlflow_compress.packed.portable.functions import (
     HELPERS,
     LEVEL_KINDS,
     SEGMENT_KINDS,
     STEPS,
 )
-from mlflow_compress.packed.portable_joint import PREFIX, fits, is_prefix
-from mlflow_compress.packed.portable_tensor import DTYPES, FIXED_WEIGHTS, INPUTS, LIMIT
+from mlflow_compress.packed.portable.joint import PREFIX, fits, is_prefix
+from mlflow_compress.packed.portable.tensor import DTYPES, FIXED_WEIGHTS, INPUTS, LIMIT
+from mlflow_compress.packed.portable.write import METADATA, rest_crc
 
 __all__ = ["PortableWeight", "is_portable", "open_model"]
 

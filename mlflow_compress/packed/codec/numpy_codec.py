@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed.tables import (
+from mlflow_compress.packed.codec.tables import (
     MAX_LENGTH,
     Counts,
     Lengths,

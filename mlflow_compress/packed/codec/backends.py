@@ -17,16 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import ConfigError, PackedFormatError
-from mlflow_compress.packed import (
-    arrays,
-    clusters,
-    numpy_codec,
-    numpy_context,
-    portable_stream,
-    tables,
-)
-from mlflow_compress.packed.arrays import Items
-from mlflow_compress.packed.tables import MAX_LENGTH, Counts, Lengths
+from mlflow_compress.packed.codec import arrays, clusters, numpy_codec, numpy_context, tables
+from mlflow_compress.packed.codec.arrays import Items
+from mlflow_compress.packed.codec.tables import MAX_LENGTH, Counts, Lengths
+from mlflow_compress.packed.portable import stream as portable_stream
 
 __all__ = [
     "assign_rows",
@@ -66,7 +60,7 @@ def _native() -> ModuleType | None:
     if wanted == "numpy":
         return None
     try:
-        from mlflow_compress.packed import _huffman
+        from mlflow_compress.packed.codec import _huffman
     except ImportError as error:
         if wanted == "c":
             raise ConfigError(

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed import tables
-from mlflow_compress.packed.numpy_codec import lane_starts, write_lanes
+from mlflow_compress.packed.codec import tables
+from mlflow_compress.packed.codec.numpy_codec import lane_starts, write_lanes
 
 Bytes = npt.NDArray[np.uint8]
 MAX_LENGTH = 11

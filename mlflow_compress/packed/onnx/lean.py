@@ -16,9 +16,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx import ModelProto, TensorProto
 
 from mlflow_compress.errors import SourceError, SourceNotFoundError
-from mlflow_compress.packed import tensors
 from mlflow_compress.packed.format import bits_of, decoded_bytes
-from mlflow_compress.packed.outside import (
+from mlflow_compress.packed.onnx import tensors
+from mlflow_compress.packed.onnx.outside import (
     check_text,
     load_outside,
     outside_files,

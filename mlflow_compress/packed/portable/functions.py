@@ -12,8 +12,8 @@ from itertools import chain, product
 
 from onnx import FunctionProto, parser
 
-from mlflow_compress.packed import portable_texts as texts
 from mlflow_compress.packed.format import DOMAIN
+from mlflow_compress.packed.portable import texts as texts
 
 __all__ = [
     "HELPERS",

@@ -10,8 +10,8 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.base.files import check_replaceable, replacing
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed import lean, wire
 from mlflow_compress.packed.format import MAGIC
+from mlflow_compress.packed.onnx import lean, wire
 
 __all__ = ["save", "to_bytes"]
 

@@ -11,10 +11,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_compress.packed import arrays, backends, clusters, numpy_codec
-from mlflow_compress.packed.arrays import Items
+from mlflow_compress.packed.codec import arrays, backends, clusters, numpy_codec
+from mlflow_compress.packed.codec.arrays import Items
+from mlflow_compress.packed.codec.tables import Counts, entropy_bits
 from mlflow_compress.packed.format import varint
-from mlflow_compress.packed.tables import Counts, entropy_bits
 
 Bytes = npt.NDArray[np.uint8]
 Parts = list[bytes | memoryview]

@@ -2,7 +2,7 @@
 
 from onnx import ModelProto, inliner
 
-from mlflow_compress.packed.graphs import with_nested
+from mlflow_compress.packed.onnx.graphs import with_nested
 
 __all__ = ["inline_functions"]
 

@@ -1,0 +1,1 @@
+"""The entropy coder: tables, streams and what picks among them, in C or numpy."""

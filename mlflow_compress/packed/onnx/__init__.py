@@ -1,0 +1,1 @@
+"""ONNX files as they are: graphs, tensors, and the bytes of both."""

@@ -1,0 +1,1 @@
+"""The portable profile: weights that an onnxruntime alone unpacks."""
