@@ -102,6 +102,7 @@ setup(
             "mlflow_plugin/pages/templates/*.j2",
             "packed/codec/c/*.h",
             "packed/codec/c/*.c",
+            "packed/codec/*.pyi",
         ]
     },
     install_requires=INSTALL,

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import real_weights as weights
 
-from mlflow_compress.packed import backend, backends, choose
+from mlflow_compress.packed import backend
+from mlflow_compress.packed.codec import backends, choose
 
 Codec = tuple[Callable[[bytes], Any], Callable[[Any], Any]]
 OUT = Path(__file__).parent / "out" / "packing.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlflow_compress.packed.portable import stream as streams
+from mlflow_compress.packed.codec import streams
 from tests.packed.payloads import samples
 
 

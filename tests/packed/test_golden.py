@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress.packed import packing, to_bytes
-from mlflow_compress.packed.codec import arrays, backends, choose
-from tests.packed.codecs import need_c
+from mlflow_compress.packed.codec import arrays, choose
+from tests.packed.codecs import need_c, use_numpy
 
 
 def numbers(count, seed=1):
@@ -54,7 +54,7 @@ ARRAYS = {
 @pytest.fixture(params=["c", "numpy"])
 def either(request, monkeypatch):
     if request.param == "numpy":
-        monkeypatch.setattr(backends, "_c", None)
+        use_numpy(monkeypatch)
     else:
         need_c()
 

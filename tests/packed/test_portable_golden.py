@@ -12,13 +12,13 @@ from onnx import TensorProto, helper
 
 from mlflow_compress import packed
 from mlflow_compress.packed.codec import backends
-from tests.packed.codecs import need_c
+from tests.packed.codecs import need_c, use_numpy
 
 
 @pytest.fixture(autouse=True, params=["c", "numpy"])
 def backend(request, monkeypatch):
     if request.param == "numpy":
-        monkeypatch.setattr(backends, "_c", None)
+        use_numpy(monkeypatch)
         monkeypatch.setenv(backends.VARIABLE, "numpy")
     else:
         need_c()

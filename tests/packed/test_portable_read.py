@@ -23,14 +23,14 @@ from mlflow_compress.packed.format import (
 )
 from mlflow_compress.packed.portable import write as portable
 from mlflow_compress.packed.portable.tensor import INPUTS
-from tests.packed.codecs import need_c
+from tests.packed.codecs import need_c, use_numpy
 
 
 @pytest.fixture(autouse=True, params=["c", "numpy"])
 def backend(request, monkeypatch):
     """Both readers must refuse the same files."""
     if request.param == "numpy":
-        monkeypatch.setattr(backends, "_c", None)
+        use_numpy(monkeypatch)
         monkeypatch.setenv(backends.VARIABLE, "numpy")
     else:
         need_c()

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed.portable import stream as streams
-from mlflow_compress.packed.portable.code import MAX_SYMBOLS, make_code, read_tree
+from mlflow_compress.packed.codec import streams
+from mlflow_compress.packed.codec.trees import MAX_SYMBOLS, make_code, read_tree
 
 
 def drawn(alphabet, count, skew, seed=0):

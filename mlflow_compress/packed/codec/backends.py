@@ -1,26 +1,14 @@
 """Which implementation runs: C when it was built, numpy otherwise; never swapped silently.
 
-The environment variable ``MLFLOW_COMPRESS_BACKEND`` (``c`` or ``numpy``) forces one. Both give
-the same bytes in both directions.
+The environment variable ``MLFLOW_COMPRESS_BACKEND`` (``c`` or ``numpy``) forces one. Both have the
+same names and give the same bytes in both directions.
 """
 
-import logging
 import os
-import threading
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from mlflow_compress.errors import ConfigError, PackedFormatError
-from mlflow_compress.packed.codec import arrays, clusters, numpy_codec, numpy_context, tables
-from mlflow_compress.packed.codec.arrays import Items
-from mlflow_compress.packed.codec.tables import MAX_LENGTH, Counts, Lengths
-from mlflow_compress.packed.portable import stream as portable_stream
+from mlflow_compress.errors import ConfigError
+from mlflow_compress.packed.codec.in_numpy import VARIABLE
 
 __all__ = [
     "assign_rows",
@@ -45,326 +33,68 @@ __all__ = [
     "write_lengths",
 ]
 
-VARIABLE = "MLFLOW_COMPRESS_BACKEND"
-Bytes = npt.NDArray[np.uint8]
-_SAMPLE = 1 << 16
-_log = logging.getLogger(__name__)
-_said = threading.Lock()
-_local = threading.local()
 
-
-def _native() -> ModuleType | None:
+def _chosen() -> Literal["c", "numpy"]:
     wanted = os.environ.get(VARIABLE, "")
     if wanted not in ("", "c", "numpy"):
         raise ConfigError(f"{VARIABLE} must be 'c' or 'numpy', got '{wanted}'")
     if wanted == "numpy":
-        return None
+        return "numpy"
     try:
-        from mlflow_compress.packed.codec import _huffman
+        from mlflow_compress.packed.codec import _huffman  # noqa: F401
     except ImportError as error:
         if wanted == "c":
             raise ConfigError(
                 f"{VARIABLE} is 'c', but the C extension was not built "
                 "(install a C compiler and reinstall mlflow-compress)"
             ) from error
-        return None
-    return _huffman
+        return "numpy"
+    return "c"
 
 
-_c = _native()
-backend: Literal["c", "numpy"] = "numpy" if _c is None else "c"
+backend = _chosen()
 
-
-def _say_once() -> None:
-    """Say at first use that the slow backend runs, unless it was asked for."""
-    if os.environ.get(VARIABLE) != "numpy" and _said.acquire(blocking=False):
-        _log.warning("the C extension was not built: packing runs on numpy, about 20 times slower")
-
-
-def crc32(data: bytes | memoryview) -> int:
-    """Zlib's crc32."""
-    return zlib.crc32(data) if _c is None else int(_c.crc32(data))
-
-
-def decode(payload: bytes | memoryview, out: Bytes, width: int, what: str) -> int:
-    """Decode a payload into ``out`` (its bytes); return the crc32 of ``out``.
-
-    Raises:
-        PackedFormatError: if the payload breaks the format.
-    """
-    if _c is None:
-        _say_once()
-        out[:] = arrays.decode(payload, len(out) // width, width, what).view(np.uint8)
-        return zlib.crc32(out.data)
-    size = _c.WORK_MIN
-    while True:
-        work = getattr(_local, "work", None)
-        if work is None or len(work) < size:
-            work = _local.work = np.empty(size, np.uint8)
-        try:
-            return int(_c.decode(payload, out, width, work))
-        except _c.Error as error:
-            code, text = error.args
-            if code != _c.WORKSPACE or len(work) >= _c.WORK_MAX:
-                raise PackedFormatError(f"{what}: {text}") from None
-            size = 4 * len(work)
-
-
-def portable_segments(
-    stream: Bytes, starts: Items, tree: Bytes, values: Items, out: Items, what: str
-) -> None:
-    """Decode ``len(out)`` items of a portable stream; see :func:`portable_stream.decode_segments`.
-
-    Args:
-        stream: uint8 [segments, bytes per segment].
-        starts: uint8 or uint16, the tree node at the start of each segment.
-        tree: the tree's bits, packed.
-        values: what each code but the last stands for.
-        out: filled with items of the same type.
-        what: the tensor's name, for messages.
-
-    Raises:
-        PackedFormatError: if they contradict each other.
-    """
-    if _c is None:
-        _say_once()
-        places = portable_stream.decode_segments(
-            stream, starts.astype(np.int64), tree, len(values), len(out), what
-        )
-        np.take(values, places, out=out)
-        return
-    work = _workspace(_c.PORTABLE_WORK + 64)
-    with _refusing(_c, what):
-        _c.portable_segments(
-            stream, stream.shape[1], starts, starts.itemsize, tree, values, out.itemsize, out, work
-        )
-
-
-def portable_levels(bits: Bytes, values: Items, limit: int, out: Items, what: str) -> None:
-    """Decode ``len(out)`` items coded in levels; see :func:`portable_stream.decode_levels`.
-
-    Raises:
-        PackedFormatError: if the bits are not one tree and so many symbols.
-    """
-    if _c is None or len(out) > 8 * bits.size:
-        ranks = portable_stream.decode_levels(bits, len(values), len(out), limit, what)
-        np.take(values, ranks, out=out)
-        return
-    work = np.empty(8192 + 6 * len(out) + 64, np.uint8)
-    with _refusing(_c, what):
-        _c.portable_levels(bits, values, limit, out.itemsize, out, work)
-
-
-def portable_scatter(moves: Bytes, values: Items, background: Items, out: Items, what: str) -> None:
-    """Fill ``out`` with the background and store values, going on by each move.
-
-    Raises:
-        PackedFormatError: if a move is 0 or leads outside.
-    """
-    if _c is not None:
-        with _refusing(_c, what):
-            _c.portable_scatter(moves, values, background, out.itemsize, out)
-        return
-    places = np.cumsum(moves, dtype=np.int64) - 1
-    if not moves.all() or (len(places) and places[-1] >= len(out)):
-        raise PackedFormatError(f"tensor '{what}': gaps do not fit the array")
-    out[:] = background
-    out[places] = values
-
-
-def _workspace(size: int) -> Bytes:
-    """This thread's workspace, of at least ``size`` bytes."""
-    work: Bytes | None = getattr(_local, "work", None)
-    if work is None or len(work) < size:
-        work = _local.work = np.empty(size, np.uint8)
-    return work
-
-
-@contextmanager
-def _refusing(codec: ModuleType, what: str) -> Iterator[None]:
-    try:
-        yield
-    except codec.Error as error:
-        raise PackedFormatError(f"tensor '{what}': {error.args[1]}") from None
-
-
-def histogram(symbols: Bytes) -> Counts:
-    """How often each byte value occurs."""
-    if _c is None:
-        return numpy_codec.histogram(symbols)
-    counts = np.empty(256, np.uint64)
-    _c.histogram(symbols, counts)
-    return counts.view(np.int64)
-
-
-def code_lengths(counts: Counts, limit: int = MAX_LENGTH) -> Lengths:
-    """Optimal code lengths of at most ``limit`` bits; see :func:`tables.code_lengths`."""
-    if _c is None:
-        return tables.code_lengths(counts, limit)
-    lengths = np.empty(256, np.uint8)
-    _c.code_lengths(counts, limit, lengths)
-    return lengths
-
-
-def encode_lanes(
-    symbols: Bytes, lengths: Lengths, per_lane: int, layout: int, bits: int
-) -> tuple[npt.NDArray[np.int64], bytes]:
-    """Write symbols as Huffman lanes; see :func:`numpy_codec.encode_lanes`.
-
-    ``bits`` is the length of all codes together.
-    """
-    if _c is None:
-        return numpy_codec.encode_lanes(symbols, lengths, per_lane, layout)
-    return _encode(_c, symbols, lengths, None, per_lane, layout, bits)
-
-
-def encode_context(
-    symbols: Bytes, lengths: Bytes, classes: Bytes, per_lane: int, bits: int
-) -> tuple[npt.NDArray[np.int64], bytes]:
-    """Write the lanes of kind 3; see :func:`numpy_context.encode`."""
-    if _c is None:
-        return numpy_context.encode(symbols, lengths, classes, per_lane)
-    return _encode(_c, symbols, lengths, classes, per_lane, 1, bits)
-
-
-def _encode(
-    codec: ModuleType,
-    symbols: Bytes,
-    lengths: Bytes,
-    classes: Bytes | None,
-    per_lane: int,
-    layout: int,
-    bits: int,
-) -> tuple[npt.NDArray[np.int64], bytes]:
-    lanes = 8 * -(-len(symbols) // (8 * per_lane)) if per_lane else 1
-    lane_bytes = np.empty(lanes, np.uint32)
-    data = codec.encode(symbols, lengths, classes, per_lane, layout, bits, lane_bytes)
-    return lane_bytes.astype(np.int64), data
-
-
-def write_lengths(lengths: Lengths) -> bytes:
-    """Serialise code lengths; see :func:`tables.write_lengths`."""
-    return tables.write_lengths(lengths) if _c is None else bytes(_c.write_lengths(lengths))
-
-
-def train_rows(symbols: Bytes, row: int, step: int) -> npt.NDArray[np.generic]:
-    """Find four clusters of rows of ``row`` symbols.
-
-    Looks at the first 1,024 symbols of every ``step``-th row; there are at most 256 of these.
-
-    Returns:
-        What :func:`assign_rows` wants to know; see :func:`clusters.train`.
-    """
-    if _c is None:
-        return clusters.train(_row_histograms(symbols, row, step, 1024))
-    costs = np.empty(256, np.uint64)
-    _c.train_rows(symbols, row, step, costs)
-    return costs
-
-
-def assign_rows(
-    symbols: Bytes, row: int, step: int, costs: npt.NDArray[np.generic]
-) -> tuple[Bytes, Counts]:
-    """Cluster of every ``step``-th row, and the clusters' histograms: shape (4, 256)."""
-    if _c is None:
-        return clusters.assign(
-            _row_histograms(symbols, row, step), costs.astype(np.float64, copy=False)
-        )
-    ids = np.empty(-(-len(symbols) // (row * step)), np.uint8)
-    sums: npt.NDArray[np.uint64] = np.empty((clusters.CLUSTERS, 256), np.uint64)
-    _c.assign_rows(symbols, row, step, costs, ids, sums.reshape(-1))
-    return ids, sums.view(np.int64)
-
-
-def _row_histograms(
-    symbols: Bytes, row: int, step: int, most: int | None = None
-) -> npt.NDArray[np.uint32]:
-    table = symbols.reshape(-1, row)[::step, :most]
-    keys = (np.arange(len(table), dtype=np.int64)[:, None] << 8 | table).reshape(-1)
-    sums = np.bincount(keys, minlength=len(table) << 8).reshape(-1, 256)
-    return sums.astype(np.uint32)
-
-
-def pair_histogram(symbols: Bytes) -> npt.NDArray[np.uint32]:
-    """How often each symbol follows each other one (0 before the first): shape (256, 256)."""
-    if _c is None:
-        before = np.zeros(len(symbols), np.intp)
-        before[1:] = symbols[:-1]
-        times = np.bincount((before << 8) + symbols, minlength=1 << 16)
-        return times.reshape(256, 256).astype(np.uint32)
-    counts: npt.NDArray[np.uint32] = np.empty((256, 256), np.uint32)
-    _c.pairs(symbols, counts)
-    return counts
-
-
-def translate(symbols: Bytes, table: Bytes) -> Bytes:
-    """``table[symbols]`` for a table of 256 bytes."""
-    if _c is None:
-        return table[symbols]
-    out = np.empty(len(symbols), np.uint8)
-    _c.translate(symbols, table, out)
-    return out
-
-
-def several(symbols: Bytes, per_byte: int) -> Bytes:
-    """Pack several small symbols into each byte (``docs/format.md``, section 4, kind 4)."""
-    if _c is None:
-        return numpy_codec.several(symbols, per_byte)
-    out = np.empty(-(-len(symbols) // per_byte), np.uint8)
-    _c.pack(symbols, per_byte, out)
-    return out
-
-
-def distinct(items: Items, most: int) -> tuple[Items, npt.NDArray[np.uint16], Counts] | None:
-    """The sorted distinct items, each item's index, and how often each occurs.
-
-    None if there are more than ``most``.
-    """
-    if _c is None:
-        if len(np.unique(items[:_SAMPLE])) > most:
-            return None
-        values, inverse, times = np.unique(items, return_inverse=True, return_counts=True)
-        if len(values) > most:
-            return None
-        return values, inverse.astype(np.uint16), times.astype(np.int64)
-    found, times = np.empty(most, np.uint64), np.empty(most, np.uint64)
-    indices = np.empty(len(items), np.uint16)
-    count = _c.distinct(items, items.itemsize, most, found, indices, times)
-    if count > most:
-        return None
-    return found[:count].astype(items.dtype), indices, times[:count].view(np.int64)
-
-
-def divide(indices: npt.NDArray[np.uint16], sizes: Counts) -> tuple[Bytes, list[Bytes]]:
-    """High parts of 12-bit indices, and the low bytes of each part in order.
-
-    Args:
-        indices: below 4096.
-        sizes: how many indices each of 16 high parts has.
-    """
-    if _c is None:
-        high, low = (indices >> 8).astype(np.uint8), indices.astype(np.uint8)
-        return high, [low[high == part] for part in range(16)]
-    high, low = np.empty(len(indices), np.uint8), np.empty(len(indices), np.uint8)
-    _c.divide(indices, sizes, high, low)
-    return high, np.split(low, np.cumsum(sizes)[:-1])
-
-
-def gaps(items: Items, background: int) -> tuple[Bytes, Items]:
-    """Cut items into gaps and values (``docs/format.md``, section 4, kind 6)."""
-    if _c is None:
-        return numpy_codec.gaps(items, background)
-    steps, values = np.empty(len(items), np.uint8), np.empty(len(items), items.dtype)
-    step_count, value_count = _c.gaps(
-        items, items.itemsize, background, steps, values.view(np.uint8)
+if backend == "c":
+    from mlflow_compress.packed.codec.in_c import (
+        assign_rows,
+        code_lengths,
+        crc32,
+        decode,
+        distinct,
+        divide,
+        encode_context,
+        encode_lanes,
+        gaps,
+        histogram,
+        pair_histogram,
+        portable_levels,
+        portable_scatter,
+        portable_segments,
+        several,
+        split,
+        train_rows,
+        translate,
+        write_lengths,
     )
-    return steps[:step_count], values[:value_count]
-
-
-def split(items: Items, rotate: bool) -> npt.NDArray[np.uint8]:
-    """Byte planes of items of several bytes, lowest first: shape (width, n)."""
-    if _c is None:
-        return numpy_codec.split(items, rotate)
-    planes = np.empty((items.itemsize, len(items)), np.uint8)
-    _c.split(items, items.itemsize, rotate, planes.reshape(-1))
-    return planes
+else:
+    from mlflow_compress.packed.codec.in_numpy import (
+        assign_rows,
+        code_lengths,
+        crc32,
+        decode,
+        distinct,
+        divide,
+        encode_context,
+        encode_lanes,
+        gaps,
+        histogram,
+        pair_histogram,
+        portable_levels,
+        portable_scatter,
+        portable_segments,
+        several,
+        split,
+        train_rows,
+        translate,
+        write_lengths,
+    )

@@ -13,7 +13,7 @@ from itertools import chain, product
 from onnx import FunctionProto, parser
 
 from mlflow_compress.packed.format import DOMAIN
-from mlflow_compress.packed.portable import texts as texts
+from mlflow_compress.packed.portable import texts
 
 __all__ = [
     "HELPERS",

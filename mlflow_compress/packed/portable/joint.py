@@ -10,9 +10,9 @@ from itertools import accumulate
 
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
+from mlflow_compress.packed.codec.streams import Segments
 from mlflow_compress.packed.format import DOMAIN
 from mlflow_compress.packed.portable.functions import STREAMS
-from mlflow_compress.packed.portable.stream import Segments
 
 __all__ = ["PREFIX", "Joint", "fits", "is_prefix"]
 

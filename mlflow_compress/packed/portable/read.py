@@ -17,6 +17,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed.codec import backends
+from mlflow_compress.packed.codec.trees import MAX_SYMBOLS
 from mlflow_compress.packed.container import Container, PackedGraph, PackedWeight
 from mlflow_compress.packed.format import (
     DEFAULT_CAP,
@@ -31,7 +32,6 @@ from mlflow_compress.packed.format import (
     validate,
     width_of,
 )
-from mlflow_compress.packed.portable.code import MAX_SYMBOLS
 from mlflow_compress.packed.portable.functions import (
     HELPERS,
     LEVEL_KINDS,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
+from mlflow_compress.packed.codec import streams
+from mlflow_compress.packed.codec.trees import MAX_SYMBOLS, Ints
 from mlflow_compress.packed.format import DOMAIN, width_of
-from mlflow_compress.packed.portable import stream as streams
-from mlflow_compress.packed.portable.code import MAX_SYMBOLS, Ints
 from mlflow_compress.packed.portable.functions import LEVEL_KINDS
 from mlflow_compress.packed.portable.joint import Joint
 

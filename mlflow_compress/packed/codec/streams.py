@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed.portable.code import Code, Ints, make_code, read_tree
+from mlflow_compress.packed.codec.trees import Code, Ints, make_code, read_tree
 
 __all__ = [
     "Levels",
