@@ -7,7 +7,7 @@ import onnx
 from onnx import GraphProto
 
 from mlflow_compress.packed.codec import backends
-from mlflow_compress.packed.container import PackedWeight, Source, open_packed
+from mlflow_compress.packed.opening import PackedWeight, Source, open_packed
 from mlflow_compress.packed.format import VERSION, bits_of, varint
 from mlflow_compress.packed.onnx import graphs, tensors
 

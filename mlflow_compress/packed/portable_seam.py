@@ -2,7 +2,7 @@
 
 ``pack(model, "portable")`` hands a copy of the model, which may be changed, to
 ``portable.pack_model``; ``unpack`` and ``load`` hand a packed model to ``portable.open_model``,
-which gives back the same :class:`~mlflow_compress.packed.container.Container` as a compact one
+which gives back the same :class:`~mlflow_compress.packed.opening.Container` as a compact one
 does, its weights' ``decode_into`` overridden. The entries are those of the compact directory
 (``format.Directory``), serialised by ``format.write_directory`` and kept base64-coded in
 ``metadata_props["mlflow_compress"]``; ``graphs.weights``, ``graphs.describe``,
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 if TYPE_CHECKING:
-    from mlflow_compress.packed.container import Container
+    from mlflow_compress.packed.opening import Container
 
 __all__ = ["open_model", "pack"]
 

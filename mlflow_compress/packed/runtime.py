@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.base.files import check_replaceable, replacing
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed.container import (
+from mlflow_compress.packed.opening import (
     Container,
     PackedWeight,
     Source,

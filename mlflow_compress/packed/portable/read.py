@@ -18,7 +18,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed.codec import backends
 from mlflow_compress.packed.codec.trees import MAX_SYMBOLS
-from mlflow_compress.packed.container import Container, PackedGraph, PackedWeight
+from mlflow_compress.packed.opening import Container, PackedGraph, PackedWeight
 from mlflow_compress.packed.format import (
     DEFAULT_CAP,
     DOMAIN,
