@@ -31,8 +31,8 @@ from mlflow_compress.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from mlflow_compress.packed.opening import open_packed
 from mlflow_compress.packed.onnx.outside import inside, outside_files
+from mlflow_compress.packed.opening import open_packed
 from mlflow_compress.tracking.mlmodel import flavor_of, read_mlmodel
 from mlflow_compress.tracking.projects import no_project
 

@@ -4,11 +4,12 @@ One :func:`validate` serves writer and reader.
 """
 
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError
 
@@ -123,6 +124,11 @@ class Directory:
     ir_version: int | None = None
     had_import: bool = False
 
+    def restore_ir_version(self, model: ModelProto) -> None:
+        """Give a model the IR version that it had before it was packed."""
+        if self.ir_version is not None:
+            model.ir_version = self.ir_version
+
 
 class Cursor:
     """Reads a bytes-like object front to back and refuses to go past its end."""
@@ -189,6 +195,29 @@ def write_directory(directory: Directory) -> bytes:
         if entry.flags & HAS_REMAINDER:
             out += varint(len(entry.remainder)) + entry.remainder
     return bytes(out)
+
+
+def write_header(rest_crc: int, directory: bytes) -> bytes:
+    """Return what stands before a directory: magic, version, two checksums."""
+    return HEADER.pack(MAGIC, VERSION, rest_crc, zlib.crc32(directory))
+
+
+def read_header(cursor: Cursor) -> tuple[int, int]:
+    """Return the checksums of the rest of the model and of the directory.
+
+    Raises:
+        PackedFormatError: if it is no header, or one of a later version.
+    """
+    what = cursor.what
+    magic, version, rest_crc, directory_crc = HEADER.unpack(cursor.take(HEADER.size))
+    if magic != MAGIC:
+        raise PackedFormatError(f"{what}: wrong magic")
+    if version != VERSION:
+        raise PackedFormatError(
+            f"{what}: format version {version}, this reader knows {VERSION} "
+            "(upgrade mlflow-compress)"
+        )
+    return rest_crc, directory_crc
 
 
 def read_directory(data: bytes | memoryview) -> Directory:

@@ -7,9 +7,10 @@ import onnx
 from onnx import GraphProto
 
 from mlflow_compress.packed.codec import backends
-from mlflow_compress.packed.opening import PackedWeight, Source, open_packed
 from mlflow_compress.packed.format import VERSION, bits_of, varint
 from mlflow_compress.packed.onnx import graphs, tensors
+from mlflow_compress.packed.opened import PackedWeight
+from mlflow_compress.packed.opening import Source, open_packed
 
 __all__ = ["PackedInfo", "TensorInfo", "inspect"]
 

@@ -2,108 +2,32 @@
 
 import mmap
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from os import PathLike, cpu_count
+from os import PathLike
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mlflow_compress.errors import PackedFormatError, SourceNotFoundError
-from mlflow_compress.packed import portable_seam
-from mlflow_compress.packed.codec import arrays, backends
 from mlflow_compress.packed.format import (
     DOMAIN,
-    HEADER,
     MAGIC,
     MAX_DIRECTORY,
     MAX_ENTRIES,
     OP_TYPE,
-    VERSION,
     Cursor,
     Directory,
-    Entry,
     cap_of,
     read_directory,
+    read_header,
     validate,
-    width_of,
 )
 from mlflow_compress.packed.onnx import graphs, wire
 from mlflow_compress.packed.onnx.outside import inside, plain_file
+from mlflow_compress.packed.opened import Container, PackedGraph, PackedWeight
 
 Source: TypeAlias = str | PathLike[str] | bytes | ModelProto
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class PackedWeight:
-    """A weight of a packed model: its name, entry and payload, nothing decoded."""
-
-    name: str
-    entry: Entry
-    payload: memoryview
-
-    def check_payload(self) -> None:
-        """Compare the payload with its checksum.
-
-        Raises:
-            PackedFormatError: naming the tensor.
-        """
-        if backends.crc32(self.payload) != self.entry.payload_crc:
-            raise PackedFormatError(f"tensor '{self.name}': packed bytes are damaged (crc32)")
-
-    def summary(self) -> tuple[str, int]:
-        """How it is coded, outermost first, and what of the payload is coded data or values."""
-        width = width_of(self.entry.dtype)
-        kinds, coded = arrays.summary(self.payload, self.entry.size // width, width, self.name)
-        return "+".join(dict.fromkeys(arrays.NAMES[kind] for kind in kinds)), coded
-
-    def decode_into(self, out: npt.NDArray[np.uint8]) -> None:
-        """Decode into a uint8 array of ``entry.size`` bytes and check both checksums.
-
-        Raises:
-            PackedFormatError: naming the tensor and the cause.
-        """
-        self.check_payload()
-        what = f"tensor '{self.name}'"
-        crc = backends.decode(self.payload, out, width_of(self.entry.dtype), what)
-        if crc != self.entry.decoded_crc:
-            raise PackedFormatError(f"{what}: decoded bytes are wrong (crc32)")
-
-
-@dataclass(frozen=True)
-class PackedGraph:
-    """One graph that lost weights, with its ``Packed`` node taken off, and those weights."""
-
-    graph: GraphProto
-    weights: list[PackedWeight]
-
-
-@dataclass(frozen=True)
-class Container:
-    """A packed model taken apart.
-
-    Attributes:
-        model: the model without blob, ``Packed`` nodes and import; weights are still missing.
-        graphs: where they are missing.
-        profile: ``compact`` or ``portable``.
-        file_bytes: size of the serialised packed model.
-    """
-
-    model: ModelProto
-    graphs: list[PackedGraph]
-    profile: str
-    file_bytes: int
-
-    def weights(self) -> Iterator[PackedWeight]:
-        """All packed weights, in the directory's order."""
-        for graph in self.graphs:
-            yield from graph.weights
 
 
 def map_file(path: Path) -> memoryview:
@@ -172,10 +96,11 @@ def _open_model(model: ModelProto, folder: Path | None, max_bytes: int | None) -
     blob = _blob_of(model)
     if blob is None:
         size = model.ByteSize()
-        opened = portable_seam.open_model(model, size, cap_of(max_bytes, size))
-        if opened is None:
+        from mlflow_compress.packed.portable.read import is_portable, open_model
+
+        if not is_portable(model):
             raise PackedFormatError("file: not a packed model (it has no packed weights)")
-        return opened
+        return open_model(model, size, cap_of(max_bytes, size))
     if blob.data_location == TensorProto.EXTERNAL:
         data = _external(blob, folder)
         blob.ClearField("data_location")
@@ -229,13 +154,7 @@ def _open(model: ModelProto, blob: memoryview, file_bytes: int, max_bytes: int |
 
 def _read_blob(blob: memoryview, rest_crc: int) -> tuple[Directory, memoryview]:
     cursor = Cursor(blob, "blob")
-    magic, version, stated_rest, directory_crc = HEADER.unpack(cursor.take(HEADER.size))
-    if magic != MAGIC:
-        raise PackedFormatError("blob: wrong magic")
-    if version != VERSION:
-        raise PackedFormatError(
-            f"blob: format version {version}, this reader knows {VERSION} (upgrade mlflow-compress)"
-        )
+    stated_rest, directory_crc = read_header(cursor)
     data = cursor.take(cursor.varint(MAX_DIRECTORY))
     if zlib.crc32(data) != directory_crc:
         raise PackedFormatError("directory: damaged (crc32)")
@@ -292,8 +211,7 @@ def _restore_frame(
         if not len(model.opset_import) or model.opset_import[-1].domain != DOMAIN:
             raise PackedFormatError(f"graph: the last import is not '{DOMAIN}'")
         del model.opset_import[-1]
-    if directory.ir_version is not None:
-        model.ir_version = directory.ir_version
+    directory.restore_ir_version(model)
 
 
 def _weights(
@@ -310,16 +228,3 @@ def _weights(
             number += 1
         out.append(PackedGraph(graph, weights))
     return out
-
-
-def in_parallel(
-    work: Callable[[PackedWeight], _T], weights: list[PackedWeight], threads: int | None
-) -> list[_T]:
-    """Do something with every weight on several threads, largest first; results in order."""
-    workers = min(threads or cpu_count() or 1, len(weights))
-    if workers <= 1:
-        return [work(weight) for weight in weights]
-    order = sorted(range(len(weights)), key=lambda number: -weights[number].entry.size)
-    with ThreadPoolExecutor(workers) as pool:
-        tasks = {number: pool.submit(work, weights[number]) for number in order}
-        return [tasks[number].result() for number in range(len(weights))]

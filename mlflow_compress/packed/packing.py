@@ -8,17 +8,14 @@ from typing import Literal
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mlflow_compress.errors import SourceError
-from mlflow_compress.packed import portable_seam
 from mlflow_compress.packed.codec import backends, choose
 from mlflow_compress.packed.format import (
     BLOB,
     DOMAIN,
     DOMAIN_VERSION,
     HEADER,
-    MAGIC,
     MAX_TENSOR_BYTES,
     OP_TYPE,
-    VERSION,
     Directory,
     Entry,
     is_float,
@@ -26,6 +23,7 @@ from mlflow_compress.packed.format import (
     varint,
     width_of,
     write_directory,
+    write_header,
 )
 from mlflow_compress.packed.onnx import graphs, lean, tensors
 from mlflow_compress.packed.onnx.files import LARGEST, Parts, joined, save, save_parts
@@ -76,7 +74,11 @@ def pack(
     if profile == "portable":
         packed = ModelProto()
         packed.CopyFrom(model)
-        return portable_seam.pack(packed, session_bytes)
+        from mlflow_compress.packed.portable import write
+
+        if session_bytes is None:
+            return write.pack_model(packed)
+        return write.pack_model(packed, session_bytes)
     return joined(_pack_compact(lean.copy(model)))
 
 
@@ -190,5 +192,5 @@ def _with_blob(packed: ModelProto, name: str, directory: bytes, payloads: Sequen
     size = HEADER.size + len(varint(len(directory))) + len(directory) + sum(map(len, payloads))
     graph.initializer.add(name=name, data_type=TensorProto.UINT8, dims=[size])
     rest = zlib.crc32(packed.SerializeToString(deterministic=True))
-    head = HEADER.pack(MAGIC, VERSION, rest, zlib.crc32(directory))
+    head = write_header(rest, directory)
     return Parts(packed, (head, varint(len(directory)), directory, *payloads))

@@ -15,18 +15,11 @@ from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from mlflow_compress.base.files import check_replaceable, replacing
 from mlflow_compress.errors import PackedFormatError
-from mlflow_compress.packed.opening import (
-    Container,
-    PackedWeight,
-    Source,
-    in_parallel,
-    open_packed,
-    parse_model,
-    read_bytes,
-)
 from mlflow_compress.packed.format import DOMAIN, TYPED_DATA, Entry
 from mlflow_compress.packed.onnx import graphs, tensors, wire
 from mlflow_compress.packed.onnx.files import LARGEST, beside, save
+from mlflow_compress.packed.opened import Container, PackedWeight, in_parallel
+from mlflow_compress.packed.opening import Source, open_packed, parse_model, read_bytes
 from mlflow_compress.packed.portable.known import check_functions
 
 __all__ = ["load", "unpack", "unpack_file", "verify"]

@@ -18,20 +18,18 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from mlflow_compress.errors import PackedFormatError
 from mlflow_compress.packed.codec import backends
 from mlflow_compress.packed.codec.trees import MAX_SYMBOLS
-from mlflow_compress.packed.opening import Container, PackedGraph, PackedWeight
 from mlflow_compress.packed.format import (
     DEFAULT_CAP,
     DOMAIN,
-    HEADER,
-    MAGIC,
     MAX_DIRECTORY,
-    VERSION,
     Cursor,
     Directory,
     read_directory,
+    read_header,
     validate,
     width_of,
 )
+from mlflow_compress.packed.opened import Container, PackedGraph, PackedWeight
 from mlflow_compress.packed.portable.functions import (
     HELPERS,
     LEVEL_KINDS,
@@ -276,14 +274,7 @@ def _directory(model: ModelProto) -> tuple[int, Directory]:
     except (binascii.Error, ValueError) as error:
         raise PackedFormatError("directory: not base64") from error
     cursor = Cursor(data, "directory")
-    magic, version, crc, directory_crc = HEADER.unpack(cursor.take(HEADER.size))
-    if magic != MAGIC:
-        raise PackedFormatError("directory: wrong magic")
-    if version != VERSION:
-        raise PackedFormatError(
-            f"directory: format version {version}, this reader knows {VERSION} "
-            "(upgrade mlflow-compress)"
-        )
+    crc, directory_crc = read_header(cursor)
     if zlib.crc32(data[cursor.at :]) != directory_crc:
         raise PackedFormatError("directory: damaged (crc32)")
     del model.metadata_props[-1]
@@ -328,5 +319,4 @@ def _restore_frame(model: ModelProto, directory: Directory) -> None:
     for domain in (HELPERS, DOMAIN):
         if model.opset_import and model.opset_import[-1].domain == domain:
             del model.opset_import[-1]
-    if directory.ir_version is not None:
-        model.ir_version = directory.ir_version
+    directory.restore_ir_version(model)

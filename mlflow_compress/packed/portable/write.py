@@ -19,14 +19,12 @@ from mlflow_compress.packed.codec import backends
 from mlflow_compress.packed.format import (
     DOMAIN,
     DOMAIN_VERSION,
-    HEADER,
-    MAGIC,
     MAX_TENSOR_BYTES,
-    VERSION,
     Directory,
     Entry,
     validate,
     write_directory,
+    write_header,
 )
 from mlflow_compress.packed.onnx import graphs
 from mlflow_compress.packed.portable.functions import HELPERS, SEGMENT_KINDS, Reading, functions
@@ -161,7 +159,7 @@ def _attach(model: ModelProto, coded: _Coded) -> None:
     validate(directory, names, MAX_TENSOR_BYTES)
     data = write_directory(directory)
     payloads = sum(len(tensor.initializers) for tensor in coded.tensors)
-    head = HEADER.pack(MAGIC, VERSION, rest_crc(model, payloads), zlib.crc32(data))
+    head = write_header(rest_crc(model, payloads), data)
     model.metadata_props.add(key=METADATA, value=base64.b64encode(head + data).decode())
 
 
