@@ -28,8 +28,8 @@ from torch import nn
 from mlflow_compress import measure
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, normalize
-from mlflow_compress.techniques.torch_export import export_torch
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
+from mlflow_compress.techniques.training.export import export_torch
 
 OUT = Path(__file__).parent / "out"
 ROWS, WIDTHS = 20_000, (32, 64, 128)

@@ -39,7 +39,7 @@ from onnx import ModelProto, numpy_helper
 from mlflow_compress import measure, packed
 from mlflow_compress.records import Recipe
 from mlflow_compress.techniques import Context, apply_recipe
-from mlflow_compress.techniques.train_data import Epoch, TrainData
+from mlflow_compress.techniques.data import Epoch, TrainData
 
 OUT = Path(__file__).parent / "out"
 

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from mlflow_compress import packed
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
 
 ErrorOf = Callable[[ModelProto], float]
 """Test error of a model in percent."""

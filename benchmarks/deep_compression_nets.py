@@ -14,8 +14,8 @@ from torch import nn
 
 from mlflow_compress.records import Step
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.torch_export import export_torch
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
+from mlflow_compress.techniques.training.export import export_torch
 
 Rows = tuple[np.ndarray, np.ndarray]
 """Images of [rows, 1, 28, 28] in 0 to 1, and labels."""

@@ -32,7 +32,7 @@ from mlflow_compress.jobs.nas import supernet as nas_job
 from mlflow_compress.mlflow_plugin import connect, resolve
 from mlflow_compress.registry import read_variants
 from mlflow_compress.targets import latency_for, load_target
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
 
 EXAMPLE = Path(__file__).parents[1] / "examples/nas_edge"
 CALIBRATION, CHECKED = 20, 25

@@ -37,7 +37,7 @@ from mlflow_compress.nas.path_search import FoundPath, PathEpoch, retrain, searc
 from mlflow_compress.nas.path_settings import PathSettings
 from mlflow_compress.nas.path_space import PathSpace, block_label
 from mlflow_compress.targets import load_target
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
 
 OUT = Path(__file__).parent / "out"
 HELD, SEARCHED = 5000, 20_000

@@ -32,9 +32,9 @@ from mlflow_compress.measure.intervals import paired_proportions_interval
 from mlflow_compress.nas import BlockSpec, Images, Net, NetSpec, Schedule, fit_net, net_onnx
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, normalize
-from mlflow_compress.techniques.onnx_run import run, session
-from mlflow_compress.techniques.torch_export import export_torch
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
+from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.training.export import export_torch
 
 OUT = Path(__file__).parent / "out"
 HELD, CALIBRATION = 5000, 2048

@@ -107,7 +107,7 @@ def digits(seed: int = 0) -> tuple[onnx.ModelProto, dict[str, dict[str, np.ndarr
     import torch
     from sklearn.datasets import load_digits
 
-    from mlflow_compress.techniques.torch_export import export_torch
+    from mlflow_compress.techniques.training.export import export_torch
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))

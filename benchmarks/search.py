@@ -79,7 +79,7 @@ PREFIX = [
 
 def lenet() -> tuple[onnx.ModelProto, dict[str, measure.Dataset]]:
     """Return the example's network, trained, and its rows."""
-    from mlflow_compress.techniques.torch_export import export_torch
+    from mlflow_compress.techniques.training.export import export_torch
 
     path = HERE.parent / "examples" / "lenet_mnist" / "prepare.py"
     spec = importlib.util.spec_from_file_location("prepare", path)

@@ -154,7 +154,7 @@ def lenet(name: str, folder: Path, epochs: int = 15, seed: int = 0) -> Task:
     """
     import deep_compression_nets as deep
 
-    from mlflow_compress.techniques.train_data import TrainData
+    from mlflow_compress.techniques.data import TrainData
 
     (images, labels), (test_images, test_labels) = deep.load_mnist(folder)
     data = TrainData({"input": images}, labels, share=1 / 12, augment=deep.shifted)
@@ -209,7 +209,7 @@ def crepe() -> Task:
                 x = x.permute(0, 2, 1, 3).reshape(-1, 2048)
                 return torch.sigmoid(self.classifier(x))
 
-        from mlflow_compress.techniques.torch_export import export_torch
+        from mlflow_compress.techniques.training.export import export_torch
 
         module = Crepe()
         module.load_state_dict(state)

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from mlflow_compress import measure
 from mlflow_compress.measure import Dataset
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.onnx_graph import at_opset
+from mlflow_compress.techniques.graph.walk import at_opset
 
 
 def int8(model: ModelProto, data: Dataset) -> tuple[bytes, str]:

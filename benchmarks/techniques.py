@@ -40,7 +40,7 @@ from mlflow_compress.measure.outputs import Evidence
 from mlflow_compress.records import Gate, Recipe, Step, Trial
 from mlflow_compress.targets import AccuracyLimits
 from mlflow_compress.techniques import Context, apply_recipe, normalize, validate_recipe
-from mlflow_compress.techniques.onnx_opset import raise_opset
+from mlflow_compress.techniques.graph.opset import raise_opset
 
 OUT = Path(__file__).parent / "out" / "techniques.json"
 

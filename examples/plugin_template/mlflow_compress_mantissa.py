@@ -50,7 +50,7 @@ class Mantissa(Technique[MantissaSettings]):
         from onnx import TensorProto, numpy_helper
 
         from mlflow_compress.errors import TechniqueError
-        from mlflow_compress.techniques.onnx_graph import clone, float_weights, set_initializer
+        from mlflow_compress.techniques.graph.walk import clone, float_weights, set_initializer
 
         made = clone(model)
         weights = [w for w in float_weights(made) if w.tensor.data_type == TensorProto.FLOAT]

@@ -90,8 +90,8 @@ def _check_back(output: Path, source_bytes: int) -> None:
 def _raised(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Raise the opset to what the portable profile needs, and say so."""
     from mlflow_compress.packed.portable.write import MIN_OPSET
-    from mlflow_compress.techniques.onnx_graph import opset
-    from mlflow_compress.techniques.onnx_opset import raise_opset
+    from mlflow_compress.techniques.graph.opset import raise_opset
+    from mlflow_compress.techniques.graph.walk import opset
 
     made = raise_opset(model, MIN_OPSET, strict=True)
     if made is not model:

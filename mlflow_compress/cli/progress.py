@@ -16,7 +16,7 @@ from mlflow_compress.cli.output import console
 from mlflow_compress.jobs.compress import Watcher
 from mlflow_compress.records import Trial
 from mlflow_compress.report.tables import format_bytes, format_drop, format_quality
-from mlflow_compress.techniques.train_data import Epoch
+from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["progress"]
 

@@ -43,7 +43,7 @@ from mlflow_compress.search import (
 if TYPE_CHECKING:
     import mlflow
 
-    from mlflow_compress.techniques.train_data import Epoch
+    from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["DEFAULT_RECIPES", "Outcome", "Watcher", "promote", "run"]
 

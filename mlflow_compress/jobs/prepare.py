@@ -329,6 +329,6 @@ def _timed_on(plan: Plan) -> tuple[Target, ...]:
 def _to_onnx(source: ResolvedSource, rows: measure.Dataset) -> "onnx.ModelProto":
     if source.model is not None:
         return source.model
-    from mlflow_compress.techniques.torch_export import export_torch
+    from mlflow_compress.techniques.training.export import export_torch
 
     return export_torch(source.module, rows.head(8).plain("a torch source"))

@@ -22,9 +22,9 @@ from mlflow_compress.nas.path_space import PathSpace, block_label
 from mlflow_compress.nas.paths import PathNet
 from mlflow_compress.nas.specs import NetSpec
 from mlflow_compress.nas.training import Images, accuracy, fit_net, recalibrate
-from mlflow_compress.techniques.torch_checkpoints import read_checkpoint, write_checkpoint
-from mlflow_compress.techniques.torch_train import one_thread
-from mlflow_compress.techniques.train_data import Epoch
+from mlflow_compress.techniques.data import Epoch
+from mlflow_compress.techniques.training.checkpoints import read_checkpoint, write_checkpoint
+from mlflow_compress.techniques.training.loop import one_thread
 
 __all__ = ["FoundPath", "PathEpoch", "gate_rows", "retrain", "search_paths"]
 

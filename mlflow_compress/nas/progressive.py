@@ -28,8 +28,8 @@ from mlflow_compress.nas.training import (
     logits,
     recalibrate,
 )
-from mlflow_compress.techniques.torch_checkpoints import read_checkpoint, write_checkpoint
-from mlflow_compress.techniques.torch_train import one_thread
+from mlflow_compress.techniques.training.checkpoints import read_checkpoint, write_checkpoint
+from mlflow_compress.techniques.training.loop import one_thread
 
 __all__ = ["Phase", "Progress", "TrainingPlan", "phases", "train_supernet"]
 

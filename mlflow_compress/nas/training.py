@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlflow_compress.errors import DataError, TechniqueError
-from mlflow_compress.techniques.torch_train import one_thread
-from mlflow_compress.techniques.train_data import Epoch, TrainData
+from mlflow_compress.techniques.data import Epoch, TrainData
+from mlflow_compress.techniques.training.loop import one_thread
 
 __all__ = [
     "Images",

@@ -24,7 +24,7 @@ from mlflow_compress.rows import Array
 from mlflow_compress.search.screen import LEVEL
 from mlflow_compress.search.space import layers_text
 from mlflow_compress.techniques import Context, apply_recipe, validate_recipe
-from mlflow_compress.techniques.onnx_graph import float_weights
+from mlflow_compress.techniques.graph.walk import float_weights
 
 __all__ = ["LEVELS", "Effect", "allocate", "allocation", "sensitivity", "sensitivity_rows"]
 

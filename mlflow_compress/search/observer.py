@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlflow_compress.records import DatasetRef, Recipe, Trial
-from mlflow_compress.techniques.train_data import Epoch
+from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["WINDOW", "Epoch", "NullObserver", "Observer", "SearchInfo"]
 

@@ -151,8 +151,8 @@ def _names(model: "onnx.ModelProto", base: str) -> list[str]:
     """Return the tensors that a technique works on, which are those it can be told to exclude."""
     from onnx import TensorProto
 
-    from mlflow_compress.techniques.onnx_graph import float_weights
-    from mlflow_compress.techniques.onnx_share import embedding_tensors
+    from mlflow_compress.techniques.graph.walk import float_weights
+    from mlflow_compress.techniques.share.onnx import embedding_tensors
 
     if base == "share":
         weights = [weight.name for weight in float_weights(model)]

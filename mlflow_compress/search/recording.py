@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_compress.records import Recipe, Trial
 from mlflow_compress.search.observer import Observer, SearchInfo
-from mlflow_compress.techniques.train_data import Epoch
+from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["Recording"]
 

@@ -26,7 +26,7 @@ from mlflow_compress.search.worker import (
     run_trial,
     time_shared,
 )
-from mlflow_compress.techniques.train_data import Epoch
+from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["Pending", "Running"]
 

@@ -14,7 +14,7 @@ from mlflow_compress.search.running import Pending, Running
 from mlflow_compress.search.space import Point, Space
 from mlflow_compress.search.strategies import Strategy
 from mlflow_compress.search.trial import Made
-from mlflow_compress.techniques.train_data import Epoch
+from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["Evaluator", "run_search"]
 

@@ -38,9 +38,9 @@ from mlflow_compress.targets import Target, measure_on, needs_of
 from mlflow_compress.targets.devices import Measurement
 from mlflow_compress.targets.limits import USUAL_LEVEL
 from mlflow_compress.techniques import Context, RecipeResult, Subnets
-from mlflow_compress.techniques.onnx_graph import opset
-from mlflow_compress.techniques.onnx_opset import raise_opset
-from mlflow_compress.techniques.train_data import Epoch, TrainData
+from mlflow_compress.techniques.data import Epoch, TrainData
+from mlflow_compress.techniques.graph.opset import raise_opset
+from mlflow_compress.techniques.graph.walk import opset
 
 __all__ = ["Made", "TrialEvaluator"]
 

@@ -14,7 +14,7 @@ from mlflow_compress.errors import CompressError, named
 from mlflow_compress.records import Recipe, Report, Variant
 from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.trial import Made
-from mlflow_compress.techniques.train_data import Epoch
+from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["Outcome", "pack_evaluator", "run_shared", "run_timed", "run_trial", "time_shared"]
 

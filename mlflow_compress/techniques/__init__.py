@@ -18,7 +18,7 @@ from mlflow_compress.techniques.recipe import (
 from mlflow_compress.techniques.registry import get, names
 
 if TYPE_CHECKING:
-    from mlflow_compress.techniques.onnx_normalize import normalize
+    from mlflow_compress.techniques.graph.normal import normalize
 
 __all__ = [
     "Context",
@@ -46,7 +46,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # onnx is imported only by what works on a model, not to validate a recipe
     if name == "normalize":
-        from mlflow_compress.techniques.onnx_normalize import normalize
+        from mlflow_compress.techniques.graph.normal import normalize
 
         return normalize
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from mlflow_compress.techniques.train_data import Epoch, TrainData
+    from mlflow_compress.techniques.data import Epoch, TrainData
 
 __all__ = [
     "Context",

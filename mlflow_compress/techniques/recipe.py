@@ -136,7 +136,7 @@ def apply_recipe(model: "onnx.ModelProto", recipe: Recipe, context: Context) -> 
         notes += [f"{step.technique}: {note}" for note in result.notes]
     if recipe.profile == "portable":
         from mlflow_compress.packed.portable.write import MIN_OPSET
-        from mlflow_compress.techniques.onnx_opset import raise_opset
+        from mlflow_compress.techniques.graph.opset import raise_opset
 
         model = raise_opset(model, MIN_OPSET, context.calibration, seed=context.seed)
     held = {tensor.name for tensor in model.graph.initializer}
@@ -172,10 +172,10 @@ def apply_step(model: "onnx.ModelProto", recipe: Recipe, index: int, context: Co
 
 
 def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
-    from mlflow_compress.techniques.onnx_check import refuse_new_problem
-    from mlflow_compress.techniques.onnx_defaults import give_back, take_away
-    from mlflow_compress.techniques.onnx_graph import refuse_broken_weights
-    from mlflow_compress.techniques.onnx_run import told_change
+    from mlflow_compress.techniques.graph.check import refuse_new_problem
+    from mlflow_compress.techniques.graph.defaults import give_back, take_away
+    from mlflow_compress.techniques.graph.run import told_change
+    from mlflow_compress.techniques.graph.walk import refuse_broken_weights
 
     technique: Any = registry.get(step.technique)
     settings = parse_settings(technique, step.settings)

@@ -20,7 +20,7 @@ from mlflow_compress.records import Recipe, Step
 from mlflow_compress.search import Space
 from mlflow_compress.techniques import Context, Phase, Technique, apply_recipe, registry
 from mlflow_compress.techniques.base import Result, parse_settings, plain_settings
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
 from mlflow_compress.testing.models import contract_model, contract_rows, weightless_model
 
 __all__ = ["TechniqueContract"]

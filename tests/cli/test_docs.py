@@ -82,7 +82,7 @@ def test_techniques_md_describes_every_setting():
     import dataclasses
 
     from mlflow_compress import techniques
-    from mlflow_compress.techniques.train_data import Training
+    from mlflow_compress.techniques.data import Training
 
     page = (ROOT / "docs/techniques.md").read_text()
     shared = {field.name for field in dataclasses.fields(Training)}

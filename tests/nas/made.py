@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
 
 CLASSES = 4
 

@@ -8,8 +8,8 @@ import torch
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas import Block, BlockSpec, Net, NetSpec, block_onnx, net_onnx
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.onnx_run import session
-from mlflow_compress.techniques.torch_interpreter import Interpreter
+from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.training.interpreter import Interpreter
 
 BLOCKS = [
     BlockSpec("inverted", 8, 8, kernel=5, hidden=16, squeeze=True),

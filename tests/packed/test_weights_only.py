@@ -6,10 +6,10 @@ import pytest
 
 from mlflow_compress import packed
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques.onnx_quantize import quantize
-from mlflow_compress.techniques.onnx_weight_only import weight_only
 from mlflow_compress.techniques.quantize import QuantizeSettings
+from mlflow_compress.techniques.quantize.onnx import quantize
 from mlflow_compress.techniques.weight_only import WeightOnlySettings
+from mlflow_compress.techniques.weight_only.onnx import weight_only
 from mlflow_compress.testing.models import contract_model, contract_rows
 
 ENTRY = "session.disable_quant_qdq"

@@ -10,9 +10,9 @@ from mlflow_compress.measure import Dataset
 from mlflow_compress.records import Layout
 from mlflow_compress.rows import Ragged, Rows, bytes_of_values, most_rows, room
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques.onnx_prune import prune
-from mlflow_compress.techniques.onnx_run import as_rows, batches
+from mlflow_compress.techniques.graph.run import as_rows, batches
 from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import prune
 
 CHANNELS, SAMPLES = 16, 500
 
@@ -114,7 +114,7 @@ def test_techniques_run_no_more_rows_than_have_room(heard, monkeypatch):
 def test_layers_are_refitted_in_such_calls(heard, monkeypatch):
     monkeypatch.setattr(room, "ROOM", 2 * 32_000)
     sizes = []
-    fed = "mlflow_compress.techniques.onnx_repair.Stream"
+    fed = "mlflow_compress.techniques.fitting.least_squares.Stream"
 
     class Seen:
         def __init__(self, model, given):

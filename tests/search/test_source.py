@@ -14,7 +14,7 @@ from mlflow_compress.records import Output, Recipe, Step
 from mlflow_compress.search import TrialEvaluator, check_same, look_at_source, trial
 from mlflow_compress.targets import load_target
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.onnx_graph import opset
+from mlflow_compress.techniques.graph.walk import opset
 from tests.tiny import CLASSES, tiny_model
 
 ROWS = 96

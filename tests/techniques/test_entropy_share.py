@@ -4,21 +4,22 @@ from onnx import helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.records import Recipe, Step
-from mlflow_compress.techniques import Context, apply_recipe, onnx_entropy
+from mlflow_compress.techniques import Context, apply_recipe
 from mlflow_compress.techniques.entropy_share import EntropyShareSettings
-from mlflow_compress.techniques.onnx_entropy import entropy_share
-from mlflow_compress.techniques.onnx_prune import prune
-from mlflow_compress.techniques.onnx_run import session
-from mlflow_compress.techniques.onnx_share import share
-from mlflow_compress.techniques.prune import PruneSettings
-from mlflow_compress.techniques.rate import (
+from mlflow_compress.techniques.entropy_share import onnx as onnx_entropy
+from mlflow_compress.techniques.entropy_share.onnx import entropy_share
+from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.numeric.rate import (
     Grid,
     choose_grid,
     entropy_bits,
     round_feedback,
     round_plain,
 )
+from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import prune
 from mlflow_compress.techniques.share import ShareSettings
+from mlflow_compress.techniques.share.onnx import share
 
 WEIGHTS = ("c1.w", "c2.w", "f1.w", "f2.w")
 
@@ -157,7 +158,7 @@ def test_feedback_reduces_the_output_error(rng):
 
 
 def test_a_tensor_of_zeros_is_left_as_it_is(convnet, rows, arrays):
-    from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
+    from mlflow_compress.techniques.graph.walk import clone, initializers, set_initializer
 
     model = clone(convnet)
     set_initializer(initializers(model)["c2.w"], np.zeros((16, 8, 3, 3)))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from mlflow_compress.techniques.onnx_focus import Focus
-from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
-from mlflow_compress.techniques.onnx_layers import linear_layers
-from mlflow_compress.techniques.onnx_repair import Moments, refit_layer, repair, tapped
+from mlflow_compress.techniques.fitting.focus import Focus
+from mlflow_compress.techniques.fitting.least_squares import Moments, refit_layer, repair, tapped
+from mlflow_compress.techniques.graph.layers import linear_layers
+from mlflow_compress.techniques.graph.walk import clone, initializers, set_initializer
 
 
 def fed(rows, size=32):
@@ -96,7 +96,7 @@ def test_what_is_drawn_are_places_that_win_and_their_rows_weights(convnet, rows)
 
 
 def test_too_many_places_are_not_kept(convnet, rows, monkeypatch):
-    monkeypatch.setattr("mlflow_compress.techniques.onnx_focus._WIN_BYTES", 100)
+    monkeypatch.setattr("mlflow_compress.techniques.fitting.focus._WIN_BYTES", 100)
     focus = Focus.of(convnet, fed(rows))
     assert not focus.wins
     assert len(focus.rows) == 3

@@ -7,11 +7,11 @@ from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, get, normalize
 from mlflow_compress.techniques.fold import FoldSettings
-from mlflow_compress.techniques.onnx_fold import fold
-from mlflow_compress.techniques.onnx_names import _letters, shorten_names
-from mlflow_compress.techniques.onnx_quantize import quantize
-from mlflow_compress.techniques.onnx_run import session
+from mlflow_compress.techniques.fold.onnx import fold
+from mlflow_compress.techniques.graph.names import _letters, shorten_names
+from mlflow_compress.techniques.graph.run import session
 from mlflow_compress.techniques.quantize import QuantizeSettings
+from mlflow_compress.techniques.quantize.onnx import quantize
 from tests.techniques.graphs import ROWS, model_of, node, typed, weights
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlflow_compress.techniques.kl_range import kl_range
+from mlflow_compress.techniques.numeric.kl_range import kl_range
 
 
 def histogram(values, bins=2048):

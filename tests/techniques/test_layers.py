@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from mlflow_compress.techniques.onnx_layers import linear_layers
-from mlflow_compress.techniques.onnx_repair import tapped
+from mlflow_compress.techniques.fitting.least_squares import tapped
+from mlflow_compress.techniques.graph.layers import linear_layers
 
 
 def products(model, layer, arrays, activation):

@@ -7,7 +7,7 @@ from mlflow_compress import packed
 from mlflow_compress.errors import SourceError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe
-from mlflow_compress.techniques.onnx_normalize import normalize
+from mlflow_compress.techniques.graph.normal import normalize
 
 
 def held(model) -> set[str]:

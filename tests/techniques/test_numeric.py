@@ -4,7 +4,7 @@ import pytest
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe
-from mlflow_compress.techniques.numeric import inverse, refuse_unfit, root
+from mlflow_compress.techniques.numeric.algebra import inverse, refuse_unfit, root
 from tests.techniques.nets import Net
 
 

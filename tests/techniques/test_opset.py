@@ -8,8 +8,9 @@ from onnx import version_converter as converter
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe
-from mlflow_compress.techniques import Context, apply_recipe, onnx_opset
-from mlflow_compress.techniques.onnx_opset import raise_opset
+from mlflow_compress.techniques import Context, apply_recipe
+from mlflow_compress.techniques.graph import opset as onnx_opset
+from mlflow_compress.techniques.graph.opset import raise_opset
 
 REAL = converter.convert_version
 

@@ -3,8 +3,8 @@ import pytest
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques.onnx_prune import keep_masks, prune
 from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import keep_masks, prune
 
 WEIGHTS = ("c1.w", "c2.w", "f1.w", "f2.w")
 

@@ -6,11 +6,12 @@ import pytest
 from onnxruntime.quantization import calibrate
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques import Context, onnx_calibration
-from mlflow_compress.techniques.onnx_prune import prune
-from mlflow_compress.techniques.onnx_quantize import quantize
+from mlflow_compress.techniques import Context
 from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import prune
 from mlflow_compress.techniques.quantize import QuantizeSettings
+from mlflow_compress.techniques.quantize import calibration as onnx_calibration
+from mlflow_compress.techniques.quantize.onnx import quantize
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
@@ -90,7 +91,7 @@ def test_no_files_are_left_behind(convnet, rows, tmp_path):
 
 
 def test_nodes_are_put_in_order_again(convnet, evaluate, rows):
-    from mlflow_compress.techniques.onnx_graph import clone, sort_nodes
+    from mlflow_compress.techniques.graph.walk import clone, sort_nodes
 
     shuffled = clone(convnet)
     nodes = list(clone(convnet).graph.node)

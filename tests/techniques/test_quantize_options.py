@@ -6,12 +6,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques import Context, onnx_run
-from mlflow_compress.techniques.onnx_equalize import equalize
-from mlflow_compress.techniques.onnx_graph import initializers, set_initializer
-from mlflow_compress.techniques.onnx_quantize import prepare, quantize
-from mlflow_compress.techniques.onnx_sensitivity import layer_losses, rounded_weights
+from mlflow_compress.techniques import Context
+from mlflow_compress.techniques.channels.equalize import equalize
+from mlflow_compress.techniques.graph import run as onnx_run
+from mlflow_compress.techniques.graph.walk import initializers, set_initializer
 from mlflow_compress.techniques.quantize import QuantizeSettings
+from mlflow_compress.techniques.quantize.onnx import prepare, quantize
+from mlflow_compress.techniques.quantize.sensitivity import layer_losses, rounded_weights
 
 PLAIN = QuantizeSettings(per_channel=False, reduce_range=True)
 # 7-bit weights: on processors without VNNI, 8-bit products saturate and hide what is tested

@@ -167,7 +167,7 @@ def test_sums_that_saturate_are_told_from_rounding(evaluate, monkeypatch):
     told = [note for note in made.notes if "saturate on this processor" in note]
     assert len(told) == (error > 0.01)  # a processor with VNNI adds them up in 32 bits
     assert not any("saturate" in note for note in rounded.notes)
-    monkeypatch.setattr("mlflow_compress.techniques.onnx_sensitivity._WORTH_SAYING", -1)
+    monkeypatch.setattr("mlflow_compress.techniques.quantize.sensitivity._WORTH_SAYING", -1)
     note = next(note for note in applied(model, "quantize").notes if "saturate" in note)
     lost = re.search(r"changes the outputs by (\S+) of their variance: reduce_range avoids", note)
     assert float(lost[1]) == pytest.approx(error, abs=0.02)

@@ -7,10 +7,10 @@ from onnx import helper
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, needs_calibration
-from mlflow_compress.techniques import onnx_repair as module
-from mlflow_compress.techniques.onnx_prune import prune, schedule
-from mlflow_compress.techniques.onnx_repair import refit
+from mlflow_compress.techniques.fitting import least_squares as module
+from mlflow_compress.techniques.fitting.least_squares import refit
 from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import prune, schedule
 
 
 def error(evaluate, model, other, inputs) -> float:

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.onnx_graph import walk_graphs
+from mlflow_compress.techniques.graph.walk import walk_graphs
 
 FLOAT = TensorProto.FLOAT
 

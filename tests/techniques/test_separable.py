@@ -9,7 +9,7 @@ from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, get
 from mlflow_compress.techniques.base import parse_settings
-from mlflow_compress.techniques.separable_factors import factorise, lost
+from mlflow_compress.techniques.numeric.factors import factorise, lost
 
 
 def separable(model, rows=None, train=None, seed=0, **settings):
@@ -170,7 +170,7 @@ def shapes_in_noise(rows, seed):
 
 def test_distillation_brings_back_accuracy_that_repair_does_not(convnet, evaluate):
     pytest.importorskip("torch")
-    from mlflow_compress.techniques.train_data import TrainData
+    from mlflow_compress.techniques.data import TrainData
 
     train = TrainData(*shapes_in_noise(3000, 1), digest="task")
     inputs, labels = shapes_in_noise(1000, 2)

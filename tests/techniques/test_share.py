@@ -3,11 +3,11 @@ import pytest
 
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques.kmeans import cluster, codebook
-from mlflow_compress.techniques.onnx_prune import prune
-from mlflow_compress.techniques.onnx_share import share, share_array
+from mlflow_compress.techniques.numeric.kmeans import cluster, codebook
 from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import prune
 from mlflow_compress.techniques.share import ShareSettings
+from mlflow_compress.techniques.share.onnx import share, share_array
 
 
 def brute_force(values: np.ndarray, k: int) -> float:

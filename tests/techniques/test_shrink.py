@@ -6,9 +6,9 @@ from onnx import helper, shape_inference
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, OrderError, apply_recipe, validate_recipe
-from mlflow_compress.techniques import onnx_shrink as module
-from mlflow_compress.techniques.onnx_shrink import keep_counts, shrink
 from mlflow_compress.techniques.shrink import ShrinkSettings
+from mlflow_compress.techniques.shrink import onnx as module
+from mlflow_compress.techniques.shrink.onnx import keep_counts, shrink
 from tests.techniques.nets import Net
 
 BARE = ShrinkSettings(method="magnitude", repair=False)

@@ -4,12 +4,12 @@ import pytest
 from onnx import helper
 
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques import onnx_stream as module
-from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
-from mlflow_compress.techniques.onnx_prune import prune
-from mlflow_compress.techniques.onnx_repair import tapped
-from mlflow_compress.techniques.onnx_stream import Stream
+from mlflow_compress.techniques.fitting import stream as module
+from mlflow_compress.techniques.fitting.least_squares import tapped
+from mlflow_compress.techniques.fitting.stream import Stream
+from mlflow_compress.techniques.graph.walk import clone, initializers, set_initializer
 from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import prune
 
 
 def batches(rows, size=32):

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, Result, apply_recipe, normalize
-from mlflow_compress.techniques.onnx_run import share_changed
+from mlflow_compress.techniques.graph.run import share_changed
 from tests.techniques.graphs import ROWS, applied, graph_of, model_of, node, weights
 
 
@@ -126,7 +126,7 @@ def test_an_accident_in_a_technique_is_one_line(monkeypatch):
     def fail(*_):
         raise np.linalg.LinAlgError("Singular\nmatrix")
 
-    monkeypatch.setattr("mlflow_compress.techniques.onnx_share.share", fail)
+    monkeypatch.setattr("mlflow_compress.techniques.share.onnx.share", fail)
     with pytest.raises(TechniqueError) as caught:
         applied(model_of([node("MatMul", "x w", "y")], {"w": weights(16, 8)}), "share", clusters=16)
     assert str(caught.value) == (
@@ -176,7 +176,7 @@ def test_what_the_checker_has_against_the_source_hides_nothing_that_a_step_does(
         made.graph.node[0].input[0] = "nowhere"
         return Result(made)
 
-    monkeypatch.setattr("mlflow_compress.techniques.onnx_share.share", breaking)
+    monkeypatch.setattr("mlflow_compress.techniques.share.onnx.share", breaking)
     recipe = Recipe((Step("share", {"clusters": 16}),), "compact")
     with pytest.raises(TechniqueError, match="made a model that is not valid ONNX: onnxruntime"):
         apply_recipe(normalize(model), recipe, Context())

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mlflow_compress.errors import DataError, SourceError
-from mlflow_compress.techniques.onnx_normalize import normalize
-from mlflow_compress.techniques.torch_export import export_torch
+from mlflow_compress.techniques.graph.normal import normalize
+from mlflow_compress.techniques.training.export import export_torch
 
 
 class Net(torch.nn.Module):

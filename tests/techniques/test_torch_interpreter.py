@@ -10,9 +10,9 @@ from torch import nn
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.onnx_run import session
-from mlflow_compress.techniques.torch_export import export_torch
-from mlflow_compress.techniques.torch_interpreter import (
+from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.training.export import export_torch
+from mlflow_compress.techniques.training.interpreter import (
     AnyBatchNorm,
     Interpreter,
     check_interpreter,

@@ -12,10 +12,10 @@ from onnx import helper, numpy_helper
 from mlflow_compress.errors import DataError, TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, OrderError, apply_recipe, validate_recipe
-from mlflow_compress.techniques.onnx_run import session
-from mlflow_compress.techniques.torch_interpreter import Interpreter
-from mlflow_compress.techniques.torch_train import Constraint, fit
-from mlflow_compress.techniques.train_data import TrainData, Training
+from mlflow_compress.techniques.data import TrainData, Training
+from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.training.interpreter import Interpreter
+from mlflow_compress.techniques.training.loop import Constraint, fit
 
 CLASSES = 6
 

@@ -8,9 +8,10 @@ from onnx import helper, numpy_helper
 from mlflow_compress import packed
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
-from mlflow_compress.techniques import Context, OrderError, apply_recipe, get, onnx_trim
-from mlflow_compress.techniques.onnx_graph import attributes_of
+from mlflow_compress.techniques import Context, OrderError, apply_recipe, get
+from mlflow_compress.techniques.graph.walk import attributes_of
 from mlflow_compress.techniques.trim import TrimSettings
+from mlflow_compress.techniques.trim import onnx as onnx_trim
 
 UNITS = TrimSettings(attributes=False, names=False)
 ATTRIBUTES = TrimSettings(units=False, names=False)

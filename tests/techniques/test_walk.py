@@ -5,14 +5,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mlflow_compress.techniques import onnx_walk
-from mlflow_compress.techniques.onnx_fit import LayerByLayer, refit_weights
-from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
-from mlflow_compress.techniques.onnx_layers import linear_layers
-from mlflow_compress.techniques.onnx_repair import Pair, layer_moments, refit_layer
-from mlflow_compress.techniques.onnx_run import run, session
-from mlflow_compress.techniques.onnx_stream import Stream
-from mlflow_compress.techniques.onnx_walk import Walk
+from mlflow_compress.techniques.fitting import walk as onnx_walk
+from mlflow_compress.techniques.fitting.least_squares import Pair, layer_moments, refit_layer
+from mlflow_compress.techniques.fitting.stream import Stream
+from mlflow_compress.techniques.fitting.walk import Walk
+from mlflow_compress.techniques.fitting.weights import LayerByLayer, refit_weights
+from mlflow_compress.techniques.graph.layers import linear_layers
+from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.walk import clone, initializers, set_initializer
 
 VALUES = ["h1", "h2", "joined", "chosen", "y"]
 

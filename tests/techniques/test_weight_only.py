@@ -8,13 +8,13 @@ from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe
 from mlflow_compress.techniques.dynamic import DynamicSettings
 from mlflow_compress.techniques.float16 import Float16Settings
-from mlflow_compress.techniques.onnx_float16 import float16
-from mlflow_compress.techniques.onnx_prune import prune
-from mlflow_compress.techniques.onnx_quantize import quantize, quantize_dynamically
-from mlflow_compress.techniques.onnx_weight_only import channel_scales, weight_only
+from mlflow_compress.techniques.float16.onnx import float16
 from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.onnx import prune
 from mlflow_compress.techniques.quantize import QuantizeSettings
+from mlflow_compress.techniques.quantize.onnx import quantize, quantize_dynamically
 from mlflow_compress.techniques.weight_only import WeightOnlySettings
+from mlflow_compress.techniques.weight_only.onnx import channel_scales, weight_only
 
 WEIGHTS = ("c1.w", "c2.w", "f1.w", "f2.w")
 
@@ -117,7 +117,7 @@ def test_float16_halves_the_bytes_and_hardly_changes_outputs(convnet, rows, arra
 
 
 def test_float16_leaves_what_does_not_fit(convnet, arrays):
-    from mlflow_compress.techniques.onnx_graph import clone, initializers, set_initializer
+    from mlflow_compress.techniques.graph.walk import clone, initializers, set_initializer
 
     model = clone(convnet)
     set_initializer(initializers(model)["f2.w"], np.full((64, 10), 1e6))
@@ -165,7 +165,7 @@ def test_groups_of_inputs_have_scales_of_their_own(convnet, rows, arrays, evalua
 
 
 def test_groups_keep_more_where_ranges_differ_along_the_inputs(convnet, rows, evaluate):
-    from mlflow_compress.techniques.onnx_graph import initializers, set_initializer
+    from mlflow_compress.techniques.graph.walk import initializers, set_initializer
 
     tensor = initializers(convnet)["f1.w"]
     array = onnx.numpy_helper.to_array(tensor).copy()

@@ -24,7 +24,7 @@ from mlflow_compress.recording.paths import PathRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.targets import Target, bound_of
 from mlflow_compress.techniques.base import parse_settings
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
 from mlflow_compress.tracking.names import (
     NAS_ACCURACY,
     NAS_LATENCY,

@@ -23,7 +23,7 @@ from mlflow_compress.recording.nas import NasRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.search import Space
 from mlflow_compress.targets import Target, load_target
-from mlflow_compress.techniques.train_data import TrainData
+from mlflow_compress.techniques.data import TrainData
 from mlflow_compress.tracking.names import NAS_RUN, NAS_SUBNETS
 
 __all__ = ["Specialized", "TargetResult", "Trained", "specialize", "train"]

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mlflow_compress.techniques.onnx_graph import (
+from mlflow_compress.techniques.graph.run import batches, run, session
+from mlflow_compress.techniques.graph.walk import (
     attributes_of,
     clone,
     initializers,
@@ -19,7 +20,6 @@ from mlflow_compress.techniques.onnx_graph import (
     uses,
     value_names,
 )
-from mlflow_compress.techniques.onnx_run import batches, run, session
 
 __all__ = ["close_layers"]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlflow_compress.techniques.torch_interpreter import GraphConv, Interpreter
-from mlflow_compress.techniques.torch_windows import padding
+from mlflow_compress.techniques.training.interpreter import GraphConv, Interpreter
+from mlflow_compress.techniques.training.windows import padding
 
 __all__ = ["OneBlock", "Rows", "row_scales", "weight_layers"]
 

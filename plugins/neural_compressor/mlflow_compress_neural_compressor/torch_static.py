@@ -15,22 +15,22 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques import Context, Result, normalize
 from mlflow_compress.techniques.base import closest
-from mlflow_compress.techniques.onnx_graph import (
-    attributes_of,
-    clone,
-    initializers,
-    unique_name,
-    uses,
-)
-from mlflow_compress.techniques.onnx_run import (
+from mlflow_compress.techniques.graph.run import (
     batches,
     check_calibration,
     fixed_batch,
     probe,
     session,
 )
-from mlflow_compress.techniques.torch_export import quiet_export
-from mlflow_compress.techniques.torch_interpreter import Interpreter, check_interpreter
+from mlflow_compress.techniques.graph.walk import (
+    attributes_of,
+    clone,
+    initializers,
+    unique_name,
+    uses,
+)
+from mlflow_compress.techniques.training.export import quiet_export
+from mlflow_compress.techniques.training.interpreter import Interpreter, check_interpreter
 from mlflow_compress_neural_compressor.library import FAILURES, failed, library, quiet
 from mlflow_compress_neural_compressor.qdq import close_layers
 from mlflow_compress_neural_compressor.static import StaticSettings

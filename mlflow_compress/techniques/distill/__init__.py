@@ -1,0 +1,5 @@
+"""``distill``: let a smaller model learn from its source; no labels needed."""
+
+from mlflow_compress.techniques.distill.technique import TECHNIQUE, Distill, DistillSettings
+
+__all__ = ["TECHNIQUE", "Distill", "DistillSettings"]

@@ -1,0 +1,5 @@
+"""``dynamic``: 8-bit matrix products whose activation ranges are read at run time."""
+
+from mlflow_compress.techniques.dynamic.technique import TECHNIQUE, Dynamic, DynamicSettings
+
+__all__ = ["TECHNIQUE", "Dynamic", "DynamicSettings"]

@@ -1,0 +1,1 @@
+"""What layers get and give on calibration rows, and weights fitted to it."""

@@ -1,0 +1,5 @@
+"""``float16``: weights in half precision, computed with in single."""
+
+from mlflow_compress.techniques.float16.technique import TECHNIQUE, Float16, Float16Settings
+
+__all__ = ["TECHNIQUE", "Float16", "Float16Settings"]

@@ -1,0 +1,5 @@
+"""``fold``: compute once what does not depend on the input; smaller for free."""
+
+from mlflow_compress.techniques.fold.technique import TECHNIQUE, Fold, FoldSettings
+
+__all__ = ["TECHNIQUE", "Fold", "FoldSettings"]

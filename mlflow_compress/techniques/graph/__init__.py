@@ -1,0 +1,1 @@
+"""ONNX graphs as techniques see and change them."""

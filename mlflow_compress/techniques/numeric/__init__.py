@@ -1,0 +1,1 @@
+"""Numeric methods on numpy arrays, without any model."""

@@ -1,0 +1,5 @@
+"""``repair``: bring a compressed model's outputs back towards the source's, without labels."""
+
+from mlflow_compress.techniques.repair.technique import TECHNIQUE, Repair, RepairSettings
+
+__all__ = ["TECHNIQUE", "Repair", "RepairSettings"]

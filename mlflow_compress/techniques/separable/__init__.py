@@ -1,0 +1,5 @@
+"""``separable``: replace convolutions by a depthwise and a pointwise one, where that pays."""
+
+from mlflow_compress.techniques.separable.technique import TECHNIQUE, Separable, SeparableSettings
+
+__all__ = ["TECHNIQUE", "Separable", "SeparableSettings"]

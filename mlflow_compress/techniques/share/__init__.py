@@ -1,0 +1,5 @@
+"""``share``: let the weights of a tensor share a few values."""
+
+from mlflow_compress.techniques.share.technique import TECHNIQUE, Share, ShareSettings
+
+__all__ = ["TECHNIQUE", "Share", "ShareSettings"]

@@ -1,0 +1,1 @@
+"""ONNX models as torch modules: run, trained and written back."""

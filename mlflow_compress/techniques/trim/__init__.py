@@ -1,0 +1,5 @@
+"""``trim``: take away what a finished model does not need; smaller for free."""
+
+from mlflow_compress.techniques.trim.technique import TECHNIQUE, Trim, TrimSettings
+
+__all__ = ["TECHNIQUE", "Trim", "TrimSettings"]
