@@ -7,12 +7,13 @@ from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe
 from mlflow_compress.techniques.dynamic import DynamicSettings
+from mlflow_compress.techniques.dynamic.onnx import quantize_dynamically
 from mlflow_compress.techniques.float16 import Float16Settings
 from mlflow_compress.techniques.float16.onnx import float16
 from mlflow_compress.techniques.prune import PruneSettings
 from mlflow_compress.techniques.prune.onnx import prune
 from mlflow_compress.techniques.quantize import QuantizeSettings
-from mlflow_compress.techniques.quantize.onnx import quantize, quantize_dynamically
+from mlflow_compress.techniques.quantize.onnx import quantize
 from mlflow_compress.techniques.weight_only import WeightOnlySettings
 from mlflow_compress.techniques.weight_only.onnx import channel_scales, weight_only
 

@@ -1,23 +1,14 @@
 """``distill``: let a smaller model learn from its source; no labels needed."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlflow_compress.techniques.base import Context, Phase, Result, Technique
-from mlflow_compress.techniques.data import Training
 
 if TYPE_CHECKING:
     import onnx
+from mlflow_compress.techniques.distill.settings import DistillSettings
 
-__all__ = ["TECHNIQUE", "Distill", "DistillSettings"]
-
-
-@dataclass(frozen=True)
-class DistillSettings(Training):
-    """Settings of ``distill``: those of :class:`Training`."""
-
-    def __post_init__(self) -> None:
-        self.check_training("distill")
+__all__ = ["TECHNIQUE", "Distill"]
 
 
 class Distill(Technique[DistillSettings]):

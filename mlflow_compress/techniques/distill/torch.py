@@ -3,7 +3,7 @@
 from onnx import ModelProto
 
 from mlflow_compress.techniques.base import Context, Result
-from mlflow_compress.techniques.distill import DistillSettings
+from mlflow_compress.techniques.distill.settings import DistillSettings
 from mlflow_compress.techniques.graph.walk import float_weights
 from mlflow_compress.techniques.training.lesson import Lesson, summary, zeros_kept
 

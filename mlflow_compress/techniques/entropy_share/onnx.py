@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
-from mlflow_compress.techniques.entropy_share import EntropyShareSettings
+from mlflow_compress.techniques.entropy_share.settings import EntropyShareSettings
 from mlflow_compress.techniques.fitting.least_squares import refit_offsets
 from mlflow_compress.techniques.fitting.rounding import round_biases
 from mlflow_compress.techniques.fitting.scores import input_grams, sensitivity

@@ -3,7 +3,7 @@
 from onnx import ModelProto
 
 from mlflow_compress.techniques.base import Context, Result
-from mlflow_compress.techniques.entropy_share import EntropyShareSettings
+from mlflow_compress.techniques.entropy_share.settings import EntropyShareSettings
 from mlflow_compress.techniques.share.torch import coded
 from mlflow_compress.techniques.training.lesson import Lesson, summary
 from mlflow_compress.techniques.training.rate import RateConstraint

@@ -5,7 +5,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Result, closest
-from mlflow_compress.techniques.float16 import Float16Settings
+from mlflow_compress.techniques.float16.settings import Float16Settings
 from mlflow_compress.techniques.graph.walk import (
     clone,
     initializers,

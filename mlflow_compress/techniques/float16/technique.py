@@ -1,25 +1,14 @@
 """``float16``: weights in half precision, computed with in single."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_compress.techniques.base import Context, Phase, Result, Technique
 
 if TYPE_CHECKING:
     import onnx
+from mlflow_compress.techniques.float16.settings import Float16Settings
 
-__all__ = ["TECHNIQUE", "Float16", "Float16Settings"]
-
-
-@dataclass(frozen=True)
-class Float16Settings:
-    """Settings of ``float16``.
-
-    Attributes:
-        exclude: names of tensors to leave in single precision.
-    """
-
-    exclude: tuple[str, ...] = ()
+__all__ = ["TECHNIQUE", "Float16"]
 
 
 class Float16(Technique[Float16Settings]):

@@ -12,7 +12,7 @@ from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.channels.biases import pass_biases_on
-from mlflow_compress.techniques.fold import FoldSettings
+from mlflow_compress.techniques.fold.settings import FoldSettings
 from mlflow_compress.techniques.graph.names import shorten_names
 from mlflow_compress.techniques.graph.normal import normalize
 from mlflow_compress.techniques.graph.run import ORT_ERRORS, check_unchanged

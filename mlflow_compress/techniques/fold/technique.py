@@ -1,34 +1,14 @@
 """``fold``: compute once what does not depend on the input; smaller for free."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_compress.techniques.base import Context, Phase, Result, Technique
 
 if TYPE_CHECKING:
     import onnx
+from mlflow_compress.techniques.fold.settings import FoldSettings
 
-__all__ = ["TECHNIQUE", "Fold", "FoldSettings"]
-
-
-@dataclass(frozen=True)
-class FoldSettings:
-    """Settings of ``fold``.
-
-    Attributes:
-        constants: compute nodes whose inputs are constants, and merge BatchNormalization, Mul
-            and Add into the Conv before them.
-        duplicates: store equal tensors once.
-        names: give short names to the values between nodes, and none to nodes; inputs, outputs and
-            weights keep theirs. Exported names may take a tenth of a packed file.
-        biases: let the next layer add a bias that goes through pooling only; for files of a few
-            kilobytes.
-    """
-
-    constants: bool = True
-    duplicates: bool = True
-    names: bool = False
-    biases: bool = False
+__all__ = ["TECHNIQUE", "Fold"]
 
 
 class Fold(Technique[FoldSettings]):

@@ -22,7 +22,7 @@ from mlflow_compress.techniques.graph.walk import (
     set_initializer,
     why_no_weights,
 )
-from mlflow_compress.techniques.prune import PruneSettings
+from mlflow_compress.techniques.prune.settings import PruneSettings
 
 __all__ = ["keep_masks", "pattern_mask", "prunable", "prune", "schedule"]
 

@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context, Result
-from mlflow_compress.techniques.prune import PruneSettings
 from mlflow_compress.techniques.prune.onnx import prunable
+from mlflow_compress.techniques.prune.settings import PruneSettings
 from mlflow_compress.techniques.training.constraints import GradualPruning, keep_zeros
 from mlflow_compress.techniques.training.lesson import Lesson, summary, zeros_kept
 

@@ -23,11 +23,10 @@ from onnxruntime.quantization import (
 
 from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import TechniqueError
-from mlflow_compress.techniques.dynamic import DynamicSettings
 from mlflow_compress.techniques.graph.run import ORT_ERRORS
 from mlflow_compress.techniques.graph.walk import clone
-from mlflow_compress.techniques.quantize import QuantizeSettings
 from mlflow_compress.techniques.quantize.calibration import Reader, fine_histograms
+from mlflow_compress.techniques.quantize.settings import QuantizeSettings
 
 __all__ = ["TAKEN", "dynamic", "static"]
 
@@ -81,15 +80,21 @@ def static(
 
 
 def dynamic(
-    model: ModelProto, settings: DynamicSettings, left: Sequence[str], folder: Path | None
+    model: ModelProto,
+    left: Sequence[str],
+    folder: Path | None,
+    *,
+    per_channel: bool,
+    reduce_range: bool,
 ) -> ModelProto:
     """Return a prepared model with the weights of MatMul and Gemm in 8 bits.
 
     Args:
         model: the model.
-        settings: how.
         left: names of the nodes that stay in float.
         folder: where it may write.
+        per_channel: one scale per output channel.
+        reduce_range: 7-bit weights.
 
     Raises:
         TechniqueError: the tool fails.
@@ -102,8 +107,8 @@ def dynamic(
                 path,
                 op_types_to_quantize=["MatMul"],
                 nodes_to_exclude=list(left),
-                per_channel=settings.per_channel,
-                reduce_range=settings.reduce_range,
+                per_channel=per_channel,
+                reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True},
             )

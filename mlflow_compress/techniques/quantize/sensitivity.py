@@ -30,7 +30,7 @@ from mlflow_compress.techniques.graph.walk import (
     uses,
     value_names,
 )
-from mlflow_compress.techniques.quantize import QuantizeSettings
+from mlflow_compress.techniques.quantize.settings import QuantizeSettings
 from mlflow_compress.techniques.weight_only.onnx import channel_axis
 
 __all__ = ["correct_biases", "layer_losses", "rounded_weights", "saturation"]

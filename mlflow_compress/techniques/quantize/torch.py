@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.graph.walk import float_weights
-from mlflow_compress.techniques.quantize import QuantizeSettings
 from mlflow_compress.techniques.quantize.onnx import quantize
+from mlflow_compress.techniques.quantize.settings import QuantizeSettings
 from mlflow_compress.techniques.training.interpreter import Interpreter
 from mlflow_compress.techniques.training.lesson import Lesson, summary
 from mlflow_compress.techniques.training.loop import Constraint

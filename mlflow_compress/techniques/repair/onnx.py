@@ -26,7 +26,7 @@ from mlflow_compress.techniques.graph.walk import (
     clone,
     initializers,
 )
-from mlflow_compress.techniques.repair import RepairSettings
+from mlflow_compress.techniques.repair.settings import RepairSettings
 
 __all__ = ["restore"]
 

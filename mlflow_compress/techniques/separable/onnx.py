@@ -30,7 +30,7 @@ from mlflow_compress.techniques.graph.layers import LinearLayer, add_biases, lin
 from mlflow_compress.techniques.graph.run import check_calibration
 from mlflow_compress.techniques.graph.walk import clone, initializers, unique_name, value_names
 from mlflow_compress.techniques.numeric.factors import Factors, factorise, lost
-from mlflow_compress.techniques.separable import MOST_FILTERS, SeparableSettings
+from mlflow_compress.techniques.separable.settings import MOST_FILTERS, SeparableSettings
 
 __all__ = ["separable"]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from mlflow_compress.techniques.base import Context, Result
-from mlflow_compress.techniques.separable import SeparableSettings
+from mlflow_compress.techniques.separable.settings import SeparableSettings
 from mlflow_compress.techniques.training.lesson import Lesson, summary
 
 __all__ = ["taught"]

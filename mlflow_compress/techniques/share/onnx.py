@@ -19,7 +19,7 @@ from mlflow_compress.techniques.graph.walk import (
     why_no_weights,
 )
 from mlflow_compress.techniques.numeric.kmeans import cluster
-from mlflow_compress.techniques.share import ShareSettings
+from mlflow_compress.techniques.share.settings import ShareSettings
 
 __all__ = ["bias_tensors", "embedding_tensors", "odd_embeddings", "share", "share_array", "stays"]
 

@@ -4,8 +4,8 @@ from onnx import ModelProto
 
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.graph.walk import float_weights
-from mlflow_compress.techniques.share import ShareSettings
 from mlflow_compress.techniques.share.onnx import bias_tensors, embedding_tensors, share
+from mlflow_compress.techniques.share.settings import ShareSettings
 from mlflow_compress.techniques.training.constraints import SharedValues
 from mlflow_compress.techniques.training.lesson import Lesson, summary
 

@@ -4,6 +4,7 @@ Of any model whole channels are removed; of a supernet (:mod:`mlflow_compress.na
 network is taken, whose weights were trained to work on their own.
 """
 
-from mlflow_compress.techniques.shrink.technique import TECHNIQUE, Shrink, ShrinkSettings
+from mlflow_compress.techniques.shrink.settings import ShrinkSettings
+from mlflow_compress.techniques.shrink.technique import TECHNIQUE, Shrink
 
 __all__ = ["TECHNIQUE", "Shrink", "ShrinkSettings"]

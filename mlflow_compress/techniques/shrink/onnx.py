@@ -27,8 +27,8 @@ from mlflow_compress.techniques.graph.walk import (
     initializers,
     set_initializer,
 )
-from mlflow_compress.techniques.shrink import ShrinkSettings
 from mlflow_compress.techniques.shrink.scores import Ranking, rank
+from mlflow_compress.techniques.shrink.settings import ShrinkSettings
 
 __all__ = ["keep_counts", "shrink", "without"]
 

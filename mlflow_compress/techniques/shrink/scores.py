@@ -19,7 +19,7 @@ from mlflow_compress.techniques.fitting.scores import input_grams
 from mlflow_compress.techniques.graph.layers import linear_layers
 from mlflow_compress.techniques.graph.walk import initializers
 from mlflow_compress.techniques.numeric.algebra import inverse, ridge, root
-from mlflow_compress.techniques.shrink import ShrinkSettings
+from mlflow_compress.techniques.shrink.settings import ShrinkSettings
 
 __all__ = ["Ranking", "rank"]
 

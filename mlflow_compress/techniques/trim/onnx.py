@@ -25,8 +25,8 @@ from mlflow_compress.techniques.graph.walk import (
     walk_graphs,
     walk_nodes,
 )
-from mlflow_compress.techniques.trim import TrimSettings
 from mlflow_compress.techniques.trim.dead import without_dead_units
+from mlflow_compress.techniques.trim.settings import TrimSettings
 
 __all__ = ["trim", "without_defaults"]
 

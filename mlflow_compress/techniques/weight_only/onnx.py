@@ -38,7 +38,7 @@ from mlflow_compress.techniques.graph.walk import (
     why_no_weights,
 )
 from mlflow_compress.techniques.numeric.rate import Grid, round_feedback
-from mlflow_compress.techniques.weight_only import WeightOnlySettings
+from mlflow_compress.techniques.weight_only.settings import WeightOnlySettings
 
 __all__ = ["channel_axis", "channel_scales", "weight_only"]
 
