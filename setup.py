@@ -53,7 +53,7 @@ TEST = [
 # zipnn needs torch.
 BENCH = ["zstandard>=0.23", "brotli>=1.1", "zipnn>=0.5", "constriction>=0.4", "simple-ans>=0.3",
          "tokenizers>=0.21"]  # fmt: skip
-LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.0", "types-PyYAML"]
+LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.17", "types-PyYAML"]
 
 CODEC = "mlflow_compress/packed/codec/c"
 SOURCES = [

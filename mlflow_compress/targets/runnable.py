@@ -5,40 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.records import Needs
 from mlflow_compress.targets.computed import computed_types, name_of, subgraphs
+from mlflow_compress.targets.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from mlflow_compress.targets.profile import Target
 
-__all__ = ["DTYPES", "is_limited", "lacks", "needs_of", "why_not"]
+__all__ = ["is_limited", "lacks", "needs_of", "why_not"]
 
 _ONNX = ("", "ai.onnx")
-
-# onnx.TensorProto.DataType; written out so that targets need no onnx.
-DTYPES = {
-    1: "float",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    8: "string",
-    9: "bool",
-    10: "float16",
-    11: "double",
-    12: "uint32",
-    13: "uint64",
-    14: "complex64",
-    15: "complex128",
-    16: "bfloat16",
-    17: "float8e4m3fn",
-    18: "float8e4m3fnuz",
-    19: "float8e5m2",
-    20: "float8e5m2fnuz",
-    21: "uint4",
-    22: "int4",
-    23: "float4e2m1",
-}
 
 
 def why_not(model: Any, target: "Target") -> str:

@@ -18,7 +18,7 @@ from mlflow_compress.base import bounds
 from mlflow_compress.base.spelling import closest, hint
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import MEASURES
-from mlflow_compress.targets.runnable import DTYPES
+from mlflow_compress.targets.dtypes import DTYPES
 from mlflow_compress.targets.units import parse_ms, parse_size
 
 __all__ = ["TargetSchema", "check_target"]

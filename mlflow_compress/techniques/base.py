@@ -4,20 +4,23 @@ A technique is lossy, takes a model and returns a new one, and knows nothing of 
 Its settings are a frozen dataclass with real types; nothing heavy is imported to validate them.
 """
 
-import dataclasses
-import types
-import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from mlflow_compress.base.bounds import COUNT
+from mlflow_compress.base.settings import (
+    at_least,
+    between,
+    check_choices,
+    one_of,
+    parse,
+    plain_settings,
+)
 from mlflow_compress.base.spelling import closest
-from mlflow_compress.errors import ConfigError, TechniqueError, shown
+from mlflow_compress.errors import ConfigError, TechniqueError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,41 +189,6 @@ class Technique(ABC, Generic[S]):
         """
 
 
-def between(key: str, value: float, low: float, high: float) -> None:
-    """Raise ConfigError unless ``low <= value <= high``; offers the percentage as a fraction."""
-    if low <= value <= high:
-        return
-    hint = ""
-    if high <= 1 and low <= value / 100 <= high:
-        hint = f" (did you mean {value / 100:g}?)"
-    raise ConfigError(f"{key} must be between {low:g} and {high:g}, got {value!r}{hint}")
-
-
-def at_least(key: str, value: float, low: float) -> None:
-    """Raise ConfigError unless ``value >= low``, and no count of anything that there is."""
-    if not value >= low:
-        raise ConfigError(f"{key} must be at least {low:g}, got {value!r}")
-    if value > COUNT.most:
-        raise ConfigError(f"{key} must be at most {COUNT.most:,}, got {shown(value)}")
-
-
-def one_of(key: str, value: object, allowed: Iterable[object]) -> None:
-    """Raise ConfigError unless ``value`` is among ``allowed``."""
-    allowed = list(allowed)
-    if value not in allowed:
-        listed = ", ".join(str(item) for item in allowed)
-        raise ConfigError(
-            f"{key} must be one of {listed}, got {value!r}{closest(str(value), map(str, allowed))}"
-        )
-
-
-def check_choices(technique: str, settings: Any) -> None:
-    """Raise ConfigError when a ``Literal`` field of a settings dataclass holds anything else."""
-    for key, hint in typing.get_type_hints(type(settings)).items():
-        if typing.get_origin(hint) is Literal:
-            one_of(f"{technique}.{key}", getattr(settings, key), typing.get_args(hint))
-
-
 def parse_settings(technique: Technique[S], values: Mapping[str, Any]) -> S:
     """Build a technique's settings from plain data.
 
@@ -228,58 +196,4 @@ def parse_settings(technique: Technique[S], values: Mapping[str, Any]) -> S:
         ConfigError: an unknown key, a value of the wrong type or out of range; the message
             names ``technique.key``, the value and what is allowed.
     """
-    cls: Any = technique.settings
-    hints = _hints(cls)
-    names = [item.name for item in dataclasses.fields(cls)]
-    parsed: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in names:
-            raise ConfigError(
-                f"{technique.name}.{key}: no such setting{closest(str(key), names)}; "
-                f"{technique.name} knows {', '.join(names) or 'none'}"
-            )
-        parsed[key] = _coerce(f"{technique.name}.{key}", value, hints[key])
-    made: S = cls(**parsed)
-    return made
-
-
-@lru_cache
-def _hints(cls: type) -> Mapping[str, Any]:
-    """Return the types of a settings class; a search parses settings for every point it draws."""
-    return typing.get_type_hints(cls)
-
-
-def plain_settings(settings: Any) -> dict[str, Any]:
-    """Return settings as plain data in canonical form: defaults left out, unless telling."""
-    plain: dict[str, Any] = {}
-    for item in dataclasses.fields(settings):
-        value = getattr(settings, item.name)
-        if value != item.default or item.metadata.get("telling"):
-            plain[item.name] = list(value) if isinstance(value, tuple) else value
-    return plain
-
-
-def _coerce(key: str, value: Any, hint: Any) -> Any:
-    """Return ``value`` as the type of ``hint``; JSON and YAML know no tuples and mix 1 and 1.0."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value  # the settings check their choices themselves
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _coerce(key, value, next(arg for arg in args if arg is not type(None)))
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise ConfigError(f"{key} must be a list, got {value!r}")
-        return tuple(_coerce(key, item, args[0]) for item in value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and isinstance(value, int) and value.bit_length() > 63:
-        raise ConfigError(f"{key} must be a number of at most 64 bits, got {shown(value)}")
-    if hint is float and is_number:
-        return float(value)
-    if hint is int and is_number and float(value).is_integer():
-        return int(value)
-    if hint in (bool, str) and isinstance(value, hint):
-        return value
-    kind = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    raise ConfigError(f"{key} must be {kind.get(hint, hint)}, got {value!r}")
+    return parse(technique.name, technique.settings, values)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mlflow_compress.base.bounds import BATCH, EPOCHS
+from mlflow_compress.base.settings import at_least, between
 from mlflow_compress.errors import DataError
-from mlflow_compress.techniques.base import at_least, between
 
 __all__ = ["Batch", "Epoch", "TrainData", "Training"]
 

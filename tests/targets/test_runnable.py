@@ -9,7 +9,8 @@ from mlflow_compress import packed
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.targets import AccuracyLimits, Execution, Target, load_target, shipped_names
 from mlflow_compress.targets.computed import computed_types
-from mlflow_compress.targets.runnable import DTYPES, _types, needs_of, why_not
+from mlflow_compress.targets.dtypes import DTYPES
+from mlflow_compress.targets.runnable import _types, needs_of, why_not
 from tests.packed.portable_models import KINDS, chain
 
 TARGET = Target("pi", accuracy=AccuracyLimits(max_drop=0.01))
