@@ -6,8 +6,7 @@ Neither onnx nor numpy is imported here: a configuration is checked on machines 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlflow_compress.techniques import Context, Phase, Result, Technique
-from mlflow_compress.techniques.base import between
+from mlflow_compress.techniques import Context, Phase, Result, Technique, between
 
 if TYPE_CHECKING:
     import onnx
@@ -50,7 +49,7 @@ class Mantissa(Technique[MantissaSettings]):
         from onnx import TensorProto, numpy_helper
 
         from mlflow_compress.errors import TechniqueError
-        from mlflow_compress.techniques.graph.walk import clone, float_weights, set_initializer
+        from mlflow_compress.techniques.graph import clone, float_weights, set_initializer
 
         made = clone(model)
         weights = [w for w in float_weights(made) if w.tensor.data_type == TensorProto.FLOAT]

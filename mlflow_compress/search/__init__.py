@@ -24,7 +24,7 @@ from mlflow_compress.search.front import (
     hypervolume,
     objective_values,
 )
-from mlflow_compress.search.goals import violations, volume
+from mlflow_compress.search.goals import ALLOWANCE, violations, volume
 from mlflow_compress.search.observer import NullObserver, Observer, SearchInfo
 from mlflow_compress.search.screen import DroppedError, Screen
 from mlflow_compress.search.seeding import bind, levels_of, seed_points, shrink
@@ -36,6 +36,7 @@ from mlflow_compress.search.trial import TrialEvaluator
 from mlflow_compress.search.yardstick import check_limits, check_yardstick
 
 __all__ = [
+    "ALLOWANCE",
     "OBJECTIVES",
     "Budget",
     "Choice",

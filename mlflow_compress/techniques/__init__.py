@@ -2,7 +2,19 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_compress.techniques.base import Context, OrderError, Phase, Result, Subnets, Technique
+from mlflow_compress.techniques.base import (
+    Context,
+    OrderError,
+    Phase,
+    Result,
+    Subnets,
+    Technique,
+    at_least,
+    between,
+    check_choices,
+    closest,
+    one_of,
+)
 from mlflow_compress.techniques.recipe import (
     RecipeResult,
     apply_recipe,
@@ -30,12 +42,17 @@ __all__ = [
     "Technique",
     "apply_recipe",
     "apply_step",
+    "at_least",
+    "between",
+    "check_choices",
+    "closest",
     "get",
     "names",
     "needed_modules",
     "needs_calibration",
     "needs_training",
     "normalize",
+    "one_of",
     "training_steps",
     "uses_calibration",
     "validate_recipe",

@@ -24,6 +24,7 @@ __all__ = [
     "Weight",
     "attributes_of",
     "captured_reads",
+    "channel_axis",
     "clone",
     "float_weights",
     "inferred",
@@ -301,3 +302,17 @@ def inferred(model: ModelProto, *, data_prop: bool = False) -> ModelProto:
         return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
         return model
+
+
+def channel_axis(weight: Weight) -> int:
+    """Return the axis of a weight tensor along which its outputs lie."""
+    node, index = weight.uses[0].node, weight.uses[0].index
+    if node.op_type in ("LSTM", "GRU", "RNN", "ConvTranspose"):
+        return 1
+    if node.op_type == "MatMul":
+        return len(weight.tensor.dims) - 1 if index == 1 else len(weight.tensor.dims) - 2
+    if node.op_type == "Gemm":
+        flag = "transB" if index == 1 else "transA"
+        transposed = any(a.name == flag and a.i for a in node.attribute)
+        return int(transposed != (index == 1))
+    return 0

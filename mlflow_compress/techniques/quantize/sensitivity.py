@@ -21,6 +21,7 @@ from mlflow_compress.techniques.graph.run import (
     session,
 )
 from mlflow_compress.techniques.graph.walk import (
+    channel_axis,
     clone,
     float_weights,
     initializers,
@@ -31,7 +32,6 @@ from mlflow_compress.techniques.graph.walk import (
     value_names,
 )
 from mlflow_compress.techniques.quantize.settings import QuantizeSettings
-from mlflow_compress.techniques.weight_only.onnx import channel_axis
 
 __all__ = ["correct_biases", "layer_losses", "rounded_weights", "saturation"]
 

@@ -18,6 +18,11 @@ __all__ = ["read_checkpoint", "write_checkpoint"]
 
 _log = logging.getLogger(__name__)
 
+_EARLIER = {
+    "mlflow_compress.techniques.data.Epoch": ("mlflow_compress.techniques.train_data.Epoch",),
+}
+"""Names that a class had in checkpoints of earlier versions."""
+
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
@@ -39,7 +44,7 @@ def read_checkpoint(path: Path, record: type) -> dict[str, Any] | None:
         record: the only class that it may name, that of the epochs in its history.
     """
     try:
-        with torch.serialization.safe_globals([record]):
+        with torch.serialization.safe_globals(_names_of(record)):
             state: Any = torch.load(path, weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
@@ -48,3 +53,9 @@ def read_checkpoint(path: Path, record: type) -> dict[str, Any] | None:
         _log.warning("checkpoint %s is damaged, training begins anew: %s", path, first)
         return None
     return state
+
+
+def _names_of(record: type) -> list[Any]:
+    """Return a class with the names that it has in checkpoints, those of before it moved too."""
+    name = f"{record.__module__}.{record.__qualname__}"
+    return [record, *((record, earlier) for earlier in _EARLIER.get(name, ()))]

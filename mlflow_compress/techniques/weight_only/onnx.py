@@ -30,6 +30,7 @@ from mlflow_compress.techniques.graph.layers import LinearLayer, linear_layers
 from mlflow_compress.techniques.graph.run import check_calibration
 from mlflow_compress.techniques.graph.walk import (
     Weight,
+    channel_axis,
     clone,
     float_weights,
     initializers,
@@ -40,7 +41,7 @@ from mlflow_compress.techniques.graph.walk import (
 from mlflow_compress.techniques.numeric.rate import Grid, round_feedback
 from mlflow_compress.techniques.weight_only.settings import WeightOnlySettings
 
-__all__ = ["channel_axis", "channel_scales", "weight_only"]
+__all__ = ["channel_scales", "weight_only"]
 
 _TINY = 64
 
@@ -126,20 +127,6 @@ def _scales(
     found = channel_scales(blocks(array), 0, bits, weight)
     turned = np.moveaxis(array, axis, 0).shape
     return np.moveaxis(np.repeat(found, block, axis=1).reshape(turned), 0, axis)
-
-
-def channel_axis(weight: Weight) -> int:
-    """Return the axis of a weight tensor along which its outputs lie."""
-    node, index = weight.uses[0].node, weight.uses[0].index
-    if node.op_type in ("LSTM", "GRU", "RNN", "ConvTranspose"):
-        return 1
-    if node.op_type == "MatMul":
-        return len(weight.tensor.dims) - 1 if index == 1 else len(weight.tensor.dims) - 2
-    if node.op_type == "Gemm":
-        flag = "transB" if index == 1 else "transA"
-        transposed = any(a.name == flag and a.i for a in node.attribute)
-        return int(transposed != (index == 1))
-    return 0
 
 
 def channel_scales(

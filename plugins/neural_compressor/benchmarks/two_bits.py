@@ -27,7 +27,7 @@ from mlflow_compress import measure, packed
 from mlflow_compress.measure.outputs import Evidence
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, normalize
-from mlflow_compress.techniques.training.export import export_torch
+from mlflow_compress.techniques.training import export_torch
 
 ROUNDS = 15
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import Recipe
-from mlflow_compress.search import Point, Space, Tried
-from mlflow_compress.search.goals import ALLOWANCE
+from mlflow_compress.search import ALLOWANCE, Point, Space, Tried
 from mlflow_compress_neural_compressor.library import library, quiet
 
 __all__ = ["Autotune"]

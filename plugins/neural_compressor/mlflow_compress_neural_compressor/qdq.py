@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mlflow_compress.techniques.graph.run import batches, run, session
-from mlflow_compress.techniques.graph.walk import (
+from mlflow_compress.techniques.graph import (
     attributes_of,
+    batches,
     clone,
     initializers,
+    run,
+    session,
     sort_nodes,
     unique_name,
     uses,

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mlflow_compress.techniques import Context, Phase, Result, Technique
-from mlflow_compress.techniques.base import at_least, check_choices
+from mlflow_compress.techniques import Context, Phase, Result, Technique, at_least, check_choices
 
 if TYPE_CHECKING:
     import onnx

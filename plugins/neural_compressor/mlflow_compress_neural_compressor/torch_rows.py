@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlflow_compress.techniques.training.interpreter import GraphConv, Interpreter
-from mlflow_compress.techniques.training.windows import padding
+from mlflow_compress.techniques.training import GraphConv, Interpreter, padding
 
 __all__ = ["OneBlock", "Rows", "row_scales", "weight_layers"]
 

@@ -13,24 +13,20 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques import Context, Result, normalize
-from mlflow_compress.techniques.base import closest
-from mlflow_compress.techniques.graph.run import (
+from mlflow_compress.techniques import Context, Result, closest, normalize
+from mlflow_compress.techniques.graph import (
+    attributes_of,
     batches,
     check_calibration,
+    clone,
     fixed_batch,
+    initializers,
     probe,
     session,
-)
-from mlflow_compress.techniques.graph.walk import (
-    attributes_of,
-    clone,
-    initializers,
     unique_name,
     uses,
 )
-from mlflow_compress.techniques.training.export import quiet_export
-from mlflow_compress.techniques.training.interpreter import Interpreter, check_interpreter
+from mlflow_compress.techniques.training import Interpreter, check_interpreter, quiet_export
 from mlflow_compress_neural_compressor.library import FAILURES, failed, library, quiet
 from mlflow_compress_neural_compressor.qdq import close_layers
 from mlflow_compress_neural_compressor.static import StaticSettings

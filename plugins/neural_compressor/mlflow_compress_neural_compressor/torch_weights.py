@@ -15,20 +15,23 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import nn
 
 from mlflow_compress.errors import ConfigError, TechniqueError
-from mlflow_compress.techniques import Context, Result
-from mlflow_compress.techniques.base import closest
-from mlflow_compress.techniques.graph.integers import (
+from mlflow_compress.techniques import Context, Result, closest
+from mlflow_compress.techniques.graph import (
     Integers,
+    LinearLayer,
+    batches,
+    channel_axis,
+    check_calibration,
+    float_weights,
+    initializers,
+    linear_layers,
     needed_version,
+    probe,
     raise_version,
     without_two_bits,
     write_integers,
 )
-from mlflow_compress.techniques.graph.layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.graph.run import batches, check_calibration, probe
-from mlflow_compress.techniques.graph.walk import float_weights, initializers
-from mlflow_compress.techniques.training.interpreter import Interpreter, check_interpreter
-from mlflow_compress.techniques.weight_only.onnx import channel_axis
+from mlflow_compress.techniques.training import Interpreter, check_interpreter
 from mlflow_compress_neural_compressor.library import (
     FAILURES,
     failed,

@@ -4,8 +4,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.techniques import Context, Phase, Result, Technique
-from mlflow_compress.techniques.base import at_least, between, check_choices, one_of
+from mlflow_compress.techniques import (
+    Context,
+    Phase,
+    Result,
+    Technique,
+    at_least,
+    between,
+    check_choices,
+    one_of,
+)
 from mlflow_compress_neural_compressor.refused import refuse_algorithm
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques.training.interpreter import Interpreter
+from mlflow_compress.techniques.training import Interpreter
 from mlflow_compress.testing.models import contract_model, contract_rows
 
 WEIGHTS = ("c1.w", "c2.w", "f1.w", "f2.w")

@@ -1,0 +1,9 @@
+"""The name that ``mlflow_compress.techniques.training`` had before; it goes with version 0.3."""
+
+import warnings
+
+from mlflow_compress.techniques.training.export import *  # noqa: F403
+
+warnings.warn(
+    f"{__name__} is mlflow_compress.techniques.training now", DeprecationWarning, stacklevel=2
+)

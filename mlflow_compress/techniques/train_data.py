@@ -1,0 +1,9 @@
+"""The name that ``mlflow_compress.techniques.data`` had before; it goes with version 0.3."""
+
+import warnings
+
+from mlflow_compress.techniques.data import *  # noqa: F403
+
+warnings.warn(
+    f"{__name__} is mlflow_compress.techniques.data now", DeprecationWarning, stacklevel=2
+)
