@@ -69,7 +69,7 @@ def _read(client: MlflowClient, run_id: str) -> SearchRecord:
     search = _search_run(client, run_id)
     digest = search.data.tags.get(SOURCE_DIGEST, "")
     experiment = search.info.experiment_id
-    same = f"tags.`{KIND}` = 'search' AND tags.`compress.source_digest` = '{digest}'"
+    same = f"tags.`{KIND}` = 'search' AND tags.`{SOURCE_DIGEST}` = '{digest}'"
     trials: dict[str, Trial] = {}
     failed: list[tuple[str, str]] = []
     for parent in _all(client, experiment, same):
@@ -99,7 +99,7 @@ def _sensitivity(
     client: MlflowClient, experiment: str, digest: str
 ) -> tuple[Mapping[str, Any], ...]:
     """Return the newest table of what a source's layers bear, if one can be read."""
-    query = f"tags.`{KIND}` = 'sensitivity' AND tags.`compress.source_digest` = '{digest}'"
+    query = f"tags.`{KIND}` = 'sensitivity' AND tags.`{SOURCE_DIGEST}` = '{digest}'"
     for run in _all(client, experiment, query):
         try:
             table = parse_json(read_small(client, run.info.run_id, SENSITIVITY_FILE))
