@@ -58,6 +58,7 @@ LINT = ["ruff>=0.17", "mypy>=2.0", "import-linter>=2.17", "types-PyYAML"]
 CODEC = "mlflow_compress/packed/codec/c"
 SOURCES = [
     "huffman",
+    "memory",
     "parse",
     "leaves",
     "payload",

@@ -25,11 +25,11 @@ def with_key(path, value):
     ("data", "message"),
     [
         ({"source": "x.onnx"}, "data is missing"),
-        (with_key("serch", {}), r"unknown key serch \(did you mean search\?\)"),
-        (with_key("search.trails", 3), r"unknown key search.trails \(did you mean trials\?\)"),
+        (with_key("serch", {}), r"unknown key serch \(did you mean 'search'\?\)"),
+        (with_key("search.trails", 3), r"unknown key search.trails \(did you mean 'trials'\?\)"),
         (with_key("search.trials", 0), "search.trials: .*greater than or equal to 1, got 0"),
         (with_key("search.trials", "many"), "search.trials: .*integer.*got 'many'"),
-        (with_key("data.evaluation", {"path": "r.npz", "row": 5}), r"did you mean rows\?"),
+        (with_key("data.evaluation", {"path": "r.npz", "row": 5}), r"did you mean 'rows'\?"),
         (with_key("data.evaluation", 5), "data.evaluation.*got 5"),
         (with_key("register_as", "a/b"), "register_as.*got 'a/b'"),
         (with_key("recipes", []), "recipes.*at least 1"),
@@ -101,7 +101,7 @@ def test_set_overrides_any_key(tmp_path):
         ("search.trials={", "is not YAML"),
         ("targets={a: 1, a: 2}", "'a' stands there twice"),
         ("targets.99999999999999999999.name=x", "must be an index below 1"),
-        ("search.sede=1", "did you mean seed"),
+        ("search.sede=1", "did you mean 'seed'"),
     ],
 )
 def test_a_wrong_override_is_refused(tmp_path, override, message):

@@ -29,7 +29,7 @@ for target in ${TARGETS:-decode portable}; do
     # FUZZ_CFLAGS: for the test that a failure is noticed
     clang -g -O1 -std=c11 -fno-sanitize-recover=all -fsanitize=fuzzer,address,undefined \
         ${FUZZ_CFLAGS:-} "tests/fuzz/fuzz_$target.c" \
-        "$codec"/{huffman,parse,leaves,payload,lengths,split,cluster,encode,crc32,portable}.c \
+        "$codec"/{huffman,memory,parse,leaves,payload,lengths,split,cluster,encode,crc32,portable}.c \
         -o "$build/fuzz_$target"
     "$build/fuzz_$target" -max_total_time="$seconds" -max_len=20000 -timeout=10 \
         -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="$build/" "$found" "$seeds" \

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.records import Recipe, Step
 from mlflow_compress.recording.read import read_search
+from mlflow_compress.records import Recipe, Step
 from mlflow_compress.registry import history, promote, read_state, rollback, status
 from mlflow_compress.targets import load_target
 from mlflow_compress.techniques import Context, apply_recipe

@@ -194,7 +194,7 @@ def test_the_metric_reads_the_output_that_is_named(compress):
     wrong = compress(model, *words, "--metric-output", "vektor", "--evaluation", "rows.npz",
                      "--force")  # fmt: skip
     assert wrong.exit_code == 2
-    assert "did you mean vector?" in wrong.stderr
+    assert "did you mean 'vector'?" in wrong.stderr
 
 
 def test_a_mask_that_is_passed_on_costs_nothing(compress):

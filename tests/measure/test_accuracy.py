@@ -96,7 +96,7 @@ def test_labels_that_do_not_fit_are_refused(labels, metric, message):
 def test_no_labels_and_unknown_metrics_are_refused():
     with pytest.raises(DataError, match="have no labels, so 'accuracy' cannot be measured"):
         score({"y": LOGITS}, Dataset({"x": np.zeros((4, 1))}))
-    with pytest.raises(ConfigError, match=r"'acuracy' does not exist \(did you mean accuracy\?"):
+    with pytest.raises(ConfigError, match=r"'acuracy' does not exist \(did you mean 'accuracy'\?"):
         find_metric("acuracy")
 
 

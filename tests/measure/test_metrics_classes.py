@@ -132,7 +132,9 @@ def test_an_output_can_be_named(classes):
     assert scored(by_name, outputs, labels) > scored("accuracy", outputs, labels)
     assert compared(by_name, outputs, outputs, labels).output == "logits"
     assert compared("accuracy", outputs, outputs, labels).output == "aux"
-    with pytest.raises(DataError, match=r"'logit', which the model does not have \(did you mean l"):
+    with pytest.raises(
+        DataError, match=r"'logit', which the model does not have \(did you mean 'l"
+    ):
         scored(MetricSpec("accuracy", output="logit"), outputs, labels)
 
 
@@ -152,7 +154,7 @@ def test_direction_and_unit_can_be_overridden():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("roc_auk", "did you mean roc_auc?"), ("recall@0", "did you mean recall@K?")],
+    [("roc_auk", "did you mean 'roc_auc'?"), ("recall@0", "did you mean 'recall@K'?")],
 )
 def test_a_misspelt_name_is_refused_with_what_was_meant(name, hint):
     with pytest.raises(ConfigError) as caught:

@@ -199,7 +199,7 @@ def test_nan_in_a_row_is_the_worst_of_mlflow_s_metrics(one_score):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mlflow:r2_scor", r"did you mean mlflow:r2_score\?\) that needs no arguments; it has"),
+        ("mlflow:r2_scor", r"did you mean 'mlflow:r2_score'\?\) that needs no arguments; it has"),
         ("mlflow:recall_at_k", "mlflow.metrics has no 'recall_at_k'"),
         ("written.py:strange", "its function takes 'prompt', which is not given here"),
     ],

@@ -255,8 +255,8 @@ def test_recipes_mix_shrinking_a_supernet_with_other_techniques(project):
     ("changes", "told"),
     [
         ({"space": {}}, "space.resolutions is missing"),
-        ({"nam": "x"}, "unknown key nam (did you mean name?)"),
-        ({"train": {"ful": 2}}, "unknown key train.ful (did you mean full?)"),
+        ({"nam": "x"}, "unknown key nam (did you mean 'name'?)"),
+        ({"train": {"ful": 2}}, "unknown key train.ful (did you mean 'full'?)"),
         ({"train": {"full": 0}}, "train.full: must be greater than 0, got 0"),
         (
             {"specialize": {"order": ["kernel", "kernel"]}},

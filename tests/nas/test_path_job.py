@@ -203,7 +203,7 @@ def test_a_search_that_fails_says_so_in_its_run(config, here, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("data.trian=a.npz", r"unknown key data.trian \(did you mean train\?\)"),
+        ("data.trian=a.npz", r"unknown key data.trian \(did you mean 'train'\?\)"),
         ("name=a/b", "name: string should match pattern"),
         ("space=3", "space: "),
         ("search.epoch=3", r"search.epoch: no such setting \(did you mean 'epochs'\?\)"),

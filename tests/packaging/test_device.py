@@ -86,10 +86,10 @@ def expect(got, backend, python):
 def test_the_sdist_has_the_sources_of_the_extension(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
-    packed_room = ROOT / "mlflow_compress" / "packed"
-    sources = [path for path in packed_room.iterdir() if path.suffix in (".c", ".h")]
+    home = "mlflow_compress/packed/codec/c"
+    sources = [path for path in (ROOT / home).iterdir() if path.suffix in (".c", ".h")]
     assert len(sources) >= 8
-    assert {f"mlflow_compress/packed/{path.name}" for path in sources} <= names
+    assert {f"{home}/{path.name}" for path in sources} <= names
 
 
 def test_a_wheel_of_the_sdist_has_the_extension_and_a_device_runs_it(wheel, install, models):

@@ -88,7 +88,8 @@ def test_what_is_said_of_inputs_is_checked():
 
     assert config({"axis": 1, "state_of": "hn"}).data.specs == {"h0": InputSpec(1, "hn")}
     assert config({"axis": "none"}).data.specs == {"h0": InputSpec("none")}
-    with pytest.raises(ConfigError, match=r"unknown key data\.inputs\.h0\.axes .did you mean axis"):
+    told = r"unknown key data\.inputs\.h0\.axes .did you mean 'axis'"
+    with pytest.raises(ConfigError, match=told):
         config({"axes": 1})
     with pytest.raises(ConfigError, match=r"data\.inputs\.h0\.axis.* got 'first'"):
         config({"axis": "first"})

@@ -223,7 +223,7 @@ def test_a_cluster_that_is_not_there_is_an_error_and_no_hang(evaluator):
 def test_executors_are_found_by_name():
     assert executor_names() == ["dask", "inline", "process", "ray"]
     with pytest.raises(
-        ConfigError, match=r"search.executor: .*got 'proces' \(did you mean process"
+        ConfigError, match=r"search.executor 'proces' does not exist \(did you mean 'process'"
     ):
         get_executor("proces", Options())
 

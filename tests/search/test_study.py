@@ -164,7 +164,7 @@ def test_what_the_observer_raises_ends_the_search():
 
 
 def test_strategy_names_are_checked():
-    with pytest.raises(ConfigError, match="did you mean random"):
+    with pytest.raises(ConfigError, match="did you mean 'random'"):
         get_strategy("randon")
 
 

@@ -80,7 +80,7 @@ def test_inputs_are_bound_by_name_where_forward_has_the_names(names, rng, evalua
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (("query", "keys"), r"input 'keys' is none of them \(did you mean key\?\)"),
+        (("query", "keys"), r"input 'keys' is none of them \(did you mean 'key'\?\)"),
         (("query", "bias"), "'key' is missing, and inputs after it cannot be given without it"),
     ],
 )

@@ -60,6 +60,9 @@ def test_a_database_that_refuses_is_asked_once(monkeypatch, said, tmp_path):
     asked = []
 
     class Engine:
+        def dispose(self):
+            pass
+
         def connect(self):
             asked.append(1)
             raise OperationalError("connect", {}, RuntimeError(said))

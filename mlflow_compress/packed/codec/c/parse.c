@@ -3,16 +3,6 @@
 
 static const uint8_t levels[KINDS] = {0, 0, 0, 0, 1, 2, 3, 4, 5, 5};
 
-mlc_error mlc_take_memory(state *s, size_t size, void *out)
-{
-    size = (size + 63) & ~(size_t)63;
-    if ((size_t)(s->work_end - s->work) < size) return MLC_WORKSPACE;
-    uint8_t *memory = s->work;
-    s->work += size;
-    memcpy(out, &memory, sizeof memory);
-    return MLC_OK;
-}
-
 static mlc_error get_number(state *s, uint64_t limit, uint64_t *out)
 {
     uint64_t value = 0;
