@@ -15,7 +15,7 @@ import onnxruntime
 
 from mlflow_compress.errors import CompressError, ConfigError, UnreachableError
 from mlflow_compress.measure import usable_cores
-from mlflow_compress.records import Memory, Report, Trial, Variant
+from mlflow_compress.records import Report, Trial, Variant
 from mlflow_compress.registry import check
 from mlflow_compress.targets import (
     DeviceFacts,
@@ -35,8 +35,6 @@ __all__ = ["Devices"]
 
 _MEASURED_THERE = {"latency_p50", "latency_p95", "memory", "objective"}
 """Gates that what is measured here decides; a variant that fails another one is not measured."""
-
-LOCAL = "local"
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Devices:
             ConfigError: a device contradicts its profile.
         """
         for target in self.targets:
-            if target.measured_on == LOCAL:
+            if target.place.is_local:
                 verify(target, _here())
                 continue
             try:
@@ -120,7 +118,7 @@ class Devices:
         for target in self.targets:
             if is_limited(target):
                 done = [_with_needs(trial, file_of) for trial in done]
-            if target.measured_on == LOCAL and bound_of(target, "memory") is None:
+            if target.place.is_local and bound_of(target, "memory") is None:
                 continue
             self._measure_for(target, done, rows, file_of, source, inputs, batch)
         return tuple(done)
@@ -150,13 +148,13 @@ class Devices:
                 f"({number + 1} of {len(missing)})"
             )
             try:
-                if target.measured_on != LOCAL:
+                if not target.place.is_local:
                     self._verify(target)
                 done[index] = self._measured(trial, target, file_of(trial), source, inputs, batch)
             except UnreachableError as error:
                 self._lost[target.measured_on] = str(error)
             except CompressError as error:
-                if target.name not in self._verified and target.measured_on != LOCAL:
+                if target.name not in self._verified and not target.place.is_local:
                     raise
                 self.problems[target.name] = f"{trial.recipe.label}: {error}"
                 measured += 1  # it was reached; the variant is what failed
@@ -171,11 +169,10 @@ class Devices:
         if variant is None:
             return False
         report = variant.report
-        if target.measured_on == LOCAL:
+        if target.place.is_local:
             return report.memory_bytes is None
-        key = (target.measured_on, target.execution.threads)
-        timed = not self.rounds or key in {(one.device, one.threads) for one in report.latency}
-        return not timed or key not in {(one.device, one.threads) for one in report.memory}
+        timed = not self.rounds or report.latency_at(target.place) is not None
+        return not timed or all(one.place != target.place for one in report.memory)
 
     def _measured(
         self,
@@ -188,8 +185,7 @@ class Devices:
     ) -> Trial:
         assert trial.variant is not None
         report, compact = trial.variant.report, trial.recipe.profile == "compact"
-        place, threads = target.measured_on, target.execution.threads
-        if place == LOCAL or not self.rounds:
+        if target.place.is_local or not self.rounds:
             peak = measure_memory(target, file, inputs, compact=compact)
         else:
             found = measure_on(
@@ -203,14 +199,8 @@ class Devices:
                 seed=self.seed,
             )
             peak = found.memory_bytes
-            others = [o for o in report.latency if (o.device, o.threads) != (place, threads)]
-            report = replace(report, latency=(*others, found.latency))
-        if place == LOCAL:
-            report = replace(report, memory_bytes=peak)
-        else:
-            rest = [o for o in report.memory if (o.device, o.threads) != (place, threads)]
-            report = replace(report, memory=(*rest, Memory(place, threads, peak)))
-        return _with_report(trial, report)
+            report = report.with_latency(found.latency)
+        return _with_report(trial, report.with_memory(target.place, peak))
 
 
 def _here() -> DeviceFacts:

@@ -322,7 +322,7 @@ def _supernet(source: ResolvedSource, rows: measure.Dataset) -> "Supernet | None
 def _timed_on(plan: Plan) -> tuple[Target, ...]:
     """Return the targets elsewhere whose latency the search goes for, each device once."""
     goals = [goal.target for goal in plan.objectives if isinstance(goal, Reward)]
-    there = {(t.measured_on, t.execution.threads): t for t in goals if t.measured_on != "local"}
+    there = {target.place: target for target in goals if not target.place.is_local}
     return tuple(there.values())
 
 

@@ -21,6 +21,7 @@ from mlflow_compress.records.kinds import (
 from mlflow_compress.records.layout import InputLayout, InputSpec, Layout
 from mlflow_compress.records.measures import DEFAULTS, MEASURES, MEASURES_OF, RUINED, Measure
 from mlflow_compress.records.outputs import KINDS, Fidelity, Kind, Output, OutputFidelity
+from mlflow_compress.records.place import LOCAL, Place
 from mlflow_compress.records.plain import canonical_json, digest_of, from_dict, to_dict
 from mlflow_compress.records.units import (
     change_unit,
@@ -33,6 +34,7 @@ from mlflow_compress.records.units import (
 __all__ = [
     "DEFAULTS",
     "KINDS",
+    "LOCAL",
     "MEASURES",
     "MEASURES_OF",
     "RUINED",
@@ -55,6 +57,7 @@ __all__ = [
     "OperatorTime",
     "Output",
     "OutputFidelity",
+    "Place",
     "Profile",
     "Recipe",
     "Report",

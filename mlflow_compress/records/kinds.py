@@ -6,11 +6,12 @@ fractions (0.01 is one point), entropies in bits per weight, KL divergence in na
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mlflow_compress.records.basics import DatasetRef, Interval
 from mlflow_compress.records.outputs import Fidelity
+from mlflow_compress.records.place import Place
 from mlflow_compress.records.plain import OMITTED, canonical_json, digest_of, to_dict
 
 __all__ = [
@@ -203,6 +204,11 @@ class Latency:
     ratio_interval: Interval
     drift: float | None = None
 
+    @property
+    def place(self) -> Place:
+        """Where it was measured."""
+        return Place(self.device, self.threads)
+
 
 @dataclass(frozen=True)
 class OperatorTime:
@@ -221,6 +227,11 @@ class Memory:
     threads: int
     bytes: int
 
+    @property
+    def place(self) -> Place:
+        """Where it was measured."""
+        return Place(self.device, self.threads)
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -236,6 +247,10 @@ class Needs:
     opset: int
     operators: Mapping[str, str]
     dtypes: Mapping[str, str]
+
+
+def _or_worst(value: float) -> float:
+    return value if isinstance(value, int | float) and math.isfinite(value) else math.inf
 
 
 @dataclass(frozen=True)
@@ -260,6 +275,29 @@ class Report:
     memory: tuple[Memory, ...] = ()
     needs: Needs | None = None
     slower: tuple[OperatorTime, ...] = ()
+
+    def latency_at(self, place: Place) -> Latency | None:
+        """Return the latency at a place; of several, the slowest."""
+        found = [one for one in self.latency if one.place == place]
+        return max(found, key=lambda one: (_or_worst(one.p50), one.device), default=None)
+
+    def memory_at(self, place: Place) -> int | None:
+        """Return the peak resident bytes on a device; with whatever threads, the largest."""
+        if place.is_local:
+            return self.memory_bytes
+        return max((m.bytes for m in self.memory if m.device == place.device), default=None)
+
+    def with_latency(self, latency: Latency) -> "Report":
+        """Return the report with a latency in the place of what was measured there before."""
+        others = (one for one in self.latency if one.place != latency.place)
+        return replace(self, latency=(*others, latency))
+
+    def with_memory(self, place: Place, size: int) -> "Report":
+        """Return the report with a peak of so many bytes at a place."""
+        if place.is_local:
+            return replace(self, memory_bytes=size)
+        others = (one for one in self.memory if one.place != place)
+        return replace(self, memory=(*others, Memory(place.device, place.threads, size)))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_compress.records import Latency, Report
+from mlflow_compress.records import Latency, Place, Report
 from mlflow_compress.registry.decisions import EMULATED, ROLLED_BACK, DecisionLog, LoggedDecision
 from mlflow_compress.registry.known import existing, known_targets
 from mlflow_compress.registry.operations import newest_waiting
@@ -151,6 +151,4 @@ def _latency(report: Report, place: LoggedDecision | None) -> Latency | None:
     """Return the latency that counts for a target, by what its last decision says of it."""
     if place is None:
         return report.latency[0] if report.latency else None
-    device = place.measured_on.removesuffix(EMULATED)
-    found = (one for one in report.latency if (one.device, one.threads) == (device, place.threads))
-    return next(found, None)
+    return report.latency_at(Place(place.measured_on.removesuffix(EMULATED), place.threads))

@@ -228,18 +228,11 @@ def with_quarantines(tags: Mapping[str, str], of_model: Mapping[str, str]) -> di
 
 def with_measurements(known: Report, new: Report) -> Report:
     """Return ``known`` with what only ``new`` has been measured for; numbers there stay."""
-    timed = {(one.device, one.threads) for one in known.latency}
-    weighed = {(one.device, one.threads) for one in known.memory}
+    timed, weighed = ({one.place for one in them} for them in (known.latency, known.memory))
     return replace(
         known,
-        latency=(
-            *known.latency,
-            *(one for one in new.latency if (one.device, one.threads) not in timed),
-        ),
-        memory=(
-            *known.memory,
-            *(one for one in new.memory if (one.device, one.threads) not in weighed),
-        ),
+        latency=(*known.latency, *(one for one in new.latency if one.place not in timed)),
+        memory=(*known.memory, *(one for one in new.memory if one.place not in weighed)),
         memory_bytes=new.memory_bytes if known.memory_bytes is None else known.memory_bytes,
         needs=new.needs if known.needs is None else known.needs,
     )

@@ -19,7 +19,6 @@ from mlflow_compress.records import (
     Accuracy,
     Fidelity,
     Latency,
-    Memory,
     Output,
     Profile,
     Recipe,
@@ -231,12 +230,8 @@ class TrialEvaluator:
         report = replace(variant.report, latency=latency)
         for target in self.timed_on:
             found = self._measured_on(target, variant, path)
-            memory = Memory(target.measured_on, target.execution.threads, found.memory_bytes)
-            report = replace(
-                report,
-                latency=(*report.latency, found.latency),
-                memory=(*report.memory, memory),
-            )
+            report = report.with_latency(found.latency)
+            report = report.with_memory(target.place, found.memory_bytes)
         if latency and latency[0].ratio_interval.low > 1:
             model = packed.unpack(path) if packed.is_packed(path) else onnx.load(path)
             slower = measure.slower_operators(

@@ -191,7 +191,7 @@ def measure_memory(
 
 def _settings(target: Target, compact: bool) -> dict[str, Any]:
     """What the measuring script has to know of a target."""
-    here = target.measured_on == "local"
+    here = target.place.is_local
     settings: dict[str, Any] = {
         "threads": target.execution.threads,
         "providers": list(target.execution.providers),

@@ -164,7 +164,7 @@ def _version(target: Target, facts: DeviceFacts, emulated: bool) -> Finding:
 def _providers(target: Target, facts: DeviceFacts, emulated: bool) -> Finding:
     """Compare the providers with the device's, or with those that this machine measures with."""
     wanted = target.execution.providers
-    here = target.measured_on == "local"
+    here = target.place.is_local
     there = LOCAL_PROVIDERS if here else facts.providers
     missing = [one for one in wanted if one not in there]
     what = "what is measured here runs on" if here else f"its onnxruntime {facts.onnxruntime} has"

@@ -12,7 +12,7 @@ from mlflow_compress.base.plugins import Group
 from mlflow_compress.base.spelling import hint
 from mlflow_compress.base.yaml_text import read_yaml_file
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.records import Kind
+from mlflow_compress.records import LOCAL, Kind, Place
 from mlflow_compress.targets.schema import TargetSchema, check_target
 
 __all__ = [
@@ -222,7 +222,7 @@ class Target:
     objective: Objective = "size"
     reward: Reward | None = None
     execution: Execution = field(default_factory=Execution)
-    measured_on: str = "local"
+    measured_on: str = LOCAL
     min_improvement: float = 0.01
     description: str = ""
 
@@ -237,11 +237,16 @@ class Target:
             raise ConfigError(f"target {self.name!r}: the name cannot be an alias: {problem}")
 
     @property
+    def place(self) -> Place:
+        """Where it is measured."""
+        return Place(self.measured_on, self.execution.threads)
+
+    @property
     def emulated(self) -> bool:
         """Whether this machine stands for a device that is described: other numbers hold there."""
         device = self.execution
         described = device.cores is not None or device.memory_bytes is not None
-        return self.measured_on == "local" and (described or device.runtime != "onnxruntime")
+        return self.place.is_local and (described or device.runtime != "onnxruntime")
 
     @property
     def unmeasured_providers(self) -> tuple[str, ...]:
@@ -250,7 +255,7 @@ class Target:
         A target that is measured on a device of its own has none: there its providers are used.
         An emulated one has none either: its numbers are said to be another machine's.
         """
-        if self.measured_on != "local" or self.emulated:
+        if not self.place.is_local or self.emulated:
             return ()
         return tuple(one for one in self.execution.providers if one not in LOCAL_PROVIDERS)
 

@@ -92,40 +92,20 @@ def read_size(report: Report) -> Reading:
 
 def read_memory(report: Report, target: Target) -> Reading:
     """Return peak memory where the target runs; of several measurements the largest counts."""
-    if target.measured_on == "local":
-        return sound("memory", report.memory_bytes, 1)
-    found = [memory.bytes for memory in report.memory if memory.device == target.measured_on]
-    if not found:
+    peak = report.memory_at(target.place)
+    if peak is None and not target.place.is_local:
         return _missing(f"memory was not measured on {target.measured_on}")
-    return sound("memory", max(found), 1)
+    return sound("memory", peak, 1)
 
 
 def latency_for(report: Report, target: Target) -> Latency | None:
     """Return the latency as measured where and how the target runs, or None.
 
-    A measurement counts when its device is the target's ``measured_on`` (any device that is
-    no ssh or cmd address counts as local) and its threads are the target's. Of several, the
-    slowest counts. None counts where the target's providers are not those of this machine's
-    measurements.
+    None counts where the target's providers are not those of this machine's measurements.
     """
     if target.unmeasured_providers:
         return None
-    here = target.measured_on == "local"
-    found = [
-        latency
-        for latency in report.latency
-        if latency.threads == target.execution.threads
-        and (
-            not latency.device.startswith(("ssh://", "cmd:"))
-            if here
-            else latency.device == target.measured_on
-        )
-    ]
-    return max(found, key=lambda latency: (_worst(latency.p50), latency.device), default=None)
-
-
-def _worst(value: float) -> float:
-    return value if isinstance(value, int | float) and math.isfinite(value) else math.inf
+    return report.latency_at(target.place)
 
 
 def _unmeasured(label: str, target: Target) -> Reading:

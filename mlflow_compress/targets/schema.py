@@ -17,7 +17,7 @@ from pydantic import (
 from mlflow_compress.base import bounds
 from mlflow_compress.base.spelling import closest, hint
 from mlflow_compress.errors import ConfigError
-from mlflow_compress.records import MEASURES
+from mlflow_compress.records import LOCAL, MEASURES, Place
 from mlflow_compress.targets.dtypes import DTYPES
 from mlflow_compress.targets.units import parse_ms, parse_size
 
@@ -60,7 +60,7 @@ def _one_of(*allowed: str) -> Callable[[object], object]:
 
 def _place(value: object) -> str:
     if not isinstance(value, str) or not (
-        value == "local" or (value.startswith(("ssh://", "cmd:")) and len(value) > 6)
+        value == LOCAL or (not Place(value).is_local and len(value) > 6)
     ):
         raise ValueError(f"must be local, ssh://user@host or cmd:<template>, got {value!r}")
     return value

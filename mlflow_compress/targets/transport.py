@@ -21,6 +21,7 @@ import tenacity
 from mlflow_compress.base.children import TooMuchError, run_bounded
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import ConfigError, UnreachableError
+from mlflow_compress.records import LOCAL
 
 __all__ = ["CommandDevice", "Device", "LocalDevice", "SshDevice", "ask", "device_for"]
 
@@ -88,7 +89,7 @@ class Device(Protocol):
 class LocalDevice:
     """This machine, in a fresh process confined to the target's threads."""
 
-    name: str = "local"
+    name: str = LOCAL
     python: str = sys.executable
 
     def command(self, arguments: Sequence[str]) -> list[str]:
@@ -164,7 +165,7 @@ def device_for(measured_on: str, key: str = "measured_on") -> Device:
     Raises:
         ConfigError: the address is not of that form.
     """
-    if measured_on == "local":
+    if measured_on == LOCAL:
         return LocalDevice()
     if measured_on.startswith("cmd:"):
         try:
