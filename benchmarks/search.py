@@ -30,9 +30,11 @@ from mlflow_compress import measure
 from mlflow_compress.records import Recipe, Trial, Variant, from_dict, to_dict
 from mlflow_compress.search import (
     Budget,
+    Evaluator,
     NullObserver,
     Options,
     SearchInfo,
+    SearchOptions,
     Space,
     StepCache,
     TrialEvaluator,
@@ -118,7 +120,7 @@ def make_evaluator(work_dir: Path, cache: StepCache | None = None) -> TrialEvalu
     )
 
 
-class Table:
+class Table(Evaluator):
     """Looks measured variants up."""
 
     def __init__(self, variants: Sequence[Variant]) -> None:
@@ -160,7 +162,7 @@ def search(
 ) -> tuple[Trial, ...]:
     return run_search(
         space, get_strategy(strategy), evaluator, NullObserver(), INFO,
-        budget=Budget(trials), objectives=OBJECTIVES, seed=seed,
+        SearchOptions(budget=Budget(trials), objectives=OBJECTIVES, seed=seed),
     )  # fmt: skip
 
 
@@ -248,8 +250,8 @@ def overhead(trials: int) -> dict[str, Any]:
         run_search(
             Space.parse([[sparsity]]), get_strategy("tpe"), Fixed(), tracker,
             replace(INFO, datasets={"evaluation": evaluator.evaluation.ref}),
-            budget=Budget(trials), objectives=OBJECTIVES,
-            on_trial=lambda trial: ends.append(time.perf_counter()),
+            SearchOptions(budget=Budget(trials), objectives=OBJECTIVES,
+            on_trial=lambda trial: ends.append(time.perf_counter())),
         )  # fmt: skip
         whole = 1000 * (time.perf_counter() - began) / trials
         os.chdir(HERE)
@@ -283,7 +285,9 @@ def workers(trials: int, rounds: int = 3) -> dict[str, Any]:
                 began = time.perf_counter()
                 run_search(
                     space, get_strategy("random"), evaluator, NullObserver(), INFO,
-                    budget=Budget(trials), objectives=OBJECTIVES, executor=executor, seed=number,
+                    SearchOptions(
+                        OBJECTIVES, budget=Budget(trials), executor=executor, seed=number
+                    ),
                 )  # fmt: skip
                 pace[count].append(60 * trials / (time.perf_counter() - began))
     one, two = (statistics.median(pace[count]) for count in (1, 2))

@@ -17,7 +17,7 @@ from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.recording.earlier import Earlier
 from mlflow_compress.recording.metrics import epoch_metrics, recipe_params, report_metrics
 from mlflow_compress.records import DatasetRef, Recipe, Trial, Variant, to_dict
-from mlflow_compress.search.observer import Epoch, SearchInfo
+from mlflow_compress.search.observer import Epoch, Observer, SearchInfo
 from mlflow_compress.tracking.client import connect, ensure_experiment
 from mlflow_compress.tracking.names import (
     DROPPED,
@@ -50,7 +50,7 @@ _DRAWN = 30
 _MAX_AGE = 24 * 3600
 
 
-class Tracker:
+class Tracker(Observer):
     """Keeps the record of searches in one MLflow experiment; an ``Observer`` of the search.
 
     Nothing of MLflow's global state is left changed: no active run, no tracking URI.

@@ -4,6 +4,7 @@ from mlflow_compress.search.budget import Budget
 from mlflow_compress.search.cache import StepCache, is_cached
 from mlflow_compress.search.dimensions import Choice, Range
 from mlflow_compress.search.effects import Effect, allocate, sensitivity, sensitivity_rows
+from mlflow_compress.search.evaluator import Evaluator
 from mlflow_compress.search.evolution import Tried
 from mlflow_compress.search.executors import (
     Executor,
@@ -31,7 +32,7 @@ from mlflow_compress.search.seeding import bind, levels_of, seed_points, shrink
 from mlflow_compress.search.source import check_same, look_at_source
 from mlflow_compress.search.space import Point, Space
 from mlflow_compress.search.strategies import Strategy, get_strategy, strategy_names
-from mlflow_compress.search.study import Evaluator, run_search
+from mlflow_compress.search.study import SearchOptions, run_search
 from mlflow_compress.search.trial import TrialEvaluator
 from mlflow_compress.search.yardstick import check_limits, check_yardstick
 
@@ -55,6 +56,7 @@ __all__ = [
     "Reward",
     "Screen",
     "SearchInfo",
+    "SearchOptions",
     "Space",
     "StepCache",
     "Strategy",

@@ -1,8 +1,9 @@
 """What a search tells whoever keeps the record; search itself knows no MLflow."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from mlflow_compress.records import DatasetRef, Recipe, Trial
 from mlflow_compress.techniques.data import Epoch
@@ -38,45 +39,46 @@ class SearchInfo:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Observer(Protocol):
+class Observer(ABC):
     """Receives a search's records in order, in one thread; may raise, which ends the search.
 
-    Several trials may be open at a time. ``finished_trials`` is called from another thread.
+    Several trials may be open at a time. ``finished_trials`` is called from another thread. What is
+    not overridden is not recorded.
     """
 
     def finished_trials(self, keys: Sequence[str]) -> Mapping[str, Trial]:
         """Return earlier complete trials among ``keys``, by key (state ``reused``)."""
+        return {}
 
+    @abstractmethod
     def search_started(self, info: SearchInfo) -> None:
         """Open the record of a search."""
 
+    @abstractmethod
     def trial_started(self, number: int, recipe: Recipe, key: str) -> None:
         """Say that a trial begins."""
 
-    def trial_trained(self, number: int, epochs: Sequence[Epoch]) -> None:
-        """Record epochs that an unfinished trial was trained for; observers may do without."""
+    def trial_trained(  # noqa: B027 - a search that trains nothing has none
+        self, number: int, epochs: Sequence[Epoch]
+    ) -> None:
+        """Record epochs that an unfinished trial was trained for."""
 
+    @abstractmethod
     def trial_finished(self, trial: Trial) -> Trial:
         """Record a trial; return it with ``model_uri`` and ``run_id`` filled in."""
 
+    @abstractmethod
     def search_finished(self, trials: Sequence[Trial], status: str) -> None:
         """Close the record; ``status`` is ``FINISHED``, ``FAILED`` or ``KILLED``."""
 
 
-class NullObserver:
+class NullObserver(Observer):
     """Keeps no record."""
-
-    def finished_trials(self, keys: Sequence[str]) -> Mapping[str, Trial]:
-        """Know of no earlier trial."""
-        return {}
 
     def search_started(self, info: SearchInfo) -> None:
         """Do nothing."""
 
     def trial_started(self, number: int, recipe: Recipe, key: str) -> None:
-        """Do nothing."""
-
-    def trial_trained(self, number: int, epochs: Sequence[Epoch]) -> None:
         """Do nothing."""
 
     def trial_finished(self, trial: Trial) -> Trial:

@@ -80,10 +80,9 @@ class Proposals:
         self._listing: list[tuple[Point, str]] | None = None
         points = strategy.points(space)
         self._listed: Iterator[Point] | None = None if points is None else iter(points)
-        self._propose = getattr(strategy, "propose", None)
-        self._encoding = Encoding(space, whole=getattr(strategy, "whole", False))
+        self._encoding = Encoding(space, whole=strategy.whole)
         self._study: optuna.Study | None = None
-        if self._listed is None and self._propose is None:
+        if self._listed is None and not strategy.proposes:
             self._study = _new_study(strategy, len(objectives), seed)
 
     def next(self) -> Proposal | None:
@@ -160,17 +159,15 @@ class Proposals:
         return self._last[1]
 
     def _draw(self) -> tuple[Point | None, "optuna.Trial | None"]:
-        if self._propose is not None:
-            return self._propose(self._space, self._history, self._rng), None
+        if self._strategy.proposes:
+            return self._strategy.propose(self._space, self._history, self._rng), None
         assert self._study is not None
-        if len(self._seen) < _START and not getattr(self._strategy, "blind", False):
+        if len(self._seen) < _START and not self._strategy.blind:
             point = self._first()
             return point, self._enqueue(point)
         asked = self._study.ask()
         point = self._encoding.suggest(asked)
-        if getattr(self._strategy, "plain", False) and (
-            asked.params != self._encoding.parameters(point)
-        ):
+        if self._strategy.plain and (asked.params != self._encoding.parameters(point)):
             self._drop(asked)
             return point, self._enqueue(point)
         return point, asked
@@ -188,7 +185,7 @@ class Proposals:
         self._study.enqueue_trial(dict(self._encoding.parameters(point)))
         asked = self._study.ask()
         self._encoding.suggest(asked)
-        if getattr(self._strategy, "breeds", False):
+        if self._strategy.breeds:
             _ = asked.relative_params  # marks the trial as one of the generation
         return asked
 
@@ -200,7 +197,7 @@ class Proposals:
 
     def _unseen(self, point: Point) -> Point | None:
         """Return a new point: any for strategies that draw blindly, else one near ``point``."""
-        blind = getattr(self._strategy, "blind", False)
+        blind = self._strategy.blind
         if self._space.is_listable and self._space.size <= _LISTABLE:
             if self._listing is None:
                 self._listing = [(p, self._digest(p)) for p in self._space.points()]
@@ -225,10 +222,10 @@ def _points(alternative: Alternative) -> float:
     return math.prod(d.count for d in alternative.dimensions.values())
 
 
-def _new_study(strategy: Any, objectives: int, seed: int) -> "optuna.Study":
-    if not hasattr(strategy, "sampler"):
+def _new_study(strategy: Strategy, objectives: int, seed: int) -> "optuna.Study":
+    if not strategy.samples:
         raise ConfigError(
-            f"strategy {type(strategy).__name__} has no way to choose: its points() returned None, "
+            f"strategy {strategy.label} has no way to choose: its points() returned None, "
             "and it has neither propose() nor sampler()"
         )
     import optuna

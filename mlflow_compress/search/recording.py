@@ -46,9 +46,8 @@ class Recording:
 
     def trained(self, number: int, epochs: Sequence[Epoch]) -> None:
         """Hand on epochs that a trial was trained for."""
-        told = getattr(self._observer, "trial_trained", None)
-        if told is not None and epochs:
-            self._do(told, number, tuple(epochs))
+        if epochs:
+            self._do(self._observer.trial_trained, number, tuple(epochs))
 
     def finished(self, trial: Trial) -> "Future[Trial]":
         """Record a trial; the future has it with its run and model."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from mlflow_compress.errors import CompressError, TechniqueError, UnreachableError
 from mlflow_compress.records import Trial, Variant
+from mlflow_compress.search.evaluator import Evaluator
 from mlflow_compress.search.executors import Executor, worker_died
 from mlflow_compress.search.proposals import Proposal
 from mlflow_compress.search.recording import Recording
@@ -66,7 +67,7 @@ class Running:
 
     def __init__(
         self,
-        evaluator: Any,
+        evaluator: Evaluator,
         executor: Executor,
         record: Recording,
         window: int,
@@ -77,7 +78,7 @@ class Running:
         self.asked = 0
         self._evaluator, self._executor, self._record = evaluator, executor, record
         self._window, self._in_order, self._on_epoch = window, in_order, on_epoch
-        self._times = bool(getattr(evaluator, "latency_rounds", 0)) and hasattr(evaluator, "timed")
+        self._times = evaluator.latency_rounds > 0
         self._shared: Any = None
         self._digest = ""
         self._is_open = False
@@ -150,7 +151,7 @@ class Running:
         self._shared = self._executor.share(path)
 
     def _run_here(self, pending: Pending) -> None:
-        screen = getattr(self._evaluator, "screen", None)
+        screen = self._evaluator.screen
 
         def watch(epoch: Epoch) -> None:
             self._record.trained(pending.number, [epoch])
@@ -163,7 +164,7 @@ class Running:
 
     def _submit(self, pending: Pending) -> "Future[Outcome]":
         # as it is now: what the screen learns while the trial waits must not matter
-        screen = pickle.dumps(getattr(self._evaluator, "screen", None))
+        screen = pickle.dumps(self._evaluator.screen)
         return self._executor.submit(
             run_shared, self._shared, self._digest, pending.proposal.recipe, pending.key, screen
         )

@@ -6,7 +6,7 @@ sampler that draws them, or draws them itself.
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mlflow_compress.base.modules import require_modules
 from mlflow_compress.base.plugins import Group
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.search.evolution import Tried, breed
+from mlflow_compress.search.observer import WINDOW
 from mlflow_compress.search.space import Point, Space
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "Random",
     "Strategy",
     "Tpe",
+    "as_strategy",
     "get_strategy",
     "strategy_names",
 ]
@@ -35,31 +37,105 @@ __all__ = [
 _GROUP = Group("mlflow_compress.strategies", "search.strategy")
 
 
-class Strategy(Protocol):
+class Strategy:
     """Chooses points; one instance serves one search.
 
-    One whose :meth:`points` leaves the choice open has a method ``sampler(seed)`` that returns an
-    Optuna sampler, or ``propose(space, history, rng)`` that returns a point (see
-    :func:`~mlflow_compress.search.evolution.breed`), or None to end the search.
-    Attributes that count where they are there: ``whole`` (true: ask every parameter in every
-    trial), ``plain`` (true: parameters that a point leaves unused are told at their lowest, so that
-    equal recipes are equal points), ``blind`` (true: a repeated point is replaced by any new one,
-    not by one near it), ``breeds`` (true: the sampler keeps generations) and ``window`` (so many
-    trials may be on their way when it is asked: 1 for a strategy that ends at the first success).
+    One whose :meth:`points` leaves the choice open overrides :meth:`sampler` or :meth:`propose`. A
+    class of another package need not inherit: what it has counts, what it has not is as here
+    (:func:`as_strategy`).
+
+    Attributes:
+        whole: ask every parameter in every trial.
+        plain: parameters that a point leaves unused are told at their lowest, so that equal recipes
+            are equal points.
+        blind: a repeated point is replaced by any new one, not by one near it.
+        breeds: the sampler keeps generations.
+        window: so many trials may be on their way when it is asked: 1 for a strategy that ends at
+            the first success.
     """
+
+    whole: bool = False
+    plain: bool = False
+    blind: bool = False
+    breeds: bool = False
+    window: int = WINDOW
 
     def points(self, space: Space) -> Iterable[Point] | None:
         """Return the points to try in order, or None to choose them one by one."""
+        return None
+
+    def sampler(self, seed: int) -> "BaseSampler":
+        """Return an Optuna sampler that draws them."""
+        raise NotImplementedError
+
+    def propose(
+        self, space: Space, history: Sequence[Tried], rng: np.random.Generator
+    ) -> Point | None:
+        """Return a point, or None to end the search.
+
+        See :func:`~mlflow_compress.search.evolution.breed`.
+        """
+        raise NotImplementedError
+
+    @property
+    def proposes(self) -> bool:
+        """Whether it chooses by :meth:`propose`."""
+        return type(self).propose is not Strategy.propose
+
+    @property
+    def samples(self) -> bool:
+        """Whether it chooses by :meth:`sampler`."""
+        return type(self).sampler is not Strategy.sampler
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
 
 
-class Random:
+class _Adopted(Strategy):
+    """A strategy of a class that does not inherit ours."""
+
+    def __init__(self, one: Any) -> None:
+        self._one = one
+        for name in ("whole", "plain", "blind", "breeds", "window"):
+            setattr(self, name, getattr(one, name, getattr(Strategy, name)))
+
+    def points(self, space: Space) -> Iterable[Point] | None:
+        found: Iterable[Point] | None = self._one.points(space)
+        return found
+
+    def sampler(self, seed: int) -> "BaseSampler":
+        return self._one.sampler(seed)
+
+    def propose(
+        self, space: Space, history: Sequence[Tried], rng: np.random.Generator
+    ) -> Point | None:
+        found: Point | None = self._one.propose(space, history, rng)
+        return found
+
+    @property
+    def proposes(self) -> bool:
+        return hasattr(self._one, "propose")
+
+    @property
+    def samples(self) -> bool:
+        return hasattr(self._one, "sampler")
+
+    @property
+    def label(self) -> str:
+        return type(self._one).__name__
+
+
+def as_strategy(one: Any) -> Strategy:
+    """Return a strategy as ours, whatever class it is of."""
+    return one if isinstance(one, Strategy) else _Adopted(one)
+
+
+class Random(Strategy):
     """Draws every open setting independently and uniformly."""
 
     blind = True
-
-    def points(self, space: Space) -> Iterable[Point] | None:
-        """Leave the choice to the sampler."""
-        return None
 
     def sampler(self, seed: int) -> "BaseSampler":
         """Return Optuna's random sampler."""
@@ -94,15 +170,7 @@ class Manual(Random):
         return space.points()
 
 
-class _Model:
-    """Leaves every choice to a sampler that learns from the trials before."""
-
-    def points(self, space: Space) -> Iterable[Point] | None:
-        """Leave the choice to the sampler."""
-        return None
-
-
-class Gp(_Model):
+class Gp(Strategy):
     """Models each objective and limit by a Gaussian process; the most for the fewest trials."""
 
     whole = True
@@ -124,7 +192,7 @@ class Gp(_Model):
         return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
-class Tpe(_Model):
+class Tpe(Strategy):
     """Tree-structured Parzen estimator of all settings together: many trials, cheaply.
 
     Modelled apart, as Optuna does by default, good settings are not found together: on the LeNet
@@ -143,7 +211,7 @@ class Tpe(_Model):
             return TPESampler(seed=seed, multivariate=True, n_ei_candidates=100)
 
 
-class Nsga2(_Model):
+class Nsga2(Strategy):
     """Genetic algorithm with generations of 20 and a front in each."""
 
     whole = True
@@ -156,7 +224,7 @@ class Nsga2(_Model):
         return NSGAIISampler(seed=seed, population_size=20)
 
 
-class Evolution(_Model):
+class Evolution(Strategy):
     """Evolution made for large spaces, such as a setting per layer."""
 
     def propose(self, space: Space, history: Sequence[Tried], rng: np.random.Generator) -> Point:
@@ -175,5 +243,4 @@ def get_strategy(name: str) -> Strategy:
     Raises:
         ConfigError: there is none of that name; the message lists what there is.
     """
-    made: Strategy = _GROUP.load(name)()
-    return made
+    return as_strategy(_GROUP.load(name)())

@@ -1,10 +1,11 @@
 """The study: one ask/tell loop that serves every strategy, with each recipe tried once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
-from mlflow_compress.records import Recipe, Trial, Variant
+from mlflow_compress.records import Trial, Variant
 from mlflow_compress.search.budget import Budget, Watch
+from mlflow_compress.search.evaluator import Evaluator
 from mlflow_compress.search.executors import Executor, Inline, Options
 from mlflow_compress.search.front import Objective
 from mlflow_compress.search.observer import WINDOW, Observer, SearchInfo
@@ -12,65 +13,17 @@ from mlflow_compress.search.proposals import Proposals
 from mlflow_compress.search.recording import Recording
 from mlflow_compress.search.running import Pending, Running
 from mlflow_compress.search.space import Point, Space
-from mlflow_compress.search.strategies import Strategy
-from mlflow_compress.search.trial import Made
+from mlflow_compress.search.strategies import Strategy, as_strategy
 from mlflow_compress.techniques.data import Epoch
 
-__all__ = ["Evaluator", "run_search"]
+__all__ = ["SearchOptions", "run_search"]
 
 
-class Evaluator(Protocol):
-    """Applies one recipe and measures the variant.
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a search goes.
 
-    One that has a method ``learn(trial)`` hears of every finished trial, in order. One that has
-    ``make(recipe, key, screen, watch)`` and ``timed(variant, path)`` measures latency apart. To be
-    used on workers it must be picklable and have a ``work_dir``.
-    """
-
-    def key(self, recipe: Recipe) -> str:
-        """Return the trial's key: digest of source, recipe, data, evaluator, versions."""
-
-    def evaluate(self, recipe: Recipe, key: str) -> Made | tuple[Variant, str]:
-        """Return the variant and the path of its packed file, and perhaps more.
-
-        Raises:
-            TechniqueError: the recipe cannot be applied to this model.
-            DroppedError: no target can take what it makes, so that it was not measured to the end.
-        """
-
-
-def run_search(
-    space: Space,
-    strategy: Strategy,
-    evaluator: Evaluator,
-    observer: Observer,
-    info: SearchInfo,
-    *,
-    objectives: Sequence[Objective],
-    trials: int | None = None,
-    budget: Budget | None = None,
-    seed: int = 0,
-    violations: Callable[[Variant], Mapping[str, float]] = lambda variant: {},
-    on_trial: Callable[[Trial], None] | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    executor: Executor | None = None,
-    window: int = WINDOW,
-    in_order: bool = True,
-    initial: Sequence[Point] = (),
-) -> tuple[Trial, ...]:
-    """Try different recipes until the budget or the space is used up; return trials in order.
-
-    A recipe is never tried twice in a search; one that an earlier search finished (same key) is
-    reused, and a search in which every recipe is reused leaves no new record. A trial that fails
-    is recorded with its error and the search goes on. Whatever ends the search early (an error,
-    Ctrl-C), the observer is told, so that no record stays open.
-
-    Args:
-        space: what recipes there are.
-        strategy: chooses among them.
-        evaluator: tries one.
-        observer: keeps the record.
-        info: what the search is about, for the record.
+    Attributes:
         objectives: names in :data:`~mlflow_compress.search.front.OBJECTIVES`, or rewards.
         trials: the most recipes to try; in place of ``budget``.
         budget: when to end.
@@ -86,13 +39,52 @@ def run_search(
             so that the search can be repeated; else as they come.
         initial: points to try first; a strategy that has a list of points of its own does not.
     """
+
+    objectives: Sequence[Objective]
+    trials: int | None = None
+    budget: Budget | None = None
+    seed: int = 0
+    violations: Callable[[Variant], Mapping[str, float]] = lambda variant: {}
+    on_trial: Callable[[Trial], None] | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
+    executor: Executor | None = None
+    window: int = WINDOW
+    in_order: bool = True
+    initial: Sequence[Point] = ()
+
+
+def run_search(
+    space: Space,
+    strategy: Strategy,
+    evaluator: Evaluator,
+    observer: Observer,
+    info: SearchInfo,
+    options: SearchOptions,
+) -> tuple[Trial, ...]:
+    """Try different recipes until the budget or the space is used up; return trials in order.
+
+    A recipe is never tried twice in a search; one that an earlier search finished (same key) is
+    reused, and a search in which every recipe is reused leaves no new record. A trial that fails
+    is recorded with its error and the search goes on. Whatever ends the search early (an error,
+    Ctrl-C), the observer is told, so that no record stays open.
+
+    Args:
+        space: what recipes there are.
+        strategy: chooses among them.
+        evaluator: tries one.
+        observer: keeps the record.
+        info: what the search is about, for the record.
+        options: how it goes.
+    """
     record = Recording(observer, info)
-    watch = (budget or Budget(trials)).start(objectives)
-    learn = getattr(evaluator, "learn", lambda trial: None)
-    proposals = Proposals(space, strategy, objectives, seed, violations, initial)
-    executor = executor or Inline(Options())
-    window = min(window, getattr(strategy, "window", window))
-    running = Running(evaluator, executor, record, window, in_order, on_epoch)
+    strategy, objectives = as_strategy(strategy), options.objectives
+    watch = (options.budget or Budget(options.trials)).start(objectives)
+    proposals = Proposals(
+        space, strategy, objectives, options.seed, options.violations, options.initial
+    )
+    executor = options.executor or Inline(Options())
+    window = min(options.window, strategy.window)
+    running = Running(evaluator, executor, record, window, options.in_order, options.on_epoch)
     done: list[Pending] = []
 
     def outcomes() -> list[Trial]:
@@ -103,11 +95,11 @@ def run_search(
             for pending in running.take():
                 assert pending.trial is not None
                 proposals.tell(pending.proposal, pending.trial)
-                learn(pending.trial)
+                evaluator.learn(pending.trial)
                 watch.add(pending.trial)
                 done.append(pending)
-                if on_trial is not None:
-                    on_trial(pending.trial)
+                if options.on_trial is not None:
+                    options.on_trial(pending.trial)
         trials_done = [_recorded(pending) for pending in sorted(done, key=lambda p: p.number)]
     except KeyboardInterrupt:
         running.close()

@@ -7,7 +7,7 @@ from functools import cached_property
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,6 +31,7 @@ from mlflow_compress.records import (
 from mlflow_compress.rows import Array
 from mlflow_compress.search.cache import StepCache
 from mlflow_compress.search.chain import apply_chain
+from mlflow_compress.search.evaluator import Evaluator, Made
 from mlflow_compress.search.screen import LEVEL, DroppedError, Screen, draw_rows
 from mlflow_compress.search.source import check_same
 from mlflow_compress.targets import Target, measure_on, needs_of
@@ -41,7 +42,7 @@ from mlflow_compress.techniques.data import Epoch, TrainData
 from mlflow_compress.techniques.graph.opset import raise_opset
 from mlflow_compress.techniques.graph.walk import opset
 
-__all__ = ["Made", "TrialEvaluator"]
+__all__ = ["TrialEvaluator"]
 
 RULE = 2
 """By which rule outputs are judged: 1 looked at the first one alone."""
@@ -55,24 +56,8 @@ _CHECKED = 64
 _VERSIONS = ("mlflow-compress", "onnx", "onnxruntime", "numpy")
 
 
-class Made(NamedTuple):
-    """What a trial made.
-
-    Attributes:
-        variant: the variant with its numbers.
-        path: its packed file.
-        steps: how many steps the recipe has.
-        reused_steps: how many of them were there already.
-    """
-
-    variant: Variant
-    path: str
-    steps: int = 0
-    reused_steps: int = 0
-
-
 @dataclass(frozen=True)
-class TrialEvaluator:
+class TrialEvaluator(Evaluator):
     """Applies recipes to one source and measures the variants on the same rows.
 
     Attributes:

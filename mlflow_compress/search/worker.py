@@ -4,7 +4,6 @@ import logging
 import pickle
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +11,8 @@ from typing import Any, Literal
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import CompressError, named
 from mlflow_compress.records import Recipe, Report, Variant
+from mlflow_compress.search.evaluator import Evaluator, Watch
 from mlflow_compress.search.screen import DroppedError, Screen
-from mlflow_compress.search.trial import Made
 from mlflow_compress.techniques.data import Epoch
 
 __all__ = ["Outcome", "pack_evaluator", "run_shared", "run_timed", "run_trial", "time_shared"]
@@ -21,7 +20,6 @@ __all__ = ["Outcome", "pack_evaluator", "run_shared", "run_timed", "run_trial", 
 _log = logging.getLogger(__name__)
 
 State = Literal["complete", "dropped", "failed"]
-Watch = Callable[[Epoch], None]
 
 _HELD: dict[str, Any] = {}
 """The evaluator that this process used last, by its digest, with its folder: unpacking one takes a
@@ -58,7 +56,7 @@ class Outcome:
 
 
 def run_trial(
-    evaluator: Any,
+    evaluator: Evaluator,
     recipe: Recipe,
     key: str,
     screen: Screen | None = None,
@@ -71,10 +69,7 @@ def run_trial(
         return time.monotonic() - started
 
     try:
-        if hasattr(evaluator, "make"):
-            made = evaluator.make(recipe, key, screen, watch)
-        else:
-            made = Made(*evaluator.evaluate(recipe, key))
+        made = evaluator.make(recipe, key, screen, watch)
     except DroppedError as error:
         return Outcome("dropped", after(), error=str(error), partial=error.report)
     except CompressError as error:
@@ -92,7 +87,7 @@ def run_trial(
     )
 
 
-def pack_evaluator(evaluator: Any) -> bytes:
+def pack_evaluator(evaluator: Evaluator) -> bytes:
     """Return what a worker needs to try recipes, as bytes."""
     import cloudpickle
 
@@ -155,5 +150,5 @@ def _evaluator(shared: bytes | str, digest: str) -> Any:
             )
         else:
             folder = ScratchFolder()
-        _HELD[digest] = (made.at(Path(folder.name)) if hasattr(made, "at") else made, folder)
+        _HELD[digest] = (made.at(Path(folder.name)), folder)
     return _HELD[digest][0]

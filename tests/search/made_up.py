@@ -4,6 +4,7 @@ import math
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Accuracy, DatasetRef, Interval, Report, Variant
+from mlflow_compress.search import Evaluator
 
 ROWS = DatasetRef("rows", "0" * 64, 1000)
 
@@ -33,7 +34,7 @@ def numbers(recipe):
     return rate, 0.98 - drop
 
 
-class MadeUp:
+class MadeUp(Evaluator):
     def __init__(self, fails=lambda recipe: False):
         self.recipes, self.fails = [], fails
 

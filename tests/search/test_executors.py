@@ -15,6 +15,7 @@ from mlflow_compress.errors import ConfigError, UnreachableError
 from mlflow_compress.search import (
     NullObserver,
     SearchInfo,
+    SearchOptions,
     Space,
     StepCache,
     TrialEvaluator,
@@ -73,10 +74,14 @@ def search(evaluator, executor="inline", *, spec=RECIPES, strategy="grid", trial
         evaluator,
         NullObserver(),
         INFO,
-        trials=trials,
-        objectives=("rate", "agreement") if hasattr(evaluator, "source") else ("rate", "accuracy"),
-        executor=get_executor(executor, Options(device=timed, **given)),
-        **options,
+        SearchOptions(
+            trials=trials,
+            objectives=("rate", "agreement")
+            if hasattr(evaluator, "source")
+            else ("rate", "accuracy"),
+            executor=get_executor(executor, Options(device=timed, **given)),
+            **options,
+        ),
     )
 
 

@@ -12,9 +12,11 @@ from mlflow_compress.jobs.prepare import make_plan
 from mlflow_compress.measure import Dataset
 from mlflow_compress.search import (
     Budget,
+    Evaluator,
     NullObserver,
     Reward,
     SearchInfo,
+    SearchOptions,
     Space,
     front,
     get_strategy,
@@ -83,7 +85,7 @@ SPACE = Space.parse([[{"prune": {"sparsity": {"low": 0.0, "high": 0.9, "step": 0
                       {"share": {"clusters": {"low": 2, "high": 16, "step": 1}}}]])  # fmt: skip
 
 
-class MadeUp:
+class MadeUp(Evaluator):
     """Accuracy and latency that follow from the settings; fewest clusters are the fastest."""
 
     def __init__(self, variant, folder):
@@ -111,7 +113,7 @@ def test_every_strategy_searches_for_the_reward(strategy, make_variant, tmp_path
     made = run_search(
         SPACE, get_strategy(strategy), evaluator, NullObserver(),
         SearchInfo("rewards", "made-up", "0" * 64, 1, strategy),
-        objectives=[goal], budget=Budget(45), seed=1,
+        SearchOptions(objectives=[goal], budget=Budget(45), seed=1),
     )  # fmt: skip
     every = [goal(evaluator.evaluate(SPACE.recipe(p), "")[0]) for p in SPACE.points()]
     # among the best fiftieth of 150 recipes; by chance, a third of 45 draws is needed for that

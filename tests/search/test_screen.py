@@ -13,6 +13,7 @@ from mlflow_compress.search import (
     NullObserver,
     Screen,
     SearchInfo,
+    SearchOptions,
     Space,
     TrialEvaluator,
     get_strategy,
@@ -63,7 +64,7 @@ def search(evaluator, targets, recipes):
     evaluator = replace(evaluator, screen=Screen(targets, OBJECTIVES) if targets else None)
     return run_search(
         Space.parse(recipes), get_strategy("manual"), evaluator, NullObserver(), INFO,
-        trials=100, objectives=OBJECTIVES, window=1,
+        SearchOptions(trials=100, objectives=OBJECTIVES, window=1),
     )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_agreement_alone_is_enough_to_drop(evaluator):
     screened = replace(evaluator, screen=Screen([device], ("rate", "agreement")))
     trials = run_search(
         Space.parse([GOOD, WORSE]), get_strategy("manual"), screened, NullObserver(), INFO,
-        trials=9, objectives=("rate", "agreement"), window=1,
+        SearchOptions(trials=9, objectives=("rate", "agreement"), window=1),
     )  # fmt: skip
     assert states(trials) == ["complete", "dropped"]
     seen = trials[1].partial.fidelity

@@ -8,6 +8,7 @@ from mlflow_compress.records import Output
 from mlflow_compress.search import (
     NullObserver,
     SearchInfo,
+    SearchOptions,
     Space,
     bind,
     get_strategy,
@@ -131,8 +132,8 @@ def test_budgets_become_the_first_points_of_a_strategy_that_draws(measured, stra
     assert points[0][SHARED] < points[-1][SHARED], "from the strongest to the gentlest"
     searches = [
         run_search(
-            space, get_strategy(strategy), MadeUp(), NullObserver(), INFO, trials=8, seed=3,
-            objectives=("rate", "accuracy"), initial=points,
+            space, get_strategy(strategy), MadeUp(), NullObserver(), INFO,
+            SearchOptions(("rate", "accuracy"), trials=8, seed=3, initial=points),
         )
         for _ in range(2)
     ]  # fmt: skip
@@ -147,8 +148,8 @@ def test_a_grid_goes_its_own_way(measured):
     points = seed_points(space, bounds, effects)
     grid = [
         [trial.key for trial in run_search(
-            space, get_strategy("grid"), MadeUp(), NullObserver(), INFO, trials=5,
-            objectives=("rate", "accuracy"), initial=initial,
+            space, get_strategy("grid"), MadeUp(), NullObserver(), INFO, SearchOptions(trials=5,
+            objectives=("rate", "accuracy"), initial=initial),
         )]
         for initial in ((), points)
     ]  # fmt: skip

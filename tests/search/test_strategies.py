@@ -9,6 +9,7 @@ from mlflow_compress.search import (
     Budget,
     NullObserver,
     SearchInfo,
+    SearchOptions,
     Space,
     get_strategy,
     run_search,
@@ -32,10 +33,7 @@ def search(strategy, trials, *, spec=SPACE, seed=0, observer=None, evaluator=Non
         evaluator or MadeUp(),
         observer or NullObserver(),
         INFO,
-        trials=trials,
-        objectives=OBJECTIVES,
-        seed=seed,
-        **options,
+        SearchOptions(trials=trials, objectives=OBJECTIVES, seed=seed, **options),
     )
 
 
@@ -197,7 +195,7 @@ def test_the_search_ends_when_the_front_no_longer_improves():
     budget = Budget(trials=10_000, patience=15)
     settled = run_search(
         Space.parse(SPACE), get_strategy("evolution"), MadeUp(), NullObserver(), INFO,
-        objectives=OBJECTIVES, budget=budget,
+        SearchOptions(objectives=OBJECTIVES, budget=budget),
     )  # fmt: skip
     assert 15 < len(settled) < 100
     assert keys(settled) == keys(trials)[: len(settled)]

@@ -11,7 +11,16 @@ from mlflow_compress.records import (
     Trial,
     Variant,
 )
-from mlflow_compress.search import SearchInfo, Space, front, get_strategy, run_search
+from mlflow_compress.search import (
+    Evaluator,
+    Observer,
+    SearchInfo,
+    SearchOptions,
+    Space,
+    front,
+    get_strategy,
+    run_search,
+)
 
 INFO = SearchInfo("t", "models:/t/1", "0" * 64, 1000, "random")
 ROWS = DatasetRef("rows", "0" * 64, 10)
@@ -23,7 +32,7 @@ def variant_of(recipe, key="k", rate=2.0, accuracy=0.9):
     return Variant(key, recipe, report)
 
 
-class FakeEvaluator:
+class FakeEvaluator(Evaluator):
     """Scores a recipe from its settings, and counts how often it is asked."""
 
     def __init__(self, fail_on=(), error=TechniqueError):
@@ -40,7 +49,7 @@ class FakeEvaluator:
         return variant_of(recipe, key, rate=1 / (1 - sparsity), accuracy=1 - sparsity / 10), "p"
 
 
-class Recorder:
+class Recorder(Observer):
     """An observer that remembers every call."""
 
     def __init__(self, earlier=(), fail_at=None):
@@ -78,10 +87,7 @@ def search(
         evaluator,
         observer,
         INFO,
-        trials=trials,
-        objectives=("rate", "accuracy"),
-        **options,
-        seed=seed,
+        SearchOptions(trials=trials, objectives=("rate", "accuracy"), **options, seed=seed),
     )
     return done, evaluator, observer
 
