@@ -16,7 +16,7 @@ _IN_MEMORY = "in memory"
 _ROLES = ("calibration", "train", "evaluation")
 
 
-def compress(
+def compress(  # noqa: PLR0913 - one for each key of a configuration
     source: Any,
     *,
     data: Any,

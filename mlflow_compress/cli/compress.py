@@ -94,7 +94,7 @@ _FRACTION = Number(0, 1)
               help="How much to try: 1 is quickest, 5 smallest.")  # fmt: skip
 @click.option("--seed", type=whole(SEED), default=0, show_default=True, help="Random seed.")
 @FORCE
-def compress(
+def compress(  # noqa: PLR0913 - options of a command
     source: Path, output: Path, calibration: str | None, evaluation: str | None,
     limits: tuple[str, ...], kinds: tuple[str, ...], metric: str, metric_output: str | None,
     labels: Literal["data", "source"], inputs: tuple[str, ...], force: bool, **options: Any,

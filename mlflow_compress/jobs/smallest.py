@@ -296,7 +296,7 @@ def halves(rows: measure.Dataset) -> tuple[measure.Dataset, measure.Dataset]:
     )
 
 
-def smallest(
+def smallest(  # noqa: PLR0913 - options of a command
     model: onnx.ModelProto,
     *,
     limits: AccuracyLimits,

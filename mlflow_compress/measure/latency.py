@@ -22,7 +22,7 @@ _ROUND_SECONDS = 0.25
 Feed = Mapping[str, np.ndarray]
 
 
-def measure_latency(
+def measure_latency(  # noqa: PLR0913 - two models, one call, how to time it
     variant: Runnable,
     source: Runnable,
     dataset: Dataset,

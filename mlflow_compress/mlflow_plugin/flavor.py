@@ -99,7 +99,7 @@ def signature_of(session: onnxruntime.InferenceSession, example: Any = None) -> 
     return ModelSignature(specs(inputs), specs(session.get_outputs()))
 
 
-def save_model(
+def save_model(  # noqa: PLR0913 - MLflow's flavors have these
     onnx_path: str | Path,
     path: str | Path,
     *,

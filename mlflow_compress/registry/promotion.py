@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 Rescore = Callable[[Variant], Variant]
 
 
-def promote(
+def promote(  # noqa: PLR0913 - options of a command
     client: MlflowClient,
     name: str,
     targets: Sequence[Target],

@@ -329,7 +329,7 @@ class _Placing:
                 for a, b in zip(mine.dims, other.dims or mine.dims, strict=True)
             )
         ]
-        close = difflib.get_close_matches(name, alike, n=1, cutoff=0.0)
+        close = difflib.get_close_matches(name, alike, n=1, cutoff=0.0)  # noqa: TID251 - the nearest of names that are alike, near or not
         return close[0] if close else ""
 
     def _fill(self, name: str, spec: InputSpec) -> None:

@@ -82,7 +82,7 @@ def read_facts(device: Device, *, timeout: float = 60.0) -> DeviceFacts:
         raise _odd(device, error) from None
 
 
-def measure_on(
+def measure_on(  # noqa: PLR0913 - two models, one call, how to time it
     target: Target,
     variant: str | Path,
     source: str | Path,

@@ -79,7 +79,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fit(
+def fit(  # noqa: PLR0913 - two models, rows, how to train
     student: Interpreter,
     teacher: nn.Module,
     data: TrainData,
