@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,16 @@ import torch
 
 from mlflow_compress import nas
 from mlflow_compress.base.checkpoints import checkpoint_folder
-from mlflow_compress.base.markers import forget, read_marker, write_marker
+from mlflow_compress.base.markers import forget
+from mlflow_compress.base.settings import parse
 from mlflow_compress.config.compress import DataConfig, DataRef
 from mlflow_compress.config.paths import PathConfig
-from mlflow_compress.errors import CompressError, DataError
+from mlflow_compress.errors import DataError
+from mlflow_compress.jobs.nas.resumable import JobRun, resumable
 from mlflow_compress.measure import Dataset, load_dataset
 from mlflow_compress.recording.paths import PathRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.targets import Target, bound_of
-from mlflow_compress.techniques.base import parse_settings
 from mlflow_compress.techniques.data import TrainData
 from mlflow_compress.tracking.names import (
     NAS_ACCURACY,
@@ -104,35 +104,26 @@ class _Job:
 
     def result(self, evaluation: Dataset | None) -> PathResult:
         marker = self._marker()
-        kept = self._kept(marker)
-        run_id, table = kept or self._begun(evaluation)
-        try:
-            if kept is None:
-                self.runs.text(run_id, json.dumps(table.to_dict(), indent=1), "latency_table.json")
-                write_marker(marker, {"run": run_id, "table": table.to_dict()})
-            made = self._searched(run_id, table, marker, evaluation)
-        except BaseException as error:
-            failed = isinstance(error, CompressError)
-            self.runs.close(run_id, "FAILED" if failed else "KILLED")  # the next goes on in it
-            if failed:
-                forget(marker)
-            raise
-        self.runs.close(run_id)
-        forget(marker)
+
+        def table_of(said: Mapping[str, Any]) -> nas.LatencyTable:
+            return nas.LatencyTable.from_dict(said["table"])
+
+        with resumable(
+            self.runs,
+            marker,
+            lambda: self._begun(evaluation),
+            is_whole=table_of,
+            what="search",
+            tell=self.tell,
+        ) as run:
+            table = table_of(run.said)
+            self.runs.text(run.id, json.dumps(table.to_dict(), indent=1), "latency_table.json")
+            made = self._searched(run.id, table, marker, evaluation)
+        forget(marker.with_suffix(".pt"))
         return made
 
-    def _kept(self, marker: Path) -> tuple[str, nas.LatencyTable] | None:
-        """Return the run and the table of a search that was killed, None when there is none."""
-        kept = read_marker(
-            marker, lambda said: (str(said["run"]), nas.LatencyTable.from_dict(said["table"]))
-        )
-        if kept is None or not self.runs.goes_on(kept[0]):
-            return None
-        self.tell(f"going on with the search that was broken off (run {kept[0]})")
-        return kept
-
-    def _begun(self, evaluation: Dataset | None) -> tuple[str, nas.LatencyTable]:
-        """Return a new run, and the table that was measured for it."""
+    def _begun(self, evaluation: Dataset | None) -> JobRun:
+        """Return a new run, with the table that was measured for it."""
         self.tell(
             f"{self.space.count:,} networks: measuring {len(self.space.entries())} blocks on "
             f"{self.target.name} ({self.target.measured_on})"
@@ -149,7 +140,7 @@ class _Job:
             self.config.model_dump(mode="json"),
             datasets,
         )
-        return run_id, table
+        return JobRun(run_id, {"table": table.to_dict()})
 
     def _measured(self) -> nas.LatencyTable:
         """Measure the blocks, and whole networks drawn at random to calibrate their sums."""
@@ -193,7 +184,6 @@ class _Job:
             },
         )
         uri = self._registered(run_id, net, found, score, latency)
-        forget(marker.with_suffix(".pt"))
         return PathResult(found, uri, run_id, score, latency, predicted)
 
     def _hear(
@@ -263,9 +253,7 @@ class _Job:
 
 
 def _settings(data: Mapping[str, Any]) -> nas.PathSettings:
-    shape: Any = SimpleNamespace(name="search", settings=nas.PathSettings)
-    made: nas.PathSettings = parse_settings(shape, data)
-    return made
+    return parse("search", nas.PathSettings, data)
 
 
 def _check_alike(evaluation: Dataset, images: nas.Images) -> None:

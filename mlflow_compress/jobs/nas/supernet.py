@@ -10,12 +10,13 @@ import torch
 
 from mlflow_compress import measure, nas, techniques
 from mlflow_compress.base.checkpoints import checkpoint_folder
-from mlflow_compress.base.markers import forget, read_marker, write_marker
+from mlflow_compress.base.markers import forget
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.config.compress import Config, DataConfig, DataRef, parse_config
 from mlflow_compress.config.nas import NasConfig
-from mlflow_compress.errors import CompressError, ConfigError, SourceError
+from mlflow_compress.errors import ConfigError, SourceError
 from mlflow_compress.jobs import compress as job
+from mlflow_compress.jobs.nas.resumable import JobRun, resumable
 from mlflow_compress.jobs.nas.scores import Desk, TargetResult, Tell
 from mlflow_compress.jobs.prepare import make_plan
 from mlflow_compress.mlflow_plugin import connect, resolve
@@ -104,45 +105,31 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
     )
     file = _checkpoint(config, key)
     runs = NasRuns(config.experiment or config.name, config.tracking_uri)
-    marker = file.with_suffix(".run")
     torch.manual_seed(plan.seed)
     net = nas.ElasticNet(config.space, images.train.shape[1], size, images.classes)
-    run_id = _open_run(runs, config, loaded, marker, tell)
-    try:
-        logged = runs.logged_epochs(run_id)
+
+    def begin() -> JobRun:
+        train = config.train.model_dump(exclude={"checkpoint_folder"})
+        run_id = runs.start(
+            "nas-train",
+            f"supernet {config.name}",
+            {"subnets": config.space.size, **train},
+            config.model_dump(mode="json"),
+            {"train": loaded.ref},
+        )
+        return JobRun(run_id, {})
+
+    marker = file.with_suffix(".run")
+    with resumable(runs, marker, begin, what="training", tell=tell) as run:
+        logged = runs.logged_epochs(run.id)
         history = nas.train_supernet(
             net, images, plan,
-            watch=lambda progress: _log_epoch(runs, run_id, progress, logged, tell),
+            watch=lambda progress: _log_epoch(runs, run.id, progress, logged, tell),
             checkpoint=file,
         )  # fmt: skip
-        trained = _register(config, runs, run_id, net, images, history)
-    except BaseException as error:
-        failed = isinstance(error, CompressError)
-        runs.close(run_id, "FAILED" if failed else "KILLED")  # the next training goes on in it
-        if failed:
-            forget(marker)
-        raise
-    forget(file, marker)
+        trained = _register(config, runs, run.id, net, images, history)
+    forget(file)
     return trained
-
-
-def _open_run(
-    runs: NasRuns, config: NasConfig, loaded: measure.Dataset, marker: Path, tell: Tell
-) -> str:
-    """Return the run of a training that was killed, or a new one."""
-    kept = read_marker(marker, lambda said: str(said["run"]))
-    if kept is not None and runs.goes_on(kept):
-        tell(f"going on with the training that was broken off (run {kept})")
-        return kept
-    run_id = runs.start(
-        "nas-train",
-        f"supernet {config.name}",
-        {"subnets": config.space.size, **config.train.model_dump(exclude={"checkpoint_folder"})},
-        config.model_dump(mode="json"),
-        {"train": loaded.ref},
-    )
-    write_marker(marker, {"run": run_id})
-    return run_id
 
 
 def _log_epoch(runs: NasRuns, run_id: str, made: nas.Progress, logged: int, tell: Tell) -> None:
@@ -178,7 +165,6 @@ def _register(
         (nas.SUPERNET_FILE, supernet.data),
         {NAS_SUBNETS: str(config.space.size), NAS_RUN: run_id},
     )
-    runs.close(run_id)
     return Trained(
         f"models:/{config.name}/{version}", config.space.size, last.largest, last.smallest,
         seconds, runs.client.tracking_uri,
