@@ -103,9 +103,10 @@ def open_model(given: str, tracking_uri: str | None) -> Registered:
 
 
 def _default_name(source: str, client: "MlflowClient") -> str:
+    from mlflow_compress.tracking.names import variants_name
     from mlflow_compress.tracking.source import source_name
 
-    return f"{source_name(source, client)}-edge"
+    return variants_name(source_name(source, client))
 
 
 def _check_there(tracking_uri: str | None) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mlflow_compress.base import bounds
 from mlflow_compress.base.once import put_once
 from mlflow_compress.base.paths import as_text, from_home
+from mlflow_compress.base.strict import Strict
 from mlflow_compress.base.yaml_text import parse_yaml
 from mlflow_compress.config.text import checked, read_yaml
 from mlflow_compress.errors import ConfigError
@@ -45,11 +46,7 @@ __all__ = [
 _SQLITE = "sqlite:///"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataRef(_Strict):
+class DataRef(Strict):
     """Rows to use: a file or a function."""
 
     path: str = Field(min_length=1, description=".npz, .csv, .parquet, or module:function")
@@ -74,7 +71,7 @@ def _check_output(value: Any) -> Any:
 OutputSpec = Annotated[str | dict[str, Any], BeforeValidator(_check_output)]
 
 
-class MetricConfig(_Strict):
+class MetricConfig(Strict):
     """A metric, and what is to be different about it."""
 
     name: str = Field(min_length=1, description="a metric's name, or module:function")
@@ -85,7 +82,7 @@ class MetricConfig(_Strict):
     )
 
 
-class InputConfig(_Strict):
+class InputConfig(Strict):
     """How the model takes one input, where model and data do not tell."""
 
     axis: int | Literal["none"] | None = Field(
@@ -106,7 +103,7 @@ class InputConfig(_Strict):
     )
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """What techniques may look at, and what variants are scored on."""
 
     calibration: str | DataRef | None = Field(
@@ -163,7 +160,7 @@ Sensitivity = Annotated[
 ]
 
 
-class SearchConfig(_Strict):
+class SearchConfig(Strict):
     """How recipes are chosen and how many are tried."""
 
     strategy: str | None = Field(
@@ -252,7 +249,7 @@ TargetSpec = Annotated[
 ]
 
 
-class Config(_Strict):
+class Config(Strict):
     """One job: compress a source, register its variants, promote the best per target."""
 
     source: str = Field(

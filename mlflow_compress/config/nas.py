@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from mlflow_compress.base import bounds
+from mlflow_compress.base.strict import Strict
 from mlflow_compress.config.compress import (
     DataRef,
     RecipeSpec,
@@ -27,18 +28,14 @@ __all__ = ["NasConfig", "SpecializeConfig", "SupernetTraining", "load_nas_config
 Kind = Literal["resolution", "kernel", "depth", "width"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class NasData(_Strict):
+class NasData(Strict):
     """What a supernet is trained on, and what subnets are scored on in the end."""
 
     train: str | DataRef = Field(description="square images with labels; a tenth is held out")
     evaluation: str | DataRef = Field(description="rows that source and variants are scored on")
 
 
-class SupernetTraining(_Strict):
+class SupernetTraining(Strict):
     """How a supernet is trained."""
 
     full: float = Field(
@@ -62,7 +59,7 @@ class SupernetTraining(_Strict):
     )
 
 
-class SpecializeConfig(_Strict):
+class SpecializeConfig(Strict):
     """How a target's subnet is found."""
 
     recipes: list[RecipeSpec] = Field(
@@ -136,7 +133,7 @@ class SpecializeConfig(_Strict):
         return order
 
 
-class NasConfig(_Strict):
+class NasConfig(Strict):
     """A supernet from its space to the devices."""
 
     name: str = Field(

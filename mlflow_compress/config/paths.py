@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mlflow_compress.base import bounds
+from mlflow_compress.base.strict import Strict
 from mlflow_compress.config.compress import (
     DataRef,
     TargetSpec,
@@ -24,11 +25,7 @@ from mlflow_compress.targets import Target, load_target
 __all__ = ["PathConfig", "find_target", "load_path_config"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PathData(_Strict):
+class PathData(Strict):
     """What networks are trained on, and what the one that is found is scored on in the end."""
 
     train: str | DataRef = Field(description="square images with labels; a tenth is held out")
@@ -37,7 +34,7 @@ class PathData(_Strict):
     )
 
 
-class PathConfig(_Strict):
+class PathConfig(Strict):
     """A path search from its space to a registered network."""
 
     name: str = Field(

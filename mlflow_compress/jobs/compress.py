@@ -40,6 +40,7 @@ from mlflow_compress.search import (
     shrink,
     violations,
 )
+from mlflow_compress.tracking.names import variants_name
 
 if TYPE_CHECKING:
     import mlflow
@@ -149,7 +150,7 @@ def run(
         evaluator = make_evaluator(plan, resolved, work_dir)
         for output in evaluator.outputs:
             watcher.stage(f"output {output.name}: {output.label}, as {output.reason}")
-        name = config.register_as or f"{resolved.name}-edge"
+        name = variants_name(resolved.name, config.register_as)
         example = evaluator.evaluation.fed.example(2)
         tracker = Tracker(config.experiment or name, client.tracking_uri, input_example=example)
         initial: list[Point] = []
@@ -303,7 +304,7 @@ def promote(
         watcher.stage("loading the source")
         client = connect(config.tracking_uri)
         resolved = resolve(config.source, folder, client=client, trust=config.trust is not False)
-        name = config.register_as or f"{resolved.name}-edge"
+        name = variants_name(resolved.name, config.register_as)
         registry.require_model(client, name)
         evaluator = make_evaluator(plan, resolved, Path(folder))
         watcher.stage("promoting")

@@ -12,6 +12,7 @@ from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.files import own_folder
 from mlflow_compress.config.compress import Config, DataConfig, DataRef
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.jobs.rows import load
 from mlflow_compress.mlflow_plugin import ResolvedSource
 from mlflow_compress.search import (
     OBJECTIVES,
@@ -107,7 +108,7 @@ def make_plan(config: Config, given: Mapping[str, measure.Dataset]) -> Plan:
     strategy = get_strategy(strategy_name)
     strategy.points(space)
     data = config.data
-    evaluation = given.get("evaluation") or _load(data.evaluation, data)
+    evaluation = given.get("evaluation") or load(data.evaluation, data.specs)
     calibration = given.get("calibration") or _load_optional(data.calibration, data)
     train = given.get("train") or _load_optional(data.train, data)
     _check_rows(space, where, calibration, train)
@@ -142,15 +143,8 @@ def _fitting_strategy(space: Space, trials: int) -> str:
     return "grid" if space.size <= trials else "random"
 
 
-def _load(ref: str | DataRef, data: DataConfig) -> measure.Dataset:
-    ref = DataConfig.ref(ref)
-    return measure.load_dataset(
-        ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows, inputs=data.specs
-    )
-
-
 def _load_optional(ref: str | DataRef | None, data: DataConfig) -> measure.Dataset | None:
-    return None if ref is None else _load(ref, data)
+    return None if ref is None else load(ref, data.specs)
 
 
 def _check_rows(

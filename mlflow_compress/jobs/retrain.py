@@ -14,6 +14,7 @@ from mlflow_compress.mlflow_plugin import connect
 from mlflow_compress.recording.retrain import JobRuns
 from mlflow_compress.records import Decision, Variant, digest_of
 from mlflow_compress.targets.profile import target_data
+from mlflow_compress.tracking.names import variants_name
 from mlflow_compress.tracking.patience import without_password
 from mlflow_compress.tracking.source import identify, source_name
 
@@ -87,7 +88,7 @@ def retrain(
     plan = make_plan(config, {})
     client = connect(config.tracking_uri)
     uri, content = identify(config.source, client)
-    name = config.register_as or f"{source_name(uri, client)}-edge"
+    name = variants_name(source_name(uri, client), config.register_as)
     key = _job_key(plan, content, name)
     runs = JobRuns(client, config.experiment or name, name)
     known = runs.verdict(key)

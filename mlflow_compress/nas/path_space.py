@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from mlflow_compress.base.strict import Strict
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
 
@@ -102,27 +103,23 @@ def block_label(block: BlockSpec) -> str:
     return f"{block.kind} {block.kernel}x{block.kernel}{wider}"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Stem(_Strict):
+class _Stem(Strict):
     channels: int = Field(default=16, ge=1, le=1024)
     kernel: Literal[1, 3, 5, 7] = 3
     stride: Literal[1, 2] = 2
 
 
-class _Stage(_Strict):
+class _Stage(Strict):
     channels: int = Field(ge=1, le=4096)
     layers: int = Field(default=1, ge=1, le=32)
     stride: Literal[1, 2] = 1
 
 
-class _Candidates(_Strict):
-    regular: list[Literal[1, 3, 5, 7]] = [3, 5]
-    separable: list[Literal[1, 3, 5, 7]] = [3, 5]
-    inverted: list[Literal[3, 5, 7]] = []
-    expand: list[int] = [2]
+class _Candidates(Strict):
+    regular: list[Literal[1, 3, 5, 7]] = Field(default=[3, 5])
+    separable: list[Literal[1, 3, 5, 7]] = Field(default=[3, 5])
+    inverted: list[Literal[3, 5, 7]] = Field(default=[])
+    expand: list[int] = Field(default=[2])
     skip: bool = True
 
     def blocks(self, inputs: int, outputs: int, stride: int) -> list[BlockSpec]:
@@ -145,7 +142,7 @@ class _Candidates(_Strict):
         return list(dict.fromkeys(found))
 
 
-class _Space(_Strict):
+class _Space(Strict):
     resolution: int | None = Field(default=None, ge=4, le=1024)
     stem: _Stem = _Stem()
     stages: list[_Stage] = Field(min_length=1, max_length=64)

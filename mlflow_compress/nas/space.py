@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from mlflow_compress.base import bounds
 from mlflow_compress.base.spelling import closest
+from mlflow_compress.base.strict import Strict
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas.specs import BlockSpec, NetSpec
 
@@ -34,11 +35,7 @@ Choices = Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_a
 Kernels = Annotated[Choices, AfterValidator(_odd)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Stage(_Strict):
+class Stage(Strict):
     """Blocks of one width at one size; the first block changes both."""
 
     channels: Positive = Field(description="that come out of each block")
@@ -56,7 +53,7 @@ class Stage(_Strict):
     )
 
 
-class Space(_Strict):
+class Space(Strict):
     """All subnets of an elastic network."""
 
     resolutions: Choices = Field(description="sizes that images may be resized to")

@@ -8,7 +8,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
@@ -16,6 +15,7 @@ from pydantic import (
 
 from mlflow_compress.base import bounds
 from mlflow_compress.base.spelling import closest, hint
+from mlflow_compress.base.strict import Strict
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.records import LOCAL, MEASURES, Place
 from mlflow_compress.targets.dtypes import DTYPES
@@ -88,11 +88,7 @@ CONFIDENCE = 0.95
 """Level of the intervals whose worse end is limited, where a target names none."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class LimitsSchema(_Strict):
+class LimitsSchema(Strict):
     """Upper limits; each has a unit."""
 
     size: Size | None = Field(default=None, description="bytes of the variant's file, e.g. 60kB")
@@ -103,7 +99,7 @@ class LimitsSchema(_Strict):
     memory: Size | None = Field(default=None, description="peak resident memory, e.g. 256MB")
 
 
-class AccuracySchema(_Strict):
+class AccuracySchema(Strict):
     """How good a variant has to be."""
 
     min: Number | None = Field(
@@ -145,7 +141,7 @@ class AccuracySchema(_Strict):
     )
 
 
-class ExecutionSchema(_Strict):
+class ExecutionSchema(Strict):
     """What the device runs models with."""
 
     runtime: str = "onnxruntime"
@@ -154,20 +150,20 @@ class ExecutionSchema(_Strict):
     threads: int = Field(default=1, ge=1, le=bounds.THREADS.most)
     profiles: list[PackedProfile] = Field(default=["portable", "compact"], min_length=1)
     opset: int | None = Field(default=None, ge=7, le=1000)
-    dtypes: list[TensorType] = []
-    without_operators: list[str] = []
+    dtypes: list[TensorType] = Field(default=[])
+    without_operators: list[str] = Field(default=[])
     cores: int | None = Field(default=None, ge=1, le=bounds.THREADS.most)
     memory: Size | None = Field(default=None, description="RAM of the device, e.g. 1GB")
 
 
-class RewardSchema(_Strict):
+class RewardSchema(Strict):
     """Parameters of ``objective: reward``: accuracy * (latency / T) ** w."""
 
     latency: Milliseconds
     weight: Annotated[float, Field(le=0, ge=-1)] = -0.07
 
 
-class TargetSchema(_Strict):
+class TargetSchema(Strict):
     """One edge target."""
 
     name: str = Field(min_length=1)

@@ -58,6 +58,7 @@ __all__ = [
     "VERSION",
     "quoted",
     "read_number",
+    "variants_name",
 ]
 
 PREFIX = "compress."
@@ -156,3 +157,13 @@ def quoted(text: str) -> str:
 def read_number(text: str) -> int | None:
     """Read a number out of a tag that anybody may have written; None when it is none."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else None
+
+
+def variants_name(source: str, given: str | None = None) -> str:
+    """Return the registered model that a source's variants are versions of.
+
+    Args:
+        source: the source's name.
+        given: what the configuration names (``register_as``).
+    """
+    return given or f"{source}-edge"

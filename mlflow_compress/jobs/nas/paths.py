@@ -16,11 +16,12 @@ from mlflow_compress import nas
 from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.markers import forget
 from mlflow_compress.base.settings import parse
-from mlflow_compress.config.compress import DataConfig, DataRef
+from mlflow_compress.config.compress import DataRef
 from mlflow_compress.config.paths import PathConfig
 from mlflow_compress.errors import DataError
 from mlflow_compress.jobs.nas.resumable import JobRun, resumable
-from mlflow_compress.measure import Dataset, load_dataset
+from mlflow_compress.jobs.rows import load
+from mlflow_compress.measure import Dataset
 from mlflow_compress.recording.paths import PathRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.targets import Target, bound_of
@@ -289,8 +290,7 @@ def _train_data(rows: Dataset) -> TrainData:
 
 def _images(ref: str | DataRef) -> Dataset:
     """Load rows with labels; images without channels, as MNIST's own files have them, get one."""
-    ref = DataConfig.ref(ref)
-    found = load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
+    found = load(ref)
     if found.labels is None:
         raise DataError(f"data {found.name!r}: a path search needs labels, and there are none")
     plain = found.plain("a path search")

@@ -12,20 +12,21 @@ from mlflow_compress import measure, nas, techniques
 from mlflow_compress.base.checkpoints import checkpoint_folder
 from mlflow_compress.base.markers import forget
 from mlflow_compress.base.scratch import ScratchFolder
-from mlflow_compress.config.compress import Config, DataConfig, DataRef, parse_config
+from mlflow_compress.config.compress import Config, DataConfig, parse_config
 from mlflow_compress.config.nas import NasConfig
 from mlflow_compress.errors import ConfigError, SourceError
 from mlflow_compress.jobs import compress as job
 from mlflow_compress.jobs.nas.resumable import JobRun, resumable
 from mlflow_compress.jobs.nas.scores import Desk, TargetResult, Tell
 from mlflow_compress.jobs.prepare import make_plan
+from mlflow_compress.jobs.rows import load
 from mlflow_compress.mlflow_plugin import connect, resolve
 from mlflow_compress.recording.nas import NasRuns
 from mlflow_compress.records import digest_of
 from mlflow_compress.search import Space
 from mlflow_compress.targets import Target, load_target
 from mlflow_compress.techniques.data import TrainData
-from mlflow_compress.tracking.names import NAS_RUN, NAS_SUBNETS
+from mlflow_compress.tracking.names import NAS_RUN, NAS_SUBNETS, variants_name
 
 __all__ = ["Specialized", "TargetResult", "Trained", "specialize", "train"]
 
@@ -86,7 +87,7 @@ def train(config: NasConfig, tell: Tell = lambda text: None) -> Trained:
         CompressError: with the exit code that the command line ends with.
     """
     tell("checking the configuration and the data")
-    loaded = _load(config.data.train)
+    loaded = load(config.data.train)
     images = nas.Images.split(TrainData(loaded.plain("a supernet"), loaded.labels, loaded.digest))
     size = images.train.shape[-1]
     if size < config.space.resolutions[-1]:
@@ -201,7 +202,7 @@ def specialize(
         told = f"no target {missing!r}" if missing is not None else "no targets"
         raise ConfigError(f"the configuration has {told} (targets: {known})")
     uri = supernet or f"models:/{config.name}/latest"
-    loaded = _load(config.data.train)
+    loaded = load(config.data.train)
     images = nas.Images.split(TrainData(loaded.plain("a supernet"), loaded.labels, loaded.digest))
     names = {target.name for target in targets}
     rows = _rows(config, loaded)
@@ -275,7 +276,7 @@ def _job_config(
     wanted = [spec for spec, target in pairs if target.name in names]
     plain = {
         "source": uri,
-        "register_as": options.register_as or f"{config.name}-edge",
+        "register_as": variants_name(config.name, options.register_as),
         "experiment": config.experiment or config.name,
         "tracking_uri": config.tracking_uri,
         "data": {
@@ -298,7 +299,7 @@ def _job_config(
 def _rows(config: NasConfig, loaded: measure.Dataset) -> dict[str, measure.Dataset]:
     """Return the rows to score on, to calibrate on, and to train on if a recipe does."""
     rows = {
-        "evaluation": _load(config.data.evaluation),
+        "evaluation": load(config.data.evaluation),
         # the rows that a file begins with may be of one class
         "calibration": loaded.take(nas.mixed_rows(loaded.rows)),
     }
@@ -306,11 +307,6 @@ def _rows(config: NasConfig, loaded: measure.Dataset) -> dict[str, measure.Datas
     if any(techniques.needs_training(recipe) for _, recipe in corners):
         rows["train"] = loaded
     return rows
-
-
-def _load(ref: str | DataRef) -> measure.Dataset:
-    ref = DataConfig.ref(ref)
-    return measure.load_dataset(ref.path, name=ref.name or Path(ref.path).stem, limit=ref.rows)
 
 
 def _targets(config: NasConfig) -> list[Target]:

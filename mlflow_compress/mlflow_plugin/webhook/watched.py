@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow_compress.config.compress import Config, load_config
 from mlflow_compress.errors import ConfigError
+from mlflow_compress.tracking.names import variants_name
 
 __all__ = ["EVENTS", "Watched", "concerned", "load_watched"]
 
@@ -55,7 +56,7 @@ def _watched(path: Path) -> Watched:
     whole = path.resolve()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{whole.parent.name}-{whole.stem}").strip("-")[:60]
     key = f"{slug}-{hashlib.sha256(str(whole).encode()).hexdigest()[:12]}"
-    return Watched(key, whole, model, config.register_as or f"{model}-edge")
+    return Watched(key, whole, model, variants_name(model, config.register_as))
 
 
 def _registered_model(config: Config, path: Path) -> str:
