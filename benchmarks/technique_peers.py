@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from mlflow_compress import measure
 from mlflow_compress.measure import Dataset
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.graph.walk import at_opset
+from mlflow_compress.techniques.graph import raise_opset
 
 
 def int8(model: ModelProto, data: Dataset) -> tuple[bytes, str]:
@@ -42,7 +42,7 @@ def _int8(model: ModelProto, data: Dataset, per_channel: bool, count: int = 64) 
 
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, made = (Path(folder, f"{name}.onnx") for name in ("plain", "ready", "made"))
-        onnx.save(at_opset(normalize(model), 13), plain)  # the first with scales per channel
+        onnx.save(raise_opset(normalize(model), 13), plain)  # the first with scales per channel
         try:
             quant_pre_process(plain, ready, skip_symbolic_shape=True)
         except Exception:  # noqa: BLE001 - it is optional, and fails on some models
@@ -58,7 +58,7 @@ def olive_int8(python: Path, model: ModelProto, data: Dataset) -> tuple[bytes, s
     """Return static int8 by Olive as a file, as :func:`int8`; run in an environment of its own."""
     with tempfile.TemporaryDirectory() as folder:
         source, inputs, made = (Path(folder, name) for name in ("in.onnx", "rows.npz", "out.onnx"))
-        onnx.save(at_opset(normalize(model), 13), source)
+        onnx.save(raise_opset(normalize(model), 13), source)
         np.savez(inputs, **data.head(64).inputs)
         script = Path(__file__).parent / "olive_int8.py"
         done = subprocess.run(

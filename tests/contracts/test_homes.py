@@ -1,6 +1,7 @@
 """What lint cannot say of rules that have one home: names in MLflow, and the floor of each room."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -40,3 +41,22 @@ def test_every_file_that_the_pages_for_developers_name_is_there():
         named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+(?:\.py|\.md|\.sh|/)?)", page.read_text("utf-8"))
         gone = [one for one in named if not (PACKAGE / one).exists() and not (ROOT / one).exists()]
         assert len(named) > 8 and gone == []
+
+
+def test_what_benchmarks_and_examples_import_is_there():
+    """They are seldom run, so that nobody would notice."""
+    found = set()
+    for folder in ("benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                    "mlflow_compress"
+                ):
+                    found |= {(path.name, node.module, one.name) for one in node.names}
+    assert len(found) > 50
+    for path, module, name in sorted(found):
+        if module.startswith("mlflow_compress_"):
+            continue  # the example's own package
+        home = importlib.import_module(module)
+        if not hasattr(home, name):
+            assert importlib.util.find_spec(f"{module}.{name}"), f"{path}: {module}.{name}"
