@@ -13,7 +13,8 @@ import onnxruntime as ort
 
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.measure.data import Dataset
-from mlflow_compress.measure.runner import ORT_ERRORS, session_options
+from mlflow_compress.measure.runner import session_options
+from mlflow_compress.packed.ort_errors import ORT_ERRORS
 from mlflow_compress.records import OperatorTime
 
 __all__ = ["slower_operators"]

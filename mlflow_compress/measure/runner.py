@@ -8,25 +8,16 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import DataError, SourceError
 from mlflow_compress.measure.data import Dataset
 from mlflow_compress.measure.streams import InOrder
+from mlflow_compress.packed.ort_errors import ORT_ERRORS, RUN_ERRORS
 from mlflow_compress.records import Layout
 from mlflow_compress.rows import Array, Collected, RowlessError, Rows, row_axes
 
 __all__ = ["Runnable", "find_layout", "open_session", "run", "session_options", "settle"]
-
-ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    kind
-    for kind in vars(onnxruntime_pybind11_state).values()
-    if isinstance(kind, type) and issubclass(kind, Exception)
-)
-"""What onnxruntime raises; its exceptions have no common base class."""
-
-_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
 
 class Runnable(Protocol):
@@ -191,7 +182,7 @@ def _call(
     names = [output.name for output in session.get_outputs()]
     try:
         outputs = [np.asarray(output) for output in session.run(names, feed)]
-    except _RUN_ERRORS as error:
+    except RUN_ERRORS as error:
         what = f"the model does not run on data {dataset.name!r}"
         raise DataError(f"{what}: {ort_line(error)}") from error
     return dict(zip(names, outputs, strict=True))

@@ -10,12 +10,13 @@ from onnx import ModelProto, TensorProto, helper
 
 from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import TechniqueError
+from mlflow_compress.packed.ort_errors import ORT_ERRORS
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.channels.biases import pass_biases_on
 from mlflow_compress.techniques.fold.settings import FoldSettings
 from mlflow_compress.techniques.graph.names import shorten_names
 from mlflow_compress.techniques.graph.normal import normalize
-from mlflow_compress.techniques.graph.run import ORT_ERRORS, check_unchanged
+from mlflow_compress.techniques.graph.run import check_unchanged
 from mlflow_compress.techniques.graph.walk import clone, initializers, walk_graphs, walk_nodes
 
 __all__ = ["fold", "share_duplicates"]

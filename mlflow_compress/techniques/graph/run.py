@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, TypeProto, helper
-from onnxruntime.capi import onnxruntime_pybind11_state
 
 from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import DataError, TechniqueError
+from mlflow_compress.packed.ort_errors import ORT_ERRORS, RUN_ERRORS
 from mlflow_compress.rows import (
     Rows,
     declared_inputs,
@@ -32,15 +32,6 @@ __all__ = [
     "run",
     "session",
 ]
-
-ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    kind
-    for kind in vars(onnxruntime_pybind11_state).values()
-    if isinstance(kind, type) and issubclass(kind, Exception)
-)
-"""What onnxruntime raises; its exceptions have no common base class."""
-
-_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError, RuntimeError)
 
 _OPEN_SIZE = 4
 """What open axes are set to when inputs have to be invented."""
@@ -94,7 +85,7 @@ def run(
     """
     try:
         return list(opened.run(list(names), dict(feed)))
-    except _RUN_ERRORS as error:
+    except RUN_ERRORS as error:
         raise TechniqueError(
             f"the model does not run on the calibration inputs: {ort_line(error)}"
         ) from error

@@ -23,7 +23,7 @@ from onnxruntime.quantization import (
 
 from mlflow_compress.base.ort_text import ort_line
 from mlflow_compress.errors import TechniqueError
-from mlflow_compress.techniques.graph.run import ORT_ERRORS
+from mlflow_compress.packed.ort_errors import ORT_ERRORS
 from mlflow_compress.techniques.graph.walk import clone
 from mlflow_compress.techniques.quantize.calibration import Reader, fine_histograms
 from mlflow_compress.techniques.quantize.settings import QuantizeSettings
