@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make plugins · make bench · make fuzz · make fuzz-cli · make faults
+# make demo · make test · make test-fast · make lint · make plugins · make bench · make fuzz · make fuzz-cli · make faults
 # make large · make wheels · make models · make nodes · make browser · make screenshots
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +22,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 CODEC_TESTS := tests/packed tests/attacks
 WITHOUT_CODEC := tests/packed/test_portable_old_onnxruntime.py tests/packed/test_portable_example.py
 
-.PHONY: demo test lint plugins format bench fuzz fuzz-cli faults large models nodes browser \
+.PHONY: demo test test-fast lint plugins format bench fuzz fuzz-cli faults large models nodes browser \
 	screenshots wheels clean
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)
 	MLFLOW_COMPRESS_BACKEND=numpy $(PYTEST) $(addprefix --ignore=,$(WITHOUT_CODEC)) $(CODEC_TESTS)
+
+# What a change is most likely to break: without servers, trainings and processes.
+test-fast: $(STAMP)
+	$(PYTEST) --fast $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ from mlflow_compress.nas import BlockSpec, Images, Net, NetSpec, Schedule, fit_n
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe, normalize
 from mlflow_compress.techniques.data import TrainData
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 from mlflow_compress.techniques.training.export import export_torch
 
 OUT = Path(__file__).parent / "out"

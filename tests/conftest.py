@@ -20,6 +20,7 @@ from mlflow_compress.records import (
     Step,
     Variant,
 )
+from tests.durations import slow
 from tests.tiny import Project, labelled_rows, network, tiny_model
 
 ROWS = DatasetRef("digits", "ab" * 32, 1000)
@@ -29,6 +30,14 @@ def pytest_configure():
     # A shell without job control starts what runs in its background with Ctrl-C ignored, and so
     # would every process of the tests be; a handler is not passed on, being ignored is.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="leave out the files of tests/slow.txt")
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.getoption("--fast") and collection_path in slow() else None
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -2,7 +2,7 @@
 
 import warnings
 
-from mlflow_compress.techniques.graph.run import *  # noqa: F403
+from mlflow_compress.techniques.graph.running import *  # noqa: F403
 
 warnings.warn(
     f"{__name__} is mlflow_compress.techniques.graph now", DeprecationWarning, stacklevel=2

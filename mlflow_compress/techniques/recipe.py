@@ -174,7 +174,7 @@ def apply_step(model: "onnx.ModelProto", recipe: Recipe, index: int, context: Co
 def _checked(model: "onnx.ModelProto", step: Step, context: Context) -> Result:
     from mlflow_compress.techniques.graph.check import refuse_new_problem
     from mlflow_compress.techniques.graph.defaults import give_back, take_away
-    from mlflow_compress.techniques.graph.run import told_change
+    from mlflow_compress.techniques.graph.running import told_change
     from mlflow_compress.techniques.graph.walk import refuse_broken_weights
 
     technique: Any = registry.get(step.technique)

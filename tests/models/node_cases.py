@@ -23,7 +23,7 @@ from mlflow_compress import packed, techniques
 from mlflow_compress.errors import CompressError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques.graph.run import ORT_ERRORS
+from mlflow_compress.techniques.graph.running import ORT_ERRORS
 
 HARD = ("sequence", "string", "optional", "loop", "_if", "scan", "expanded", "training", "random",
         "quantize", "float8", "int4", "uint2", "bfloat16", "zero_size", "empty", "nan")  # fmt: skip

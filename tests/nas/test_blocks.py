@@ -8,7 +8,7 @@ import torch
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.nas import Block, BlockSpec, Net, NetSpec, block_onnx, net_onnx
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.graph.running import session
 from mlflow_compress.techniques.training.interpreter import Interpreter
 
 BLOCKS = [

@@ -20,7 +20,7 @@ from mlflow_compress.records import Recipe, Step
 from mlflow_compress.report.gates import gates_figure
 from mlflow_compress.targets import load_target
 from mlflow_compress.techniques import Context, apply_recipe, normalize
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 from tests.nas.made import bars
 
 SPACE = {

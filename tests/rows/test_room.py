@@ -10,7 +10,7 @@ from mlflow_compress.measure import Dataset
 from mlflow_compress.records import Layout
 from mlflow_compress.rows import Ragged, Rows, bytes_of_values, most_rows, room
 from mlflow_compress.techniques import Context
-from mlflow_compress.techniques.graph.run import as_rows, batches
+from mlflow_compress.techniques.graph.running import as_rows, batches
 from mlflow_compress.techniques.prune import PruneSettings
 from mlflow_compress.techniques.prune.onnx import prune
 

@@ -8,7 +8,7 @@ from mlflow_compress.techniques import Context, apply_recipe
 from mlflow_compress.techniques.entropy_share import EntropyShareSettings
 from mlflow_compress.techniques.entropy_share import onnx as onnx_entropy
 from mlflow_compress.techniques.entropy_share.onnx import entropy_share
-from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.graph.running import session
 from mlflow_compress.techniques.numeric.rate import (
     Grid,
     choose_grid,

@@ -9,7 +9,7 @@ from mlflow_compress.techniques import Context, apply_recipe, get, normalize
 from mlflow_compress.techniques.fold import FoldSettings
 from mlflow_compress.techniques.fold.onnx import fold
 from mlflow_compress.techniques.graph.names import _letters, shorten_names
-from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.graph.running import session
 from mlflow_compress.techniques.quantize import QuantizeSettings
 from mlflow_compress.techniques.quantize.onnx import quantize
 from tests.techniques.graphs import ROWS, model_of, node, typed, weights

@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques import Context
 from mlflow_compress.techniques.channels.equalize import equalize
-from mlflow_compress.techniques.graph import run as onnx_run
+from mlflow_compress.techniques.graph import running as onnx_run
 from mlflow_compress.techniques.graph.walk import initializers, set_initializer
 from mlflow_compress.techniques.quantize import QuantizeSettings
 from mlflow_compress.techniques.quantize.onnx import prepare, quantize

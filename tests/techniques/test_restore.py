@@ -7,7 +7,7 @@ from onnx import helper, numpy_helper
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, OrderError, apply_recipe, get, validate_recipe
-from mlflow_compress.techniques.graph.run import all_outputs, output_change
+from mlflow_compress.techniques.graph.running import all_outputs, output_change
 from mlflow_compress.techniques.repair import RepairSettings
 
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, Result, apply_recipe, normalize
-from mlflow_compress.techniques.graph.run import share_changed
+from mlflow_compress.techniques.graph.running import share_changed
 from tests.techniques.graphs import ROWS, applied, graph_of, model_of, node, weights
 
 

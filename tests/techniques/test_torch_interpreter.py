@@ -10,7 +10,7 @@ from torch import nn
 
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques import normalize
-from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.graph.running import session
 from mlflow_compress.techniques.training.export import export_torch
 from mlflow_compress.techniques.training.interpreter import (
     AnyBatchNorm,

@@ -13,7 +13,7 @@ from mlflow_compress.errors import DataError, TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, OrderError, apply_recipe, validate_recipe
 from mlflow_compress.techniques.data import TrainData, Training
-from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.graph.running import session
 from mlflow_compress.techniques.training.interpreter import Interpreter
 from mlflow_compress.techniques.training.loop import Constraint, fit
 

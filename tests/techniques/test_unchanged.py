@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.records import Recipe, Step
 from mlflow_compress.techniques import Context, apply_recipe
-from mlflow_compress.techniques.graph.run import as_rows, check_unchanged, largest_change
+from mlflow_compress.techniques.graph.running import as_rows, check_unchanged, largest_change
 
 FLOAT = TensorProto.FLOAT
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]

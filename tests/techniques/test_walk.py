@@ -11,7 +11,7 @@ from mlflow_compress.techniques.fitting.stream import Stream
 from mlflow_compress.techniques.fitting.walk import Walk
 from mlflow_compress.techniques.fitting.weights import LayerByLayer, refit_weights
 from mlflow_compress.techniques.graph.layers import linear_layers
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 from mlflow_compress.techniques.graph.walk import clone, initializers, set_initializer
 
 VALUES = ["h1", "h2", "joined", "chosen", "y"]

@@ -21,7 +21,7 @@ from mlflow_compress.techniques.channels.tracker import (
     find_channels,
     own_tensors,
 )
-from mlflow_compress.techniques.graph.run import check_unchanged
+from mlflow_compress.techniques.graph.running import check_unchanged
 from mlflow_compress.techniques.graph.walk import (
     attributes_of,
     clone,

@@ -19,7 +19,7 @@ from mlflow_compress.techniques.fitting.rounding import round_biases
 from mlflow_compress.techniques.fitting.scores import input_grams, sensitivity
 from mlflow_compress.techniques.fitting.weights import LayerByLayer, Targets, refit_weights
 from mlflow_compress.techniques.graph.layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.graph.run import check_calibration
+from mlflow_compress.techniques.graph.running import check_calibration
 from mlflow_compress.techniques.graph.walk import (
     clone,
     float_weights,

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from mlflow_compress.techniques.graph.layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 from mlflow_compress.techniques.graph.walk import clone, unique_name, value_names
 
 __all__ = ["Focus"]

@@ -16,7 +16,7 @@ from scipy import linalg
 from mlflow_compress.techniques.fitting.focus import Focus
 from mlflow_compress.techniques.fitting.stream import Stream
 from mlflow_compress.techniques.graph.layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.graph.run import as_rows, batches
+from mlflow_compress.techniques.graph.running import as_rows, batches
 from mlflow_compress.techniques.graph.walk import (
     clone,
     initializers,

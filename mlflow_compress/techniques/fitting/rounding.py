@@ -7,7 +7,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from mlflow_compress.techniques.fitting.least_squares import tapped
-from mlflow_compress.techniques.graph.run import batches, run, session
+from mlflow_compress.techniques.graph.running import batches, run, session
 from mlflow_compress.techniques.graph.walk import Use, initializers, set_initializer, uses
 
 __all__ = ["round_biases"]

@@ -16,7 +16,7 @@ from onnx import ModelProto, numpy_helper
 from mlflow_compress.rows import ROOM, bytes_of_values
 from mlflow_compress.techniques.fitting.least_squares import MAX_INPUTS, row_share, tapped
 from mlflow_compress.techniques.graph.layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.graph.run import as_rows, batches, run, session
+from mlflow_compress.techniques.graph.running import as_rows, batches, run, session
 from mlflow_compress.techniques.graph.walk import Weight, initializers
 from mlflow_compress.techniques.numeric.algebra import inverse, ridge, root
 

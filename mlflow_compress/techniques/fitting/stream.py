@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 from mlflow_compress.techniques.graph.walk import captured_reads
 
 __all__ = ["Stream"]

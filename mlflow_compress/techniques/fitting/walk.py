@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 from mlflow_compress.techniques.graph.walk import clone, initializers, sort_nodes, subgraphs
 
 __all__ = ["Walk"]

@@ -14,7 +14,7 @@ from mlflow_compress.techniques.fitting.focus import Focus
 from mlflow_compress.techniques.fitting.least_squares import Moments, refit, row_share
 from mlflow_compress.techniques.fitting.walk import Walk
 from mlflow_compress.techniques.graph.layers import LinearLayer
-from mlflow_compress.techniques.graph.run import as_rows, batches
+from mlflow_compress.techniques.graph.running import as_rows, batches
 from mlflow_compress.techniques.graph.walk import initializers, set_initializer
 
 __all__ = ["LayerByLayer", "Targets", "refit_weights"]

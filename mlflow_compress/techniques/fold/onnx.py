@@ -16,7 +16,7 @@ from mlflow_compress.techniques.channels.biases import pass_biases_on
 from mlflow_compress.techniques.fold.settings import FoldSettings
 from mlflow_compress.techniques.graph.names import shorten_names
 from mlflow_compress.techniques.graph.normal import normalize
-from mlflow_compress.techniques.graph.run import check_unchanged
+from mlflow_compress.techniques.graph.running import check_unchanged
 from mlflow_compress.techniques.graph.walk import clone, initializers, walk_graphs, walk_nodes
 
 __all__ = ["fold", "share_duplicates"]

@@ -13,7 +13,7 @@ from mlflow_compress.techniques.graph.integers import (
 from mlflow_compress.techniques.graph.layers import LinearLayer, add_biases, linear_layers
 from mlflow_compress.techniques.graph.normal import normalize
 from mlflow_compress.techniques.graph.opset import raise_opset
-from mlflow_compress.techniques.graph.run import (
+from mlflow_compress.techniques.graph.running import (
     ORT_ERRORS,
     as_rows,
     batches,

@@ -6,7 +6,7 @@ onnxruntime runs graphs that the checker does not like: of a source it is the ju
 from onnx import ModelProto, checker, shape_inference
 
 from mlflow_compress.errors import TechniqueError
-from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.graph.running import session
 
 __all__ = ["refuse_new_problem"]
 

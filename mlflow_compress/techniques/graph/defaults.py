@@ -14,7 +14,7 @@ from mlflow_compress.packed.onnx.graphs import default_inputs
 from mlflow_compress.records import InputLayout
 from mlflow_compress.rows import Rows
 from mlflow_compress.techniques.base import Context
-from mlflow_compress.techniques.graph.run import as_rows
+from mlflow_compress.techniques.graph.running import as_rows
 from mlflow_compress.techniques.graph.walk import clone
 
 __all__ = ["give_back", "take_away"]

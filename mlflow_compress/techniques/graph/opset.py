@@ -19,7 +19,7 @@ from onnx import (
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.packed.onnx.inlining import inline_functions
 from mlflow_compress.techniques.graph.check import refuse_new_problem
-from mlflow_compress.techniques.graph.run import largest_change, probe, run, session
+from mlflow_compress.techniques.graph.running import largest_change, probe, run, session
 from mlflow_compress.techniques.graph.walk import (
     clone,
     initializers,

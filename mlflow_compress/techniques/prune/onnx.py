@@ -14,7 +14,7 @@ from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.fitting.least_squares import repair
 from mlflow_compress.techniques.fitting.scores import importance
 from mlflow_compress.techniques.graph.layers import linear_layers
-from mlflow_compress.techniques.graph.run import check_calibration
+from mlflow_compress.techniques.graph.running import check_calibration
 from mlflow_compress.techniques.graph.walk import (
     Weight,
     clone,

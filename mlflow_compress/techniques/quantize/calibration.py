@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, calibrate, quantize_static
 
 from mlflow_compress.rows import ROOM, bytes_of_values
-from mlflow_compress.techniques.graph.run import as_rows, batches
+from mlflow_compress.techniques.graph.running import as_rows, batches
 from mlflow_compress.techniques.numeric.kl_range import kl_range
 
 __all__ = ["Reader", "fine_histograms"]

@@ -9,7 +9,7 @@ from onnx import ModelProto
 from mlflow_compress.errors import ConfigError, TechniqueError
 from mlflow_compress.techniques.base import Context, Result, closest
 from mlflow_compress.techniques.channels.equalize import equalize
-from mlflow_compress.techniques.graph.run import batches, check_calibration
+from mlflow_compress.techniques.graph.running import batches, check_calibration
 from mlflow_compress.techniques.graph.walk import (
     attributes_of,
     clone,

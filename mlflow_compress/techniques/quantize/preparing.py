@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from mlflow_compress.packed.onnx.inlining import inline_functions
 from mlflow_compress.techniques.fitting.least_squares import tapped
 from mlflow_compress.techniques.graph.opset import raise_opset
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 from mlflow_compress.techniques.graph.walk import (
     FLOATS,
     Use,

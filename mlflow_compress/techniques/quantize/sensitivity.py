@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from mlflow_compress.errors import TechniqueError
 from mlflow_compress.techniques.fitting.least_squares import tapped
 from mlflow_compress.techniques.graph.layers import LinearLayer, add_biases, linear_layers
-from mlflow_compress.techniques.graph.run import (
+from mlflow_compress.techniques.graph.running import (
     all_outputs,
     batches,
     output_change,

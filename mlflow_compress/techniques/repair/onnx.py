@@ -16,7 +16,7 @@ from mlflow_compress.techniques.fitting.codebooks import refit_weights
 from mlflow_compress.techniques.fitting.least_squares import Pair
 from mlflow_compress.techniques.fitting.rounding import round_biases
 from mlflow_compress.techniques.fitting.statistics import match_biases, match_norms, offsets
-from mlflow_compress.techniques.graph.run import (
+from mlflow_compress.techniques.graph.running import (
     all_outputs,
     batches,
     check_calibration,

@@ -27,7 +27,7 @@ from mlflow_compress.techniques.fitting.least_squares import (
     row_share,
 )
 from mlflow_compress.techniques.graph.layers import LinearLayer, add_biases, linear_layers
-from mlflow_compress.techniques.graph.run import check_calibration
+from mlflow_compress.techniques.graph.running import check_calibration
 from mlflow_compress.techniques.graph.walk import clone, initializers, unique_name, value_names
 from mlflow_compress.techniques.numeric.factors import Factors, factorise, lost
 from mlflow_compress.techniques.separable.settings import MOST_FILTERS, SeparableSettings

@@ -20,7 +20,7 @@ from mlflow_compress.techniques.fitting.least_squares import repair
 from mlflow_compress.techniques.fold.onnx import share_duplicates
 from mlflow_compress.techniques.graph.check import refuse_new_problem
 from mlflow_compress.techniques.graph.layers import add_biases, linear_layers
-from mlflow_compress.techniques.graph.run import check_calibration, check_unchanged
+from mlflow_compress.techniques.graph.running import check_calibration, check_unchanged
 from mlflow_compress.techniques.graph.walk import (
     clone,
     float_weights,

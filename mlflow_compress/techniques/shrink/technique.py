@@ -63,7 +63,7 @@ def _take(model: "onnx.ModelProto", settings: ShrinkSettings, context: Context) 
         raise TechniqueError("a network is taken from the source itself: put shrink first")
     import numpy as np
 
-    from mlflow_compress.techniques.graph.run import check_calibration
+    from mlflow_compress.techniques.graph.running import check_calibration
 
     given = check_calibration(model, context.calibration)
     # drawn, since rows may be sorted by class; statistics of the first would be those of one class

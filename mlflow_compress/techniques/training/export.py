@@ -14,7 +14,7 @@ import torch
 
 from mlflow_compress.base.spelling import closest
 from mlflow_compress.errors import DataError, SourceError, TechniqueError
-from mlflow_compress.techniques.graph.run import run, session
+from mlflow_compress.techniques.graph.running import run, session
 
 __all__ = ["export_torch", "quiet_export"]
 

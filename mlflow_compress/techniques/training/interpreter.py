@@ -16,7 +16,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 from torch import Tensor, nn
 
 from mlflow_compress.errors import TechniqueError
-from mlflow_compress.techniques.graph.run import session
+from mlflow_compress.techniques.graph.running import session
 from mlflow_compress.techniques.graph.walk import (
     clone,
     initializers,

@@ -13,7 +13,7 @@ from mlflow_compress.techniques.channels.tracker import Channels, find_channels,
 from mlflow_compress.techniques.fitting.stream import Stream
 from mlflow_compress.techniques.fold.onnx import share_duplicates
 from mlflow_compress.techniques.graph.layers import LinearLayer, add_biases, linear_layers
-from mlflow_compress.techniques.graph.run import probe
+from mlflow_compress.techniques.graph.running import probe
 from mlflow_compress.techniques.graph.walk import clone, initializers, set_initializer
 from mlflow_compress.techniques.shrink.onnx import without
 

@@ -15,7 +15,7 @@ from onnx import (
 from mlflow_compress.techniques.base import Context, Result
 from mlflow_compress.techniques.graph.names import shorten_names, shorten_weights
 from mlflow_compress.techniques.graph.normal import normalize
-from mlflow_compress.techniques.graph.run import check_unchanged
+from mlflow_compress.techniques.graph.running import check_unchanged
 from mlflow_compress.techniques.graph.walk import (
     attributes_of,
     clone,

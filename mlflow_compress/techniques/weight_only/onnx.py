@@ -27,7 +27,7 @@ from mlflow_compress.techniques.graph.integers import (
     write_integers,
 )
 from mlflow_compress.techniques.graph.layers import LinearLayer, linear_layers
-from mlflow_compress.techniques.graph.run import check_calibration
+from mlflow_compress.techniques.graph.running import check_calibration
 from mlflow_compress.techniques.graph.walk import (
     Weight,
     channel_axis,
