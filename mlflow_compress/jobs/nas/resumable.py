@@ -1,13 +1,13 @@
 """A job that is recorded in one run, and goes on in it when it was broken off."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlflow_compress.base.markers import forget, read_marker, write_marker
-from mlflow_compress.errors import CompressError
+from mlflow_compress.errors import CompressError, UnreachableError
 from mlflow_compress.recording.nas import NasRuns
 
 __all__ = ["JobRun", "resumable"]
@@ -60,7 +60,8 @@ def resumable(
         yield run
     except BaseException as error:
         failed = isinstance(error, CompressError)
-        runs.close(run.id, "FAILED" if failed else "KILLED")
+        with suppress(UnreachableError):  # what came first says more
+            runs.close(run.id, "FAILED" if failed else "KILLED")
         if failed:
             forget(marker)
         raise
