@@ -1,36 +1,14 @@
 """``neural_compressor_static``: 8-bit weights and activations by the library's PT2E path."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlflow_compress.techniques import Context, Phase, Result, Technique, at_least, check_choices
+from mlflow_compress.techniques import Context, Phase, Result, Technique
+from mlflow_compress_neural_compressor.settings import StaticSettings
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["TECHNIQUE", "NeuralCompressorStatic", "StaticSettings"]
-
-
-@dataclass(frozen=True)
-class StaticSettings:
-    """Settings of ``neural_compressor_static``.
-
-    Attributes:
-        method: how the range of each activation is read from the calibration inputs: ``minmax``,
-            or ``kl`` (from a histogram).
-        per_channel: one scale per output channel of a weight rather than one per tensor.
-        rows: at most so many calibration rows are used.
-        exclude: names of weight tensors whose layers stay in float.
-    """
-
-    method: Literal["minmax", "kl"] = "minmax"
-    per_channel: bool = True
-    rows: int = 128
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_choices("neural_compressor_static", self)
-        at_least("neural_compressor_static.rows", self.rows, 1)
 
 
 class NeuralCompressorStatic(Technique[StaticSettings]):

@@ -29,7 +29,7 @@ from mlflow_compress.techniques.graph import (
 from mlflow_compress.techniques.training import Interpreter, check_interpreter, quiet_export
 from mlflow_compress_neural_compressor.library import FAILURES, failed, library, quiet
 from mlflow_compress_neural_compressor.qdq import close_layers
-from mlflow_compress_neural_compressor.static import StaticSettings
+from mlflow_compress_neural_compressor.settings import StaticSettings
 from mlflow_compress_neural_compressor.torch_rows import weight_layers
 
 __all__ = ["quantize_static"]

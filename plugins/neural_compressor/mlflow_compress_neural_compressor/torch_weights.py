@@ -39,8 +39,8 @@ from mlflow_compress_neural_compressor.library import (
     little_garbage,
     quiet,
 )
+from mlflow_compress_neural_compressor.settings import WeightSettings
 from mlflow_compress_neural_compressor.torch_rows import OneBlock, row_scales, weight_layers
-from mlflow_compress_neural_compressor.weights import WeightSettings
 
 __all__ = ["quantize_weights"]
 

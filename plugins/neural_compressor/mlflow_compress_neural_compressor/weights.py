@@ -1,72 +1,19 @@
 """``neural_compressor``: weights of 2, 3, 4 or 8 bits by Intel Neural Compressor's GPTQ or RTN."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlflow_compress.errors import ConfigError
 from mlflow_compress.techniques import (
     Context,
     Phase,
     Result,
     Technique,
-    at_least,
-    between,
-    check_choices,
-    one_of,
 )
-from mlflow_compress_neural_compressor.refused import refuse_algorithm
+from mlflow_compress_neural_compressor.settings import BITS, WeightSettings
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["TECHNIQUE", "NeuralCompressor", "WeightSettings"]
-
-_BITS = (2, 3, 4, 8)
-
-
-@dataclass(frozen=True)
-class WeightSettings:
-    """Settings of ``neural_compressor``.
-
-    Attributes:
-        bits: width of the integers: 2, 3, 4 or 8.
-        algorithm: ``gptq`` rounds each weight so that those still to come make up for its error,
-            on calibration inputs; ``rtn`` rounds to the nearest and needs none.
-        group_size: a scale for every so many inputs of each output of a Gemm or MatMul, 8 to 1024,
-            in place of one per output; 0 for none. Convolutions have a scale per output.
-        symmetric: the zero point in the middle, as is the library's own default; at 2 bits that
-            leaves three values, or with GPTQ four that do not lie about zero. 8 bits are always
-            symmetric.
-        search_range: look for the range of each scale that makes the rounding error least; with
-            GPTQ at 2 bits that costs more than it gains.
-        damping: share of the mean of the inputs' energies that GPTQ adds to each of them.
-        store: ``narrow`` takes the narrowest type of ONNX that holds the integers (uint2, uint4 or
-            uint8); needs opset 21 (IR 10), with uint2 opset 25 (IR 13). ``uint8`` can be read by
-            every runtime since opset 13, with groups since opset 21.
-        rows: at most so many calibration rows are used.
-        exclude: names of weight tensors to leave in float.
-    """
-
-    bits: int = field(default=4, metadata={"telling": True})
-    algorithm: Literal["gptq", "rtn"] = field(default="gptq", metadata={"telling": True})
-    group_size: int = 0
-    symmetric: bool = False
-    search_range: bool = False
-    damping: float = 0.01
-    store: Literal["narrow", "uint8"] = "narrow"
-    rows: int = 512
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        name = "neural_compressor"
-        refuse_algorithm(f"{name}.algorithm", self.algorithm)
-        check_choices(name, self)
-        one_of(f"{name}.bits", self.bits, _BITS)
-        if self.group_size:
-            between(f"{name}.group_size", self.group_size, 8, 1024)
-        if not 0 < self.damping <= 1:
-            raise ConfigError(f"{name}.damping must be above 0 and at most 1, got {self.damping!r}")
-        at_least(f"{name}.rows", self.rows, 1)
 
 
 class NeuralCompressor(Technique[WeightSettings]):
@@ -76,7 +23,7 @@ class NeuralCompressor(Technique[WeightSettings]):
     settings = WeightSettings
     phase = Phase.QUANTIZE
     space: ClassVar[dict[str, Any]] = {
-        "bits": {"choices": list(_BITS)},
+        "bits": {"choices": list(BITS)},
         "group_size": {"choices": [0, 32, 64, 128]},
     }
 
