@@ -1,5 +1,7 @@
 """Huffman-packed ONNX models: the format, the codec and the runtime (``docs/format.md``)."""
 
+import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mlflow_compress.packed.codec.backends import backend
@@ -26,6 +28,18 @@ __all__ = [
     "verify",
 ]
 _LAZY = {"is_packed", "load", "unpack", "unpack_file", "verify"}
+_EARLIER = {
+    "arrays": "codec.arrays",
+    "backends": "codec.backends",
+    "choose": "codec.choose",
+    "container": "opening",
+    "files": "onnx.files",
+    "graphs": "onnx.graphs",
+    "portable_read": "portable.read",
+    "portable_stream": "codec.streams",
+    "tables": "codec.tables",
+}
+"""Where modules are that stood here before; these names go with version 0.3."""
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +48,8 @@ def __getattr__(name: str) -> Any:
         from mlflow_compress.packed import runtime
 
         return getattr(runtime, name)
+    if name in _EARLIER:
+        now = f"{__name__}.{_EARLIER[name]}"
+        warnings.warn(f"{__name__}.{name} is {now} now", DeprecationWarning, stacklevel=2)
+        return import_module(now)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

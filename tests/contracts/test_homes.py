@@ -38,7 +38,9 @@ def test_every_room_is_on_the_page_of_the_house():
 
 def test_every_file_that_the_pages_for_developers_name_is_there():
     for page in (ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"):
-        named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+(?:\.py|\.md|\.sh|\.txt|/)?)", page.read_text("utf-8"))
+        named = re.findall(
+            r"`((?:[a-z_]+/)+[a-z_]+(?:\.py|\.md|\.sh|\.txt|/)?)", page.read_text("utf-8")
+        )
         gone = [one for one in named if not (PACKAGE / one).exists() and not (ROOT / one).exists()]
         assert len(named) > 8 and gone == []
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_compress import packed
+
 ROOT = Path(__file__).parents[2]
 PROMISED = {
     "mlflow_compress.errors",
@@ -86,3 +88,17 @@ def test_nothing_of_this_package_uses_the_names_of_before():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert node.module.removeprefix("mlflow_compress.techniques.") not in EARLIER, path
+
+
+@pytest.mark.parametrize("name", ["arrays", "backends", "choose", "container", "portable_read"])
+def test_modules_of_the_format_under_their_names_of_before(name):
+    with pytest.warns(DeprecationWarning, match=rf"packed\.{name} is mlflow_compress\.packed\."):
+        assert getattr(packed, name).__name__.startswith("mlflow_compress.packed.")
+
+
+def test_names_of_the_portable_module_of_before():
+    from mlflow_compress.packed import portable
+
+    assert portable.pack_model.__module__.endswith("portable.write")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = portable.nothing
