@@ -59,7 +59,7 @@ def main() -> None:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     import mlflow
 
-    from mlflow_compress.config.compress import config_schema
+    from mlflow_compress.config import config_schema
 
     OUT.mkdir(exist_ok=True)
     # for editors, which the first line of compress.yaml tells of it
