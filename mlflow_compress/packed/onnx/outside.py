@@ -9,9 +9,11 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path, PureWindowsPath
 
 import onnx
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
@@ -143,18 +145,32 @@ def check_text(message: Message, what: str) -> None:
     Raises:
         SourceError: names the field.
     """
-    kind = message.DESCRIPTOR.name
-    for item, value in message.ListFields():
-        if item.type not in (item.TYPE_STRING, item.TYPE_MESSAGE) or (kind, item.name) in _FREE:
+    for name, is_text, is_one in _fields(message.DESCRIPTOR):
+        if is_one and not message.HasField(name):
             continue
-        for one in [value] if isinstance(value, str | bytes | Message) else value:
-            if isinstance(one, Message):
+        value = getattr(message, name)
+        for one in [value] if is_one else value:
+            if not is_text:
                 check_text(one, what)
             elif not isinstance(one, str):
                 raise SourceError(
-                    f"{what}: {item.name} in a {kind} is {shown(one)}, and texts of ONNX are "
-                    "UTF-8: export it with other names"
+                    f"{what}: {name} in a {message.DESCRIPTOR.name} is {shown(one)}, and texts of "
+                    "ONNX are UTF-8: export it with other names"
                 )
+
+
+@cache
+def _fields(kind: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
+    """Return the fields of a message that hold texts or messages: whether texts, whether one.
+
+    The others are not looked at: asking for a tensor's bytes would copy them.
+    """
+    return tuple(
+        (field.name, field.type == field.TYPE_STRING, field.has_presence)
+        for field in kind.fields
+        if field.type in (field.TYPE_STRING, field.TYPE_MESSAGE)
+        and (kind.name, field.name) not in _FREE
+    )
 
 
 def load_outside(tensor: TensorProto, folder: Path) -> None:
