@@ -44,6 +44,14 @@ def test_the_backend_of_this_run_is_the_one_that_was_asked_for():
     assert backends.decode.__module__.endswith(module)
 
 
+def test_both_backends_have_the_same_names():
+    need_c()
+    from mlflow_compress.packed.codec import in_c
+
+    assert in_c.__all__ == in_numpy.__all__
+    assert all(hasattr(backends, name) for name in in_c.__all__)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 1023, 1024, 1031, 8193, 40000, 70001])
 def test_every_kind_comes_back(backend, size):
     for name, array in arrays_of(size).items():

@@ -1,6 +1,7 @@
 """What a model keeps outside its file lies in its folder, and all of it is read and counted."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mlflow_compress import packed
 from mlflow_compress.cli.main import cli
 from mlflow_compress.errors import SourceError, SourceNotFoundError
-from mlflow_compress.packed.onnx.outside import inside, load_model, outside_files
+from mlflow_compress.packed.onnx.outside import check_text, inside, load_model, outside_files
 from mlflow_compress.techniques import normalize
 from mlflow_compress.tracking.source import identify
 from tests.tiny import tiny_model
@@ -255,3 +256,17 @@ def test_an_ir_version_that_is_none_is_refused(version, profile):
     model.ir_version = version
     with pytest.raises(SourceError, match=f"IR version {version}, which is none"):
         packed.pack(model, profile)
+
+
+def test_weights_are_not_copied_to_look_for_texts():
+    model = tiny_model()
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.zeros(2_000_000, np.float32), "large")
+    )
+    tracemalloc.start()
+    try:
+        check_text(model, "the model")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000

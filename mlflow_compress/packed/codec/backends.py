@@ -10,29 +10,6 @@ from typing import Literal
 from mlflow_compress.errors import ConfigError
 from mlflow_compress.packed.codec.in_numpy import VARIABLE
 
-__all__ = [
-    "assign_rows",
-    "backend",
-    "code_lengths",
-    "crc32",
-    "decode",
-    "distinct",
-    "divide",
-    "encode_context",
-    "encode_lanes",
-    "gaps",
-    "histogram",
-    "pair_histogram",
-    "portable_levels",
-    "portable_scatter",
-    "portable_segments",
-    "several",
-    "split",
-    "train_rows",
-    "translate",
-    "write_lengths",
-]
-
 
 def _chosen() -> Literal["c", "numpy"]:
     wanted = os.environ.get(VARIABLE, "")
@@ -55,46 +32,6 @@ def _chosen() -> Literal["c", "numpy"]:
 backend = _chosen()
 
 if backend == "c":
-    from mlflow_compress.packed.codec.in_c import (
-        assign_rows,
-        code_lengths,
-        crc32,
-        decode,
-        distinct,
-        divide,
-        encode_context,
-        encode_lanes,
-        gaps,
-        histogram,
-        pair_histogram,
-        portable_levels,
-        portable_scatter,
-        portable_segments,
-        several,
-        split,
-        train_rows,
-        translate,
-        write_lengths,
-    )
+    from mlflow_compress.packed.codec.in_c import *  # noqa: F403
 else:
-    from mlflow_compress.packed.codec.in_numpy import (
-        assign_rows,
-        code_lengths,
-        crc32,
-        decode,
-        distinct,
-        divide,
-        encode_context,
-        encode_lanes,
-        gaps,
-        histogram,
-        pair_histogram,
-        portable_levels,
-        portable_scatter,
-        portable_segments,
-        several,
-        split,
-        train_rows,
-        translate,
-        write_lengths,
-    )
+    from mlflow_compress.packed.codec.in_numpy import *  # noqa: F403
