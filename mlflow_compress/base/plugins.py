@@ -37,19 +37,19 @@ class Group:
         """Return what is registered under a name.
 
         Raises:
-            ConfigError: nothing is; the message lists what there is.
+            ConfigError: nothing is, or two packages bring one; the message says what there is.
             DataError: its module does not work; the message names the package that brings it.
             ModuleNotFoundError: it needs a package that is not installed.
         """
         point = self.point(name)
-        with foreign(f"{self.kind} {name!r} ({self.provider(name) or point.value})"):
+        with foreign(f"{self.kind} {name!r} ({_package(point)})"):
             return point.load()
 
     def point(self, name: str) -> EntryPoint:
         """Return the entry point of a name.
 
         Raises:
-            ConfigError: there is none; the message lists what there is.
+            ConfigError: there is none, or two packages bring one; the message says what there is.
         """
         points = _points(self.name)
         if name not in points:
@@ -58,14 +58,29 @@ class Group:
                 f"{self.kind} {name!r} does not exist{closest(name, points)}; "
                 f"installed: {installed}"
             )
-        return points[name]
+        first, *others = points[name]
+        other = next((one for one in others if one.value != first.value), None)
+        if other is not None:
+            raise ConfigError(
+                f"{self.kind} {name!r} is brought by {_package(first)} and by {_package(other)}: "
+                "uninstall one of them"
+            )
+        return first
 
     def provider(self, name: str) -> str:
         """Return the package that brings a name with its version, as far as it is known."""
-        dist = self.point(name).dist
-        return "" if dist is None else f"{dist.name} {dist.version}"
+        point = self.point(name)
+        return "" if point.dist is None else _package(point)
+
+
+def _package(point: EntryPoint) -> str:
+    return point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 
 @cache
-def _points(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=group)}
+def _points(group: str) -> dict[str, list[EntryPoint]]:
+    """Return what is registered by name, of which one package may take another's."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=group):
+        found.setdefault(point.name, []).append(point)
+    return found

@@ -72,13 +72,12 @@ def pack(
                 )
     graphs.refuse_malformed(model)
     if profile == "portable":
+        from mlflow_compress.packed.portable.plan import SESSION_BYTES
+        from mlflow_compress.packed.portable.write import pack_model
+
         packed = ModelProto()
         packed.CopyFrom(model)
-        from mlflow_compress.packed.portable import write
-
-        if session_bytes is None:
-            return write.pack_model(packed)
-        return write.pack_model(packed, session_bytes)
+        return pack_model(packed, SESSION_BYTES if session_bytes is None else session_bytes)
     return joined(_pack_compact(lean.copy(model)))
 
 

@@ -41,8 +41,8 @@ class Strategy:
     """Chooses points; one instance serves one search.
 
     One whose :meth:`points` leaves the choice open overrides :meth:`sampler` or :meth:`propose`. A
-    class of another package need not inherit: what it has counts, what it has not is as here
-    (:func:`as_strategy`).
+    class of another package need not inherit: what it has when the search begins counts, what it
+    has not is as here (:func:`as_strategy`).
 
     Attributes:
         whole: ask every parameter in every trial.

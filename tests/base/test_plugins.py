@@ -15,7 +15,10 @@ GROUP = Group("acme.wheels", "wheel")
 @pytest.fixture
 def installed(monkeypatch):
     def install(**values):
-        points = {name: EntryPoint(name, value, GROUP.name) for name, value in values.items()}
+        points = {
+            name: [EntryPoint(name, one, GROUP.name) for one in value.split()]
+            for name, value in values.items()
+        }
         monkeypatch.setattr(plugins, "_points", lambda group: points)
 
     return install
@@ -69,3 +72,10 @@ def test_the_package_that_brings_something():
 def test_a_strategy_that_is_misspelt():
     with pytest.raises(ConfigError, match=r"search\.strategy 'gird' does not exist .*'grid'"):
         get_strategy("gird")
+
+
+def test_two_packages_that_bring_one_name(installed):
+    installed(round="math:pi math:e", square="math:e math:e")
+    with pytest.raises(ConfigError, match="wheel 'round' is brought by math:pi and by math:e: un"):
+        GROUP.load("round")
+    assert GROUP.load("square") == pytest.approx(2.718281828)

@@ -88,7 +88,7 @@ class TestKiosk(TargetContract):
     def _installed(self, monkeypatch):
         point = EntryPoint("kiosk", f"{__name__}:KIOSK", "mlflow_compress.targets")
         monkeypatch.setattr(EntryPoint, "load", lambda self: KIOSK)
-        monkeypatch.setattr(plugins, "_points", lambda group: {"kiosk": point})
+        monkeypatch.setattr(plugins, "_points", lambda group: {"kiosk": [point]})
 
 
 def test_a_strategy_that_cannot_choose_is_refused_by_name():
