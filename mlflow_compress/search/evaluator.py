@@ -47,6 +47,7 @@ class Evaluator(ABC):
     def key(self, recipe: Recipe) -> str:
         """Return the trial's key: digest of source, recipe, data, evaluator, versions."""
 
+    @abstractmethod
     def evaluate(self, recipe: Recipe, key: str) -> Made | tuple[Variant, str]:
         """Return the variant and the path of its packed file, and perhaps more.
 
@@ -54,7 +55,6 @@ class Evaluator(ABC):
             TechniqueError: the recipe cannot be applied to this model.
             DroppedError: no target can take what it makes, so that it was not measured to the end.
         """
-        raise NotImplementedError(f"{type(self).__name__} has neither evaluate() nor make()")
 
     def make(
         self,
