@@ -36,7 +36,8 @@ from threadpoolctl import threadpool_limits
 
 from mlflow_compress import packed
 from mlflow_compress.errors import CompressError, ConfigError
-from mlflow_compress.jobs.smallest import Ladder, Smallest, ladders, smallest, split_rows
+from mlflow_compress.jobs.ladders import Ladder, ladders
+from mlflow_compress.jobs.smallest import Smallest, smallest, split_rows
 from mlflow_compress.measure import (
     Dataset,
     measure_accuracy,

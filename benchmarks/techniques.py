@@ -32,7 +32,8 @@ from technique_peers import int8, olive_int8, zipped
 from threadpoolctl import threadpool_limits
 
 from mlflow_compress import measure, packed
-from mlflow_compress.jobs.smallest import Ladder, Smallest, Watcher, halves, ladders, smallest
+from mlflow_compress.jobs.ladders import Ladder, ladders
+from mlflow_compress.jobs.smallest import Smallest, Watcher, halves, smallest
 from mlflow_compress.measure import Dataset
 from mlflow_compress.measure.intervals import percentile_interval, resampled
 from mlflow_compress.measure.metrics import Rows, Scores, find_metric

@@ -10,15 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlflow_compress import measure, packed
 from mlflow_compress.cli.main import cli
-from mlflow_compress.jobs.smallest import (
-    EFFORTS,
-    Ladder,
-    check,
-    halves,
-    ladders,
-    smallest,
-    split_rows,
-)
+from mlflow_compress.jobs.ladders import EFFORTS, Ladder, ladders
+from mlflow_compress.jobs.smallest import check, halves, smallest, split_rows
 from mlflow_compress.records import Accuracy, DatasetRef, Interval, Recipe, Report, Step
 from mlflow_compress.targets import AccuracyLimits, Target
 from tests.judged import fidelity as fidelity_of
