@@ -8,10 +8,15 @@ its depth; a walk keeps the values at the cut between what has run and what has 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, helper
 
 from mlflow_compress.techniques.graph.running import run, session
-from mlflow_compress.techniques.graph.walk import clone, initializers, sort_nodes, subgraphs
+from mlflow_compress.techniques.graph.walk import (
+    captured_reads,
+    clone,
+    initializers,
+    sort_nodes,
+)
 
 __all__ = ["Walk"]
 
@@ -41,7 +46,7 @@ class Walk:
         del ordered.graph.initializer[:]
         sort_nodes(ordered.graph)
         self._nodes = list(ordered.graph.node)
-        self._reads = [_reads(node) for node in self._nodes]
+        self._reads = [captured_reads(node) - {""} for node in self._nodes]
         self._made_by = {
             name: index for index, node in enumerate(self._nodes) for name in node.output if name
         }
@@ -134,13 +139,3 @@ class Walk:
 def _bytes(values: Feed) -> float:
     """Return what values take; a sequence or an optional cannot be kept."""
     return sum(a.nbytes if isinstance(a, np.ndarray) else np.inf for a in values.values())
-
-
-def _reads(node: NodeProto) -> set[str]:
-    """Return the values that a node reads, those that its nested graphs capture included."""
-    names = {name for name in node.input if name}
-    for inner in subgraphs(node):
-        for nested in inner.node:
-            names |= _reads(nested)
-        names |= {value.name for value in inner.output}
-    return names
