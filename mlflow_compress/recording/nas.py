@@ -13,7 +13,7 @@ from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.records import DatasetRef
 from mlflow_compress.tracking.client import connect, ensure_experiment
 from mlflow_compress.tracking.models import register_model
-from mlflow_compress.tracking.names import KIND, OWNER
+from mlflow_compress.tracking.names import KIND, OWNER, quoted
 from mlflow_compress.tracking.owner import owner
 from mlflow_compress.tracking.patience import PATIENCE
 from mlflow_compress.tracking.projects import no_project
@@ -74,7 +74,7 @@ class NasRuns:
     def goes_on(self, run_id: str) -> bool:
         """Open the run of a job that was killed or interrupted; False when there is none."""
         found = self.client.search_runs(
-            [self._runs.experiment_id], f"attributes.run_id = '{run_id}'"
+            [self._runs.experiment_id], f"attributes.run_id = {quoted(run_id)}"
         )
         status = found[0].info.status if found else ""
         if status == "KILLED":

@@ -25,6 +25,7 @@ from mlflow_compress.tracking.names import (
     SOURCE_DIGEST,
     TARGET,
     VERSION,
+    quoted,
     read_number,
 )
 from mlflow_compress.tracking.pages import every
@@ -69,7 +70,7 @@ def _read(client: MlflowClient, run_id: str) -> SearchRecord:
     search = _search_run(client, run_id)
     digest = search.data.tags.get(SOURCE_DIGEST, "")
     experiment = search.info.experiment_id
-    same = f"tags.`{KIND}` = 'search' AND tags.`{SOURCE_DIGEST}` = '{digest}'"
+    same = f"tags.`{KIND}` = 'search' AND tags.`{SOURCE_DIGEST}` = {quoted(digest)}"
     trials: dict[str, Trial] = {}
     failed: list[tuple[str, str]] = []
     for parent in _all(client, experiment, same):
@@ -99,7 +100,7 @@ def _sensitivity(
     client: MlflowClient, experiment: str, digest: str
 ) -> tuple[Mapping[str, Any], ...]:
     """Return the newest table of what a source's layers bear, if one can be read."""
-    query = f"tags.`{KIND}` = 'sensitivity' AND tags.`{SOURCE_DIGEST}` = '{digest}'"
+    query = f"tags.`{KIND}` = 'sensitivity' AND tags.`{SOURCE_DIGEST}` = {quoted(digest)}"
     for run in _all(client, experiment, query):
         try:
             table = parse_json(read_small(client, run.info.run_id, SENSITIVITY_FILE))

@@ -76,3 +76,11 @@ def test_what_ended_it_is_said_and_not_what_closing_met(marker):
 
     with pytest.raises(DataError, match="no rows"):
         job(Down(), marker, error=DataError("no rows"))
+
+
+@pytest.mark.parametrize(
+    "said", ["[]", "3", '"run"', '{"run": 3}', "{}", '{"run": "\' OR \'1"}', "{"]
+)
+def test_a_marker_that_says_no_run_begins_anew(marker, said):
+    marker.write_text(said)
+    assert job(Runs(open_ones=["' OR '1", "3"]), marker).id == "new"

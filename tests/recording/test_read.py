@@ -51,3 +51,9 @@ def test_the_command_writes_a_page_and_replaces_none(tracker, make_trial, tmp_pa
     assert "--force" in second.output
     assert CliRunner().invoke(cli, [*command, "--force"]).exit_code == 0
     assert sorted(p.name for p in tmp_path.iterdir() if "report" in p.name) == ["report.html"]
+
+
+def test_a_digest_that_somebody_wrote_is_no_part_of_the_query(tracker, make_trial):  # noqa: F811
+    search(tracker, [make_trial()])
+    tracker.client.set_tag(tracker.search_run_id, "compress.source_digest", "' OR tags.x = '")
+    assert read_search(tracker.client, tracker.search_run_id).trials

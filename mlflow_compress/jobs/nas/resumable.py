@@ -1,5 +1,6 @@
 """A job that is recorded in one run, and goes on in it when it was broken off."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_compress.base.markers import forget, read_marker, write_marker
-from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.errors import CompressError, UnreachableError, shown
 from mlflow_compress.recording.nas import NasRuns
 
 __all__ = ["JobRun", "resumable"]
+
+_RUN = re.compile("[0-9a-zA-Z_-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def _kept(
 ) -> JobRun | None:
     def parse(said: Any) -> JobRun:
         is_whole(said)
+        if not _RUN.fullmatch(said["run"]):
+            raise ValueError(f"{shown(said['run'])} is no run")
         return JobRun(str(said["run"]), {k: v for k, v in said.items() if k != "run"})
 
     kept = read_marker(marker, parse)
