@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from mlflow_compress.base.clearing import clearing_up
 from mlflow_compress.base.json_text import parse_json
 from mlflow_compress.errors import BusyError, CompressError
 from mlflow_compress.tracking.artifacts import read_small
@@ -130,17 +131,21 @@ class JobRuns:
         over = threading.Event()
         beating = threading.Thread(target=self._beat, args=(run_id, over), daemon=True)
         beating.start()
-        status = "FAILED"
-        try:
-            yield run_id
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
+
+        def still() -> None:
             over.set()
             beating.join()
-            self._runs.close(run_id, status)
+
+        try:
+            yield run_id
+        except BaseException as error:
+            still()
+            with clearing_up():
+                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                self._runs.close(run_id, status)
+            raise
+        still()
+        self._runs.close(run_id, "FINISHED")
 
     def _begin(self, source: str, wait: float) -> str:
         deadline = time.monotonic() + wait
@@ -188,7 +193,8 @@ class JobRuns:
                 if not self._is_blocked(run_id, also_working=False):
                     return run_id
         except BaseException:
-            self._runs.close(run_id, "KILLED")
+            with clearing_up():
+                self._runs.close(run_id, "KILLED")
             raise
         self._runs.do("step back", lambda: self._step_back(run_id))
         return None

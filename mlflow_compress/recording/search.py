@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from mlflow.models import Model
 from mlflow.tracking.context.registry import resolve_tags
 
 from mlflow_compress import report as reporting
-from mlflow_compress.errors import CompressError, UnreachableError
+from mlflow_compress.base.clearing import clearing_up
+from mlflow_compress.errors import CompressError
 from mlflow_compress.mlflow_plugin import flavor
 from mlflow_compress.recording.earlier import Earlier
 from mlflow_compress.recording.metrics import epoch_metrics, recipe_params, report_metrics
@@ -172,7 +172,8 @@ class Tracker(Observer):
             self._log_trial(run_id, model_id, finished, variant)
             self._runs.close(run_id, "FINISHED")
         except BaseException:
-            self._runs.discard_model(model_id)
+            with clearing_up():
+                self._runs.discard_model(model_id)
             raise
         del self._open[trial.number]
         return finished
@@ -253,7 +254,7 @@ class Tracker(Observer):
             if status == "FINISHED":
                 self._summarise(trials)
         except BaseException:
-            with suppress(UnreachableError):  # what came first says more
+            with clearing_up():
                 self._runs.close(self._search_id, "FAILED")
             raise
         self._runs.close(self._search_id, status)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from mlflow_compress.base.clearing import clearing_up
 from mlflow_compress.records import Recipe, Trial
 from mlflow_compress.search.observer import Observer, SearchInfo
 from mlflow_compress.techniques.data import Epoch
@@ -67,16 +68,19 @@ class Recording:
             for future in self._waiting:
                 future.cancel()  # each would wait for the server again
             broken = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            self._end(trials, broken if status == "FINISHED" else status)
+            with clearing_up():
+                self._end(trials, broken if status == "FINISHED" else status)
             raise
         self._end(trials, status)
 
     def _end(self, trials: Sequence[Trial], status: str) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._waiting.clear()
-            self._thread.submit(self._observer.search_finished, trials, status).result()
-        self._thread.shutdown()
+        try:
+            if self._is_open:
+                self._is_open = False
+                self._waiting.clear()
+                self._thread.submit(self._observer.search_finished, trials, status).result()
+        finally:
+            self._thread.shutdown()
 
     def _do(self, call: Any, *args: Any) -> "Future[Any]":
         self.check()

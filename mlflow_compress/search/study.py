@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlflow_compress.base.clearing import clearing_up
 from mlflow_compress.records import Trial, Variant
 from mlflow_compress.search.budget import Budget, Watch
 from mlflow_compress.search.evaluator import Evaluator
@@ -103,11 +104,13 @@ def run_search(
         trials_done = [_recorded(pending) for pending in sorted(done, key=lambda p: p.number)]
     except KeyboardInterrupt:
         running.close()
-        record.close(outcomes(), "KILLED")
+        with clearing_up():
+            record.close(outcomes(), "KILLED")
         raise
     except BaseException:
         running.close()
-        record.close(outcomes(), "FAILED")
+        with clearing_up():
+            record.close(outcomes(), "FAILED")
         raise
     running.close()
     record.close(trials_done, "FINISHED")

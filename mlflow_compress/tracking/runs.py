@@ -23,6 +23,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from mlflow_compress.base.clearing import clearing_up
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.errors import UnreachableError
 from mlflow_compress.records import DatasetRef
@@ -262,7 +263,8 @@ class RunWriter:
             ready = LoggedModelStatus.READY
             self.do("finish the model", lambda: self.client.finalize_logged_model(model_id, ready))
         except BaseException:
-            self.discard_model(model_id)
+            with clearing_up():
+                self.discard_model(model_id)
             raise
         return model_id
 

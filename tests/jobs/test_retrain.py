@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from mlflow_compress.cli.main import cli
-from mlflow_compress.errors import BusyError, SourceError
+from mlflow_compress.errors import BusyError, DataError, SourceError, UnreachableError
 from mlflow_compress.jobs import compress as job
 from mlflow_compress.recording import retrain as job_runs
 from mlflow_compress.recording.retrain import GONE_SECONDS, JobRuns
@@ -379,3 +379,15 @@ def test_a_job_at_work_is_kept_alive_by_its_beat(client, monkeypatch):
         with pytest.raises(BusyError, match="tiny-edge"), runs.hold("models:/tiny/1"):
             pass
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_what_a_job_failed_of_is_raised_though_its_run_cannot_be_closed(client, monkeypatch):
+    client.create_experiment("ends")
+    runs = JobRuns(client, "ends", "tiny-edge")
+
+    def gone(*_):
+        raise UnreachableError("the end")
+
+    with pytest.raises(DataError, match="no rows"), runs.hold("models:/tiny/1"):
+        monkeypatch.setattr(runs._runs, "close", gone)
+        raise DataError("no rows")

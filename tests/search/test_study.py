@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_compress.errors import ConfigError, TechniqueError
+from mlflow_compress.errors import ConfigError, DataError, TechniqueError, UnreachableError
 from mlflow_compress.records import (
     Accuracy,
     DatasetRef,
@@ -189,3 +189,29 @@ def test_front_keeps_what_nothing_beats():
 def test_a_missing_objective_is_never_on_the_front():
     assert front([trial(0, 10, float("nan"))], ("rate", "accuracy")) == ()
     assert front([trial(0, 10, 0.9)], ("rate", "latency")) == ()
+
+
+class Gone(Recorder):
+    """An observer whose store no longer answers when the record is to be closed."""
+
+    def search_finished(self, trials, status):
+        self.calls.append((status, len(trials)))
+        raise UnreachableError("the store")
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"), [(KeyboardInterrupt(), "KILLED"), (DataError("no rows"), "FAILED")]
+)
+def test_what_ended_a_search_is_raised_though_its_record_cannot_be_closed(cause, status):
+    def fail(trial):
+        raise cause
+
+    observer = Gone()
+    with pytest.raises(type(cause)):
+        search(observer=observer, on_trial=fail)
+    assert observer.calls[-1][0] == status
+
+
+def test_a_record_that_cannot_be_closed_after_all_went_well_is_said():
+    with pytest.raises(UnreachableError, match="the store"):
+        search(observer=Gone())

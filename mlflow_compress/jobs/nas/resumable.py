@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow_compress.base.clearing import clearing_up
 from mlflow_compress.base.markers import forget, read_marker, write_marker
-from mlflow_compress.errors import CompressError, UnreachableError, shown
+from mlflow_compress.errors import CompressError, shown
 from mlflow_compress.recording.nas import NasRuns
 
 __all__ = ["JobRun", "resumable"]
@@ -63,7 +64,7 @@ def resumable(
         yield run
     except BaseException as error:
         failed = isinstance(error, CompressError)
-        with suppress(UnreachableError):  # what came first says more
+        with clearing_up():
             runs.close(run.id, "FAILED" if failed else "KILLED")
         if failed:
             forget(marker)

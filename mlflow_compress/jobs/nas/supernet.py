@@ -10,6 +10,7 @@ import torch
 
 from mlflow_compress import measure, nas, techniques
 from mlflow_compress.base.checkpoints import checkpoint_folder
+from mlflow_compress.base.clearing import clearing_up
 from mlflow_compress.base.markers import forget
 from mlflow_compress.base.scratch import ScratchFolder
 from mlflow_compress.config.compress import Config, DataConfig, parse_config
@@ -230,7 +231,8 @@ def specialize(
             results = [desk.result(run_id, target, mode) for target in targets]
             desk.log(run_id, targets, results)
         except BaseException:
-            runs.close(run_id, "FAILED")
+            with clearing_up():
+                runs.close(run_id, "FAILED")
             raise
         runs.close(run_id)
     fitting = [result for result in results if result.fits]
