@@ -102,6 +102,8 @@ class _Adopted(Strategy):
             setattr(self, name, getattr(one, name, getattr(Strategy, name)))
 
     def points(self, space: Space) -> Iterable[Point] | None:
+        if not hasattr(self._one, "points"):
+            return super().points(space)
         found: Iterable[Point] | None = self._one.points(space)
         return found
 

@@ -98,3 +98,11 @@ def test_a_strategy_that_cannot_choose_is_refused_by_name():
 
     with pytest.raises(ConfigError, match=r"strategy Idle has no way to choose"):
         StrategyContract().search(Idle)
+
+
+def test_a_strategy_needs_no_more_than_what_chooses():
+    class Sampling:
+        def sampler(self, seed):
+            return optuna.samplers.RandomSampler(seed=seed)
+
+    assert len(StrategyContract().search(Sampling)) > 1
